@@ -1,0 +1,54 @@
+"""The one exception of Reflex's command-level code, and helpers that turn common failures into it.
+
+A ``ReflexError`` is a message for the person at the keyboard: it says what happened, to which file or setting, and what
+to do about it.  The command line prints it as one line and exits with status 2; any other exception is a defect and
+shows its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["ReflexError", "require_module", "writing"]
+
+
+class ReflexError(Exception):
+    """A request that cannot be carried out, explained in one sentence the user can act on."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` raised while writing ``path`` into a ``ReflexError`` that names it.
+
+    A full disk, a missing permission and a read-only file system each get their own advice.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ReflexError(f"cannot write {path}: {_write_advice(error)}") from error
+
+
+def _write_advice(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{reason}; free some space (what was there before is unchanged) and run the command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{reason}; choose a folder you may write to"
+    return reason
+
+
+def require_module(name: str, purpose: str, install: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Raises:
+        ReflexError: the module is not installed; the message says what needs it (``purpose``) and how to ``install`` it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ReflexError(f"{purpose} needs the Python package {name!r}, which cannot be imported; {install}") from error
