@@ -1,0 +1,1 @@
+"""Deployment of policies on robot arms."""

@@ -1,0 +1,1 @@
+"""Environments: MuJoCo stepping, the embedded tabletop suite and LIBERO. Depends on no other package of this project."""

@@ -1,0 +1,1 @@
+"""What every suite shares: operational-space control and rendering on MuJoCo."""

@@ -1,0 +1,1 @@
+"""Vision-language-action policies and everything that trains, evaluates and records them."""

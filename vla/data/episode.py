@@ -1,0 +1,73 @@
+"""The episode record: one immutable rollout, from any source, in any suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One rollout of T control steps that made D decisions (chunks).
+
+    Observations (frames and states) are kept at the moments in `observation_steps`: every step for a demonstration,
+    every decision (plus the final moment) for a rollout that rendered only what it needed. Arrays are never shared
+    between episodes.
+    """
+
+    suite: str
+    task_id: int
+    instruction: str
+    split: str
+    """"train" or "eval": which set of initial states `init_state_id` indexes."""
+    init_state_id: int
+    seed: int
+    """Seed of the action sampling of this rollout."""
+    policy_id: str
+    success: bool
+    actions: NDArray[np.float32]
+    """[T, 7] executed actions."""
+    observation_steps: NDArray[np.int64]
+    """[N] control-step index of each kept observation, increasing; 0 is before the first action, T after the last."""
+    images: NDArray[np.uint8]
+    """[N, H, W, 3] third-person frames."""
+    wrist_images: NDArray[np.uint8]
+    """[N, H, W, 3] wrist frames."""
+    states: NDArray[np.float32]
+    """[N, 8] proprioception."""
+    rewards: NDArray[np.float32]
+    """[T] environment reward (1 at success, else 0)."""
+    costs: NDArray[np.float32]
+    """[T] safety costs."""
+    progress: NDArray[np.float32]
+    """[T] simulator-true progress, for audits only."""
+    tokens: NDArray[np.int64] | None = None
+    """[D, K] action tokens of each decision; None when the source is not a token policy."""
+    log_probs: NDArray[np.float32] | None = None
+    """[D, K] log-probabilities of the tokens under the policy that sampled them, at its sampling temperature."""
+    worker_restarted: bool = False
+    """The episode was re-run from its initial state because its worker died."""
+
+    @property
+    def length(self) -> int:
+        """Control steps executed."""
+        return len(self.actions)
+
+    def record(self) -> dict[str, Any]:
+        """The JSON-ready line of `episodes.jsonl`."""
+        return {
+            "suite": self.suite,
+            "task_id": self.task_id,
+            "split": self.split,
+            "init_state_id": self.init_state_id,
+            "seed": self.seed,
+            "policy_id": self.policy_id,
+            "success": bool(self.success),
+            "steps": self.length,
+            "cost": float(self.costs.sum()),
+            "final_progress": float(self.progress[-1]) if self.length else 0.0,
+            "worker_restarted": self.worker_restarted,
+        }

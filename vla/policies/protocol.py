@@ -1,0 +1,75 @@
+"""What a policy must offer to be trained, evaluated and deployed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sim.contract import ObservationBatch
+
+Mode = Literal["greedy", "sample"]
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy needs to see and what it emits."""
+
+    cameras: tuple[str, ...]
+    """Observation keys it reads, e.g. ("image", "wrist_image")."""
+    image_size: int
+    """Side in pixels of the square frames its network consumes; other sizes are resized by its processor."""
+    uses_state: bool
+    chunk_horizon: int
+    """H: actions in a chunk."""
+    execute_steps: int
+    """How many of them are executed before the next decision."""
+    tokens_per_chunk: int
+    """K: action tokens in a chunk (H * 7)."""
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """One decision for each of B environments."""
+
+    actions: NDArray[np.float32]  # [B, H, 7] in [-1, 1]
+    tokens: NDArray[np.int64]  # [B, K]
+    log_probs: NDArray[np.float32]  # [B, K] at the sampling temperature (greedy: at temperature 1)
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A token policy over action chunks."""
+
+    @property
+    def spec(self) -> PolicySpec: ...
+
+    @property
+    def policy_id(self) -> str:
+        """Short name written into episodes, e.g. "reflex-tiny"."""
+
+    def act(
+        self,
+        observations: ObservationBatch,
+        mode: Mode = "greedy",
+        temperature: float = 1.0,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> PolicyOutput:
+        """Decide for B environments.
+
+        `generators` (one per environment, required for mode "sample") make an episode's samples depend on its own
+        seed only, never on which episodes share its batch.
+        """
+
+    def log_prob(
+        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [B, K] of `tokens` [B, K] and entropies [B, K], differentiable."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json, processor files and model.safetensors, atomically."""

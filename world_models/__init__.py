@@ -1,0 +1,1 @@
+"""World-model encoders and latent dynamics. Depends on torch and transformers only."""
