@@ -25,12 +25,21 @@ class ReflexError(Exception):
 def writing(path: Path) -> Iterator[None]:
     """Turn an ``OSError`` raised while writing ``path`` into a ``ReflexError`` that names it.
 
-    A full disk, a missing permission and a read-only file system each get their own advice.
+    A full disk, a missing permission and a read-only file system each get their own advice.  Libraries that report a
+    full disk as their own exception (safetensors, torch) are recognised by its text.
     """
     try:
         yield
     except OSError as error:
         raise ReflexError(f"cannot write {path}: {_write_advice(error)}") from error
+    except Exception as error:
+        if any(sign in str(error) for sign in _FULL_DISK_SIGNS):
+            full = OSError(errno.ENOSPC, "No space left on device")
+            raise ReflexError(f"cannot write {path}: {_write_advice(full)}") from error
+        raise
+
+
+_FULL_DISK_SIGNS = ("No space left on device", "os error 28", "PytorchStreamWriter failed writing")
 
 
 def _write_advice(error: OSError) -> str:
@@ -46,9 +55,9 @@ def require_module(name: str, purpose: str, install: str) -> ModuleType:
     """Import an optional dependency.
 
     Raises:
-        ReflexError: the module is not installed; the message says what needs it (``purpose``) and how to ``install`` it.
+        ReflexError: it cannot be imported; the message says what needs it (``purpose``) and how to ``install`` it.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ReflexError(f"{purpose} needs the Python package {name!r}, which cannot be imported; {install}") from error
+        raise ReflexError(f"{purpose} needs the Python package {name!r}, which is not installed; {install}") from error
