@@ -1,0 +1,377 @@
+"""The Prismatic policy: vision towers -> projector -> causal language model, one action chunk decoded in parallel.
+
+One class for OpenVLA and OpenVLA-OFT (two towers, Llama 2 7B) and for the tiny policy trained here; only the
+configuration differs. Towers and language model are transformers' own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
+
+from sim.contract import ObservationBatch
+from vla.errors import ReflexError
+from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
+from vla.policies.configuration_prismatic import PrismaticConfig, VisionTowerConfig
+from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
+from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
+
+
+@dataclass(frozen=True)
+class PrismaticFeatures:
+    """Hidden states for auxiliary heads, D the language model's width."""
+
+    vision: torch.Tensor
+    """[B, cameras * N, D] projected vision tokens, before the language model (camera-major)."""
+    vision_hidden: torch.Tensor
+    """[B, cameras * N, D] the same positions after the language model."""
+    action_hidden: torch.Tensor
+    """[B, Q, D] action-query hidden states."""
+
+
+class VisionTower(nn.Module):
+    """A transformers vision model with its own pixel normalisation; gives tokens [B, N, C]."""
+
+    def __init__(self, config: VisionTowerConfig, image_size: int) -> None:
+        super().__init__()
+        self.config = config
+        values = dict(config.config)
+        try:
+            tower_config = AutoConfig.for_model(values.pop("model_type"), **values)
+            self.model = AutoModel.from_config(tower_config)
+        except (KeyError, ValueError) as error:
+            raise ReflexError(f"vision tower {config.config.get('model_type')!r} cannot be built: {error}") from error
+        hidden_sizes = getattr(tower_config, "hidden_sizes", None)
+        self.channels = int(hidden_sizes[-1] if hidden_sizes else tower_config.hidden_size)
+        mean, std = torch.tensor(config.image_mean), torch.tensor(config.image_std)
+        # pixels come as 0..255: (x / 255 - mean) / std = x * scale + shift
+        self.register_buffer("scale", (1.0 / (255.0 * std)).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
+        axis = torch.linspace(-1.0, 1.0, image_size)
+        coordinates = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))
+        self.register_buffer("coordinates", coordinates, persistent=False)
+        if hidden_sizes:
+            self.model.to(memory_format=torch.channels_last)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """[B, S, S, 3] pixel values 0..255 in any dtype -> [B, N, C]."""
+        dtype = self.scale.dtype
+        pixels = frames.permute(0, 3, 1, 2).to(dtype) * self.scale + self.shift
+        if self.config.coordinate_channels:
+            pixels = torch.cat([pixels, self.coordinates.expand(len(pixels), -1, -1, -1)], dim=1)
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        last = self.config.feature_layer == -1
+        output = self.model(pixel_values=pixels, output_hidden_states=not last)
+        features: torch.Tensor = output.last_hidden_state if last else output.hidden_states[self.config.feature_layer]
+        if features.dim() == 4:
+            return features.flatten(2).transpose(1, 2)
+        return features[:, self.config.prefix_tokens :]
+
+
+def build_projector(kind: str, vision_size: int, hidden_size: int) -> nn.Sequential:
+    """OpenVLA's projectors: two layers for one tower, three (with a 4x wider first) for fused towers."""
+    if kind == "mlp":
+        sizes = [vision_size, hidden_size, hidden_size]
+    else:
+        sizes = [vision_size, 4 * vision_size, hidden_size, hidden_size]
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def attention_mask(valid: torch.Tensor, num_queries: int, kind: str) -> torch.Tensor:
+    """Boolean mask [B, 1, L, L], True where row may attend to column.
+
+    `valid` [B, L] marks real positions; the last `num_queries` are the action queries. `bidirectional` lets every
+    position see every real one; `causal_prefix` keeps the prefix causal and lets queries see prefix and queries.
+    """
+    length = valid.shape[1]
+    mask = valid[:, None, None, :].expand(-1, 1, length, length)
+    if kind == "bidirectional":
+        return mask
+    pattern = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
+    pattern[length - num_queries :] = True
+    # a padded row must see something, or its softmax is NaN; nobody reads it
+    return (mask & pattern) | torch.eye(length, dtype=torch.bool, device=valid.device)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises `ReflexError` unless the temperature is a finite positive number."""
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise ReflexError(f"temperature is {temperature}; it must be a positive number (use mode 'greedy' for the argmax)")
+
+
+def log_probs_and_entropies(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of tokens [B, K] under softmax(logits [B, K, bins] / temperature), and entropies, both [B, K]."""
+    log_distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
+    log_probs = log_distribution.gather(-1, tokens[..., None]).squeeze(-1)
+    entropies = -(log_distribution.exp() * log_distribution).sum(-1)
+    return log_probs, entropies
+
+
+def sample_tokens(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
+    """Inverse-CDF sampling: logits [B, K, bins], uniforms [B, K] in [0, 1) -> tokens [B, K].
+
+    In float64, so that which bin a uniform falls in depends on the logits alone.
+    """
+    cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(-1)
+    thresholds = uniforms.to(cumulative) * cumulative[..., -1]
+    tokens = torch.searchsorted(cumulative, thresholds[..., None], right=True).squeeze(-1)
+    return tokens.clamp_(max=logits.shape[-1] - 1)
+
+
+class PrismaticPolicy(nn.Module):
+    """A token policy over action chunks; satisfies `vla.policies.protocol.Policy`."""
+
+    state_low: torch.Tensor
+    state_high: torch.Tensor
+
+    def __init__(self, config: PrismaticConfig, tokenizer: InstructionTokenizer | None = None) -> None:
+        super().__init__()
+        if tokenizer is None and config.tokenizer == "words":
+            tokenizer = WordTokenizer()
+        self.config = config
+        self.processor = PrismaticProcessor(config, tokenizer) if tokenizer is not None else None
+        self.action_tokenizer = ActionTokenizer(config.num_bins, config.bin_layout)
+
+        language_model = dict(config.language_model)
+        if tokenizer is not None:
+            language_model.setdefault("vocab_size", tokenizer.vocab_size)
+        self.language_model = LlamaModel(LlamaConfig(**language_model, use_cache=False))
+        width = int(self.language_model.config.hidden_size)
+
+        self.vision_towers = nn.ModuleList(VisionTower(tower, config.image_size) for tower in config.vision_towers)
+        channels = sum(tower.channels for tower in self.vision_towers)  # type: ignore[misc]
+        self.vision_norm = nn.LayerNorm(channels) if config.vision_norm else nn.Identity()
+        self.projector = build_projector(config.projector, channels, width)
+        if config.camera_embedding:
+            self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), config.vision_tokens, width) * config.initial_scale)
+        if config.state_size:
+            self.state_projector = nn.Sequential(nn.Linear(config.state_size, width), nn.GELU(), nn.Linear(width, width))
+        self.action_queries = nn.Parameter(torch.randn(config.num_queries, width) * config.initial_scale)
+        self.action_head = nn.Linear(width, config.num_bins * config.tokens_per_chunk // config.num_queries)
+        nn.init.normal_(self.action_head.weight, std=0.02)
+        nn.init.zeros_(self.action_head.bias)
+
+        self.register_buffer("state_low", torch.empty(config.state_size), persistent=False)
+        self.register_buffer("state_high", torch.empty(config.state_size), persistent=False)
+        self.normalisation = Normalisation.identity(config.action_size, config.state_size)
+        self._apply_normalisation(self.normalisation)
+        self.has_normalisation = False
+
+    # construction and storage
+
+    @classmethod
+    def from_config(cls, config: PrismaticConfig, tokenizer: InstructionTokenizer | None = None) -> PrismaticPolicy:
+        """A policy with random weights (seed with `torch.manual_seed`)."""
+        return cls(config, tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> PrismaticPolicy:
+        """Read a folder written by `save_pretrained`. Raises `ReflexError` naming the file at fault."""
+        from vla.policies.storage import read_policy
+
+        return read_policy(Path(folder), device)
+
+    def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> None:
+        """Write config.json, tokenizer, normalisation.json and model.safetensors, replacing the folder atomically.
+
+        `dtype` ("float16", "bfloat16", "float32") sets the stored precision; None keeps the parameters' own.
+        """
+        from vla.policies.storage import write_policy
+
+        write_policy(self, Path(folder), dtype)
+
+    # description
+
+    @property
+    def policy_id(self) -> str:
+        """Short name written into episodes."""
+        return self.config.policy_id
+
+    @property
+    def spec(self) -> PolicySpec:
+        """What the policy sees and emits."""
+        config = self.config
+        return PolicySpec(
+            cameras=config.cameras,
+            image_size=config.image_size,
+            uses_state=config.state_size > 0,
+            chunk_horizon=config.chunk_horizon,
+            execute_steps=config.execute_steps,
+            tokens_per_chunk=config.tokens_per_chunk,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.action_queries.device
+
+    # actions and tokens
+
+    def set_normalisation(self, action_q01: Any, action_q99: Any, state_q01: Any, state_q99: Any) -> None:
+        """Set the quantiles ([A], [A], [S], [S]) that map actions and states to [-1, 1]."""
+        normalisation = Normalisation.create(action_q01, action_q99, state_q01, state_q99)
+        sizes = (len(normalisation.action_q01), len(normalisation.state_q01))
+        if sizes != (self.config.action_size, self.config.state_size):
+            raise ReflexError(
+                f"normalisation has {sizes[0]} action and {sizes[1]} state dimensions; "
+                f"the policy has {self.config.action_size} and {self.config.state_size}"
+            )
+        self._apply_normalisation(normalisation)
+        self.has_normalisation = True
+
+    def _apply_normalisation(self, normalisation: Normalisation) -> None:
+        self.normalisation = normalisation
+        low, high = normalisation.action_q01.copy(), normalisation.action_q99.copy()
+        kept = list(self.config.unnormalised_dimensions)
+        low[kept], high[kept] = -1.0, 1.0
+        self._action_low, self._action_high = low, high
+        if not self.state_low.is_meta:
+            self.state_low.copy_(torch.from_numpy(normalisation.state_q01))
+            self.state_high.copy_(torch.from_numpy(normalisation.state_q99))
+
+    def tokenize_actions(self, actions: NDArray[Any]) -> NDArray[np.int64]:
+        """Actions [B, H, A] in [-1, 1] -> tokens [B, H * A]; step-major, dimension-minor."""
+        actions = np.asarray(actions, dtype=np.float64)
+        expected = (self.config.chunk_horizon, self.config.action_size)
+        if actions.ndim != 3 or actions.shape[1:] != expected:
+            raise ReflexError(f"actions: expected [B, {expected[0]}, {expected[1]}], got {list(actions.shape)}")
+        tokens = self.action_tokenizer.encode(normalise(actions, self._action_low, self._action_high))
+        return tokens.reshape(len(actions), -1)
+
+    def detokenize(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
+        """Tokens [B, H * A] -> actions [B, H, A] in [-1, 1]."""
+        values = self.action_tokenizer.decode(np.asarray(tokens))
+        values = values.reshape(len(values), self.config.chunk_horizon, self.config.action_size)
+        actions = unnormalise(values, self._action_low, self._action_high)
+        return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+    # network
+
+    def prepare(self, observations: ObservationBatch) -> ModelInputs:
+        """Observations to tensors on the CPU; index them for minibatches. Raises `ReflexError` on bad input."""
+        if self.processor is None:
+            raise ReflexError(f"policy {self.policy_id} has no tokenizer; pass one to from_config or load it from a folder")
+        return self.processor(observations)
+
+    def _vision_tokens(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, cameras, S, S, 3] -> [B, cameras * N, D]. All cameras pass through the towers as one batch."""
+        batch, cameras = images.shape[:2]
+        frames = images.flatten(0, 1)
+        features = [tower(frames) for tower in self.vision_towers]
+        fused = features[0] if len(features) == 1 else torch.cat(features, dim=-1)
+        tokens: torch.Tensor = self.projector(self.vision_norm(fused))
+        if tokens.shape[1] != self.config.vision_tokens:
+            raise ReflexError(f"the vision towers give {tokens.shape[1]} tokens a frame; vision_tokens says {self.config.vision_tokens}")
+        tokens = tokens.view(batch, cameras, -1, tokens.shape[-1])
+        if self.config.camera_embedding:
+            tokens = tokens + self.camera_embedding
+        return tokens.flatten(1, 2)
+
+    def forward_features(self, inputs: ModelInputs) -> PrismaticFeatures:
+        """Hidden states of vision tokens and action queries; the hook for auxiliary heads."""
+        inputs = inputs.to(self.device)
+        batch = len(inputs)
+        # Trim to the longest text of the batch; masking makes the padding's length irrelevant to the result.
+        text_length = int(inputs.text_length.max())
+        text = self.language_model.embed_tokens(inputs.text[:, :text_length])
+        text_valid = torch.arange(text_length, device=text.device) < inputs.text_length[:, None]
+        vision = self._vision_tokens(inputs.images)
+        middle = [vision]
+        if self.config.state_size:
+            low, high = self.state_low, self.state_high
+            state = 2.0 * (inputs.state - low) / (high - low + 1e-8) - 1.0
+            state = state.clamp(-self.config.state_clip, self.config.state_clip)
+            middle.append(self.state_projector(state.to(text.dtype))[:, None])
+        first = text_length if self.config.prompt_order == "text_first" else 1
+        queries = self.action_queries.expand(batch, -1, -1)
+        sequence = torch.cat([text[:, :first], *middle, text[:, first:], queries], dim=1)
+        ones = text_valid.new_ones(batch, sum(part.shape[1] for part in middle))
+        query_valid = text_valid.new_ones(batch, queries.shape[1])
+        valid = torch.cat([text_valid[:, :first], ones, text_valid[:, first:], query_valid], dim=1)
+        hidden = self.language_model(
+            inputs_embeds=sequence,
+            attention_mask=attention_mask(valid, queries.shape[1], self.config.attention),
+            position_ids=valid.long().cumsum(1) - 1,
+        ).last_hidden_state
+        return PrismaticFeatures(
+            vision=vision,
+            vision_hidden=hidden[:, first : first + vision.shape[1]],
+            action_hidden=hidden[:, -queries.shape[1] :],
+        )
+
+    def action_logits(self, action_hidden: torch.Tensor) -> torch.Tensor:
+        """Query hidden states [B, Q, D] -> logits [B, K, bins]."""
+        logits: torch.Tensor = self.action_head(action_hidden)
+        return logits.reshape(len(logits), self.config.tokens_per_chunk, self.config.num_bins)
+
+    def forward(self, inputs: ModelInputs) -> torch.Tensor:
+        """Logits [B, K, bins]."""
+        return self.action_logits(self.forward_features(inputs).action_hidden)
+
+    # policy protocol
+
+    @torch.no_grad()
+    def act(
+        self,
+        observations: ObservationBatch,
+        mode: Mode = "greedy",
+        temperature: float = 1.0,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> PolicyOutput:
+        """Decide for B environments; see `Policy.act`. Greedy log-probabilities are at temperature 1.
+
+        Raises `ReflexError` for a bad temperature, missing generators, bad observations or non-finite logits.
+        """
+        check_temperature(temperature)
+        logits = self(self.prepare(observations))
+        self._check_logits(logits)
+        if mode == "greedy":
+            temperature = 1.0
+            tokens = logits.argmax(-1)
+        elif mode == "sample":
+            if generators is None or len(generators) != len(logits):
+                count = "none" if generators is None else str(len(generators))
+                raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)} needed, {count} given")
+            uniforms = np.stack([generator.random(self.config.tokens_per_chunk) for generator in generators])
+            tokens = sample_tokens(logits, temperature, torch.from_numpy(uniforms).to(logits.device))
+        else:
+            raise ReflexError(f"unknown decoding mode {mode!r}; choose 'greedy' or 'sample'")
+        log_distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
+        log_probs = log_distribution.gather(-1, tokens[..., None]).squeeze(-1)
+        token_array = tokens.cpu().numpy()
+        return PolicyOutput(self.detokenize(token_array), token_array, log_probs.cpu().numpy())
+
+    def log_prob(
+        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies [B, K] of tokens [B, K], differentiable."""
+        return self.log_prob_from_inputs(self.prepare(observations), tokens, temperature)
+
+    def log_prob_from_inputs(
+        self, inputs: ModelInputs, tokens: torch.Tensor, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`log_prob` on tensors prepared earlier."""
+        check_temperature(temperature)
+        if tokens.shape != (len(inputs), self.config.tokens_per_chunk):
+            raise ReflexError(f"tokens: expected [{len(inputs)}, {self.config.tokens_per_chunk}], got {list(tokens.shape)}")
+        logits = self(inputs)
+        self._check_logits(logits)
+        return log_probs_and_entropies(logits, tokens.to(logits.device), temperature)
+
+    def _check_logits(self, logits: torch.Tensor) -> None:
+        if not torch.isfinite(logits.detach().sum()):
+            raise ReflexError(
+                f"policy {self.policy_id} produced NaN or infinite logits; its weights have diverged "
+                "(lower the learning rate, or load an earlier checkpoint)"
+            )
