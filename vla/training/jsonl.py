@@ -11,7 +11,12 @@ from typing import Any
 from vla.errors import ReflexError, writing
 from vla.training.files import write_bytes
 
-__all__ = ["append_lines", "drop_torn_line", "keep_lines", "read_lines"]
+__all__ = ["append_lines", "drop_torn_line", "keep_lines", "read_lines", "write_lines"]
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Replace the file by one JSON object per line, atomically.  Non-finite numbers become ``null``."""
+    write_bytes(path, _lines(records).encode("utf-8"))
 
 
 def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -22,7 +27,7 @@ def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     Raises:
         ReflexError: the disk is full or the file cannot be written.
     """
-    text = "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records)
+    text = _lines(records)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
@@ -76,6 +81,10 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     kept = b"".join(line + b"\n" for line, record in zip(lines, records, strict=True) if keep(record))
     if kept != content:
         write_bytes(path, kept)
+
+
+def _lines(records: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records)
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,298 @@
+"""Evaluate a policy on initial states it was never trained on; every episode is a record, and a killed run resumes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from sim.contract import EnvironmentRequestError, Split, Suite
+from sim.pool import EnvironmentPool, EpisodeRequest
+from sim.suites import get_suite
+from vla.data.episode import Episode
+from vla.errors import ReflexError
+from vla.evaluation.protocol import Protocol
+from vla.evaluation.results import EvaluationResult
+from vla.evaluation.videos import write_videos
+from vla.policies import load_policy
+from vla.policies.protocol import Mode, Policy
+from vla.rl.rollout import RolloutRequest, collect_rollouts
+from vla.training.devices import available_cpus, resolve_device, set_threads
+from vla.training.jsonl import write_lines
+from vla.training.run_folder import RunFolder
+from vla.training.seeding import derive_seed
+
+__all__ = ["EvaluationConfig", "evaluate", "run_evaluation"]
+
+logger = logging.getLogger(__name__)
+
+MEMORY_BUDGET = 1 << 30
+"""Bytes of frames that one batch of rollouts may hold; LIBERO's 256-pixel frames would fill a machine otherwise."""
+
+FILM_STRIDE = 2
+"""Control steps between the frames of a filmed rollout: 10 frames per second."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Settings of ``vla eval``."""
+
+    output: str
+    """Run folder to write."""
+    policy: str = "reflex-tiny"
+    """Folder of a saved policy, or the name of a shipped one."""
+    suite: str = "tabletop"
+    """tabletop, libero_spatial, libero_object, libero_goal or libero_10."""
+    tasks: list[int] | None = None
+    """Task numbers; None takes all of the suite."""
+    episodes_per_task: int = 50
+    """Initial states per task, numbers 0 .. n-1."""
+    split: str = "eval"
+    """Which initial states: "eval" (held out) or "train"."""
+    mode: str = "greedy"
+    """Decoding: "greedy" or "sample"."""
+    temperature: float = 1.0
+    """Sampling temperature; greedy decoding ignores it."""
+    seed: int = 0
+    """Seed of the action sampling; greedy decoding ignores it."""
+    image_size: int | None = None
+    """Side of the rendered frames in pixels; None takes the suite's own."""
+    num_slots: int = 16
+    """Episodes that run at the same time (the policy's batch)."""
+    num_workers: int | None = None
+    """Simulation processes; None takes one per available core."""
+    videos_per_task: int = 1
+    """Initial states per task whose rollout is filmed."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<n>."""
+    threads: int | None = None
+    """Torch threads; None takes every available core."""
+    resume: bool = False
+    """Continue a run folder, skipping the episodes it already holds."""
+
+
+def evaluate(
+    policy: Policy,
+    suite: Suite,
+    pool: EnvironmentPool,
+    *,
+    tasks: Sequence[int] | None = None,
+    episodes_per_task: int,
+    split: Split = "eval",
+    mode: Mode = "greedy",
+    temperature: float = 1.0,
+    seed: int = 0,
+    on_episode: Callable[[int, Episode], None] | None = None,
+    completed: Sequence[Mapping[str, Any]] = (),
+    videos_per_task: int = 0,
+) -> EvaluationResult:
+    """Run a policy once from each of the first ``episodes_per_task`` initial states of each task.
+
+    Args:
+        policy: decides.
+        suite: gives tasks, initial states and the protocol.
+        pool: of the same suite; it stays open.
+        tasks: task numbers; None takes all.
+        episodes_per_task: initial states 0 .. n-1 of the split.
+        split: which initial states.
+        mode: decoding.
+        temperature: of sampled decoding.
+        seed: every rollout's own seed derives from (seed, split, task, initial state), never from their order.
+        on_episode: called with (index, episode) as each finishes, in no fixed order; the index counts tasks first,
+            then initial states.
+        completed: records of an earlier, interrupted evaluation under the same protocol; they are not run again.
+        videos_per_task: initial states 0 .. n-1 of each task whose frames are kept in ``filmed``.
+
+    Returns:
+        Records of all requested episodes, completed ones included.
+
+    Raises:
+        ReflexError: more initial states were asked for than there are, or an unknown task, split or mode.
+    """
+    protocol_hash = Protocol.of(suite, split, mode, temperature, seed).digest()
+    wanted = _requests(suite, tasks, episodes_per_task, split, seed)
+    records: dict[tuple[int, int], dict[str, Any]] = {
+        (int(record["task_id"]), int(record["init_state_id"])): dict(record)
+        for record in completed
+        if record.get("protocol") == protocol_hash and record.get("split") == split
+    }
+    pending = [index for index, item in enumerate(wanted) if _key(item) not in records]
+    filmed: list[Episode] = []
+
+    def run(indices: list[int], frame_stride: int | None) -> None:
+        def finished(position: int, episode: Episode) -> None:
+            index = indices[position]
+            records[_key(wanted[index])] = episode_record(episode, protocol_hash)
+            if frame_stride is not None:
+                filmed.append(episode)
+            if on_episode is not None:
+                on_episode(index, episode)
+
+        collect_rollouts(
+            policy,
+            pool,
+            suite,
+            [wanted[index] for index in indices],
+            mode=mode,
+            temperature=temperature,
+            on_episode=finished,
+            frame_stride=frame_stride,
+        )
+
+    stages = (
+        (FILM_STRIDE, [index for index in pending if wanted[index].request.init_state_id < videos_per_task]),
+        (None, [index for index in pending if wanted[index].request.init_state_id >= videos_per_task]),
+    )
+    for frame_stride, indices in stages:
+        size = _batch_size(policy, suite, frame_stride)
+        for start in range(0, len(indices), size):
+            run(indices[start : start + size], frame_stride)
+    filmed.sort(key=lambda episode: (episode.task_id, episode.init_state_id))
+    return EvaluationResult([records[_key(item)] for item in wanted], protocol_hash, filmed)
+
+
+def episode_record(episode: Episode, protocol_hash: str) -> dict[str, Any]:
+    """The line of ``episodes.jsonl``: the episode's own record, its instruction and the protocol it ran under."""
+    return {**episode.record(), "instruction": episode.instruction, "protocol": protocol_hash}
+
+
+def run_evaluation(
+    config: EvaluationConfig, on_progress: Callable[[int, int, int], None] | None = None
+) -> dict[str, Any]:
+    """Evaluate a saved policy into a run folder and write its report.
+
+    Args:
+        config: the settings.
+        on_progress: called with (episodes done, episodes in all, successes) after each episode.
+
+    Returns:
+        The summary, as written to ``summary.json``.
+
+    Raises:
+        ReflexError: the policy, suite, a task, an initial state or the output folder cannot be used, or the folder
+            resumed holds results of another policy or protocol.
+    """
+    suite = get_suite(config.suite, image_size=config.image_size)
+    split, mode = cast(Split, config.split), cast(Mode, config.mode)
+    protocol = Protocol.of(suite, split, mode, config.temperature, config.seed)
+    wanted = _requests(suite, config.tasks, config.episodes_per_task, split, config.seed)
+    set_threads(config.threads)
+    policy = load_policy(config.policy, device=str(resolve_device(config.device)))
+    with RunFolder(config.output, resume=config.resume) as run:
+        _check_same_policy(run, config)
+        run.write_protocol(protocol.document())
+        run.write_config(asdict(config))
+        run.truncate_after(0)
+        completed = run.read_episodes()
+        done = {_key(item) for item in wanted} & {(row["task_id"], row["init_state_id"]) for row in completed}
+        count = {"done": len(done), "successes": sum(bool(row["success"]) for row in completed if _row_key(row) in done)}
+
+        def finished(index: int, episode: Episode) -> None:
+            if episode.init_state_id < config.videos_per_task:
+                write_videos(run.videos_path, "eval", [episode])
+            run.append_episodes([episode_record(episode, protocol.digest())], step=0)
+            count["done"] += 1
+            count["successes"] += episode.success
+            if on_progress is not None:
+                on_progress(count["done"], len(wanted), count["successes"])
+
+        workers = config.num_workers or available_cpus()
+        slots = max(1, min(config.num_slots, len(wanted)))
+        with EnvironmentPool(config.suite, slots, min(workers, slots), image_size=config.image_size) as pool:
+            result = evaluate(
+                policy,
+                suite,
+                pool,
+                tasks=config.tasks,
+                episodes_per_task=config.episodes_per_task,
+                split=split,
+                mode=mode,
+                temperature=config.temperature,
+                seed=config.seed,
+                on_episode=finished,
+                completed=completed,
+                videos_per_task=config.videos_per_task,
+            )
+        return _finish(run, result, policy.policy_id)
+
+
+def _finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str, Any]:
+    """Write the files that describe a whole evaluation, each of which may already be there from an earlier try."""
+    from vla.evaluation.report import write_report  # it needs this module's records only, and matplotlib's seconds
+
+    # Episodes were appended as they finished; in their own order the file is the same however the run went.
+    others = [row for row in run.read_episodes() if _row_key(row) not in {_row_key(row) for row in result.records}]
+    ordered = sorted([*others, *({"step": 0, **row} for row in result.records)], key=_row_key)
+    write_lines(run.episodes_path, ordered)
+    run.truncate_after(-1)
+    write_lines(run.episodes_path, ordered)
+    run.append_metrics(0, result.metrics())
+    summary: dict[str, Any] = {
+        **result.summary(),
+        "policy": policy_id,
+        "protocol": result.protocol_hash,
+        "tasks": {str(task.task_id): task.success_rate for task in result.per_task},
+    }
+    run.write_summary(summary)
+    write_report(run.path)
+    return summary
+
+
+def _check_same_policy(run: RunFolder, config: EvaluationConfig) -> None:
+    previous = run.read_config().get("policy", config.policy)
+    if previous != config.policy:
+        raise ReflexError(
+            f"{run.path} holds results of policy {previous!r}, not of {config.policy!r}; choose another output folder"
+        )
+
+
+def _requests(
+    suite: Suite, tasks: Sequence[int] | None, episodes_per_task: int, split: Split, seed: int
+) -> list[RolloutRequest]:
+    """One rollout per task and initial state, in that order.
+
+    Raises:
+        ReflexError: an unknown task, or more initial states than the split has.
+    """
+    if episodes_per_task < 1:
+        raise ReflexError(f"episodes_per_task must be at least 1, not {episodes_per_task}")
+    chosen = list(suite.task_ids if tasks is None else dict.fromkeys(tasks))
+    unknown = [task for task in chosen if task not in suite.task_ids]
+    if unknown or not chosen:
+        raise ReflexError(f"suite {suite.name} has tasks {_range(suite.task_ids)}; tasks={chosen} asks for others or none")
+    requests: list[RolloutRequest] = []
+    for task in chosen:
+        try:
+            available = suite.num_init_states(task, split)
+        except EnvironmentRequestError as error:
+            raise ReflexError(str(error)) from error
+        if episodes_per_task > available:
+            raise ReflexError(
+                f"task {task} of {suite.name} has {available} {split} initial states; set episodes_per_task to at most that "
+                f"(got {episodes_per_task})"
+            )
+        for init_state in range(episodes_per_task):
+            own_seed = derive_seed(seed, split, task, init_state)
+            requests.append(RolloutRequest(EpisodeRequest(task, split, init_state), own_seed))
+    return requests
+
+
+def _batch_size(policy: Policy, suite: Suite, frame_stride: int | None) -> int:
+    """Rollouts whose frames fit the memory budget together."""
+    steps = max(suite.horizon(task) for task in suite.task_ids)
+    frames = steps // (frame_stride or policy.spec.execute_steps) + 2
+    return max(16, MEMORY_BUDGET // (frames * 2 * 3 * suite.image_size**2))
+
+
+def _key(item: RolloutRequest) -> tuple[int, int]:
+    return item.request.task_id, item.request.init_state_id
+
+
+def _row_key(row: Mapping[str, Any]) -> tuple[int, int]:
+    return int(row["task_id"]), int(row["init_state_id"])
+
+
+def _range(tasks: Sequence[int]) -> str:
+    return f"{min(tasks)} to {max(tasks)}" if tasks else "none"

@@ -1,0 +1,74 @@
+"""Which device computes, with how many threads, in which precision."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from vla.errors import ReflexError
+
+__all__ = ["autocast", "available_cpus", "resolve_device", "set_threads"]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:<n>" into a device; "auto" is CUDA when there is one, else the CPU.
+
+    Raises:
+        ReflexError: the name is unknown, or asks for a CUDA device this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ReflexError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<n>") from error
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise ReflexError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:<n>")
+    if not torch.cuda.is_available():
+        raise ReflexError(f"device={name} was asked for, but torch finds no CUDA; use device=cpu or run vla doctor")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ReflexError(f"device={name} does not exist: torch finds {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def available_cpus() -> int:
+    """Cores this process may run on, which in a container can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_threads(count: int | None = None) -> int:
+    """Set torch's threads and return the count; None takes every available core.
+
+    More threads than cores make small CPU models several times slower, not faster.
+
+    Raises:
+        ReflexError: ``count`` is below 1.
+    """
+    if count is not None and count < 1:
+        raise ReflexError(f"threads must be at least 1, not {count}")
+    threads = available_cpus() if count is None else count
+    torch.set_num_threads(threads)
+    return threads
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
+    """The precision policy of a training step, as a context manager.
+
+    "auto" is bfloat16 where CUDA supports it and float32 elsewhere; "float32" never casts; "bfloat16" always does.
+    float16 is not offered: it needs loss scaling, and every device that profits from it has bfloat16 by now.
+
+    Raises:
+        ReflexError: ``precision`` is something else.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ReflexError(f"unknown precision {precision!r}; use auto, float32 or bfloat16")
+    wanted = precision == "bfloat16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
