@@ -1,0 +1,53 @@
+"""Group advantages and length weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla.rl.advantages import group_advantages, group_spread, length_weights
+
+
+def test_worked_by_hand():
+    # Group 3: mean 0.5, deviation 0.5. Group 5: rewards 1, 0, 0, mean 1/3, deviation sqrt(2)/3.
+    result = group_advantages([1, 1, 0, 0, 0], [3, 5, 3, 5, 5])
+    assert result.tolist() == pytest.approx([1, np.sqrt(2), -1, -np.sqrt(0.5), -np.sqrt(0.5)], abs=1e-4)
+
+
+def test_a_group_without_spread_teaches_nothing():
+    assert group_advantages([1, 1, 0, 0, 0.4, 0.4], [0, 0, 1, 1, 2, 2]).tolist() == [0] * 6
+
+
+def test_a_spread_below_the_minimum_is_not_blown_up():
+    assert group_advantages([0.4, 0.40005], [0, 0]).tolist() == [0, 0]
+    assert group_advantages([0.4, 0.41], [0, 0])[1] == pytest.approx(1, abs=1e-3)
+
+
+def test_negative_weight_scales_negatives_only():
+    full, half = group_advantages([1, 0], [0, 0]), group_advantages([1, 0], [0, 0], negative_weight=0.5)
+    assert half[0] == full[0] and half[1] == full[1] / 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=16), st.floats(0.5, 5), st.floats(-3, 3))
+def test_sum_is_zero_and_an_affine_change_of_rewards_does_nothing(rewards, scale, shift):
+    values = np.array(rewards)
+    if np.ptp(values) < 1e-2:
+        return
+    base = group_advantages(values, [0] * len(values))
+    assert base.sum() == pytest.approx(0, abs=1e-4)
+    assert group_advantages(scale * values + shift, [0] * len(values)) == pytest.approx(base, abs=1e-3)
+
+
+def test_spread_of_each_group():
+    assert group_spread([1, 0, 0.25, 0.75], [0, 0, 9, 9]) == {0: 1.0, 9: 0.5}
+
+
+def test_length_weights_average_one_over_tokens_and_equalise_episodes():
+    lengths = np.array([10, 30, 80])
+    weights = length_weights(lengths, "episode")
+    assert (weights * lengths).sum() / lengths.sum() == pytest.approx(1)
+    assert (weights * lengths).tolist() == pytest.approx([40, 40, 40])
+    assert length_weights(lengths, "token").tolist() == [1, 1, 1]

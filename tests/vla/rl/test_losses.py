@@ -1,0 +1,106 @@
+"""The clipped loss, worked by hand, and its telemetry."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla.rl.losses import clipped_objective, k3_divergence, policy_loss
+
+
+def objective(ratio: float, advantage: float, dual_clip: float | None = None) -> tuple[float, bool, float]:
+    """(objective, cut, gradient with respect to the log-probability) of one token."""
+    log_prob = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
+    value, cut = clipped_objective(
+        log_prob, torch.zeros(1, 1, dtype=torch.float64), torch.tensor([[advantage]]).double(), dual_clip=dual_clip
+    )
+    value.sum().backward()
+    assert log_prob.grad is not None
+    return float(value.detach()), bool(cut), float(log_prob.grad)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "value", "cut"),
+    [
+        (1.0, 2.0, 2.0, False),
+        (1.27, 1.0, 1.27, False),  # inside the higher upper bound, outside the symmetric one
+        (1.5, 1.0, 1.28, True),
+        (0.5, 1.0, 0.5, False),  # a good token that became unlikely still learns
+        (0.5, -1.0, -0.8, True),
+        (1.5, -1.0, -1.5, False),
+        (0.81, -1.0, -0.81, False),
+    ],
+)
+def test_asymmetric_clip(ratio, advantage, value, cut):
+    got, was_cut, gradient = objective(ratio, advantage)
+    assert got == pytest.approx(value)
+    assert was_cut is cut
+    assert gradient == pytest.approx(0 if cut else ratio * advantage)
+
+
+def test_dual_clip_bounds_a_negative_advantage():
+    assert objective(8.0, -1.0)[0] == pytest.approx(-8)
+    assert objective(8.0, -1.0, dual_clip=3.0) == (pytest.approx(-3), True, 0.0)
+    assert objective(8.0, 1.0, dual_clip=3.0)[0] == pytest.approx(1.28)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_k3_is_never_negative_and_zero_only_for_equal(p, q):
+    value = float(k3_divergence(torch.tensor(p).double(), torch.tensor(q).double()))
+    assert value >= -1e-12
+    assert (value < 1e-12) == (abs(p - q) < 1e-5)
+
+
+def test_k3_is_unbiased():
+    p, q = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.4, 0.4, 0.2])
+    expected = float((p * (p / q).log()).sum())
+    assert float((p * k3_divergence(p.log(), q.log())).sum()) == pytest.approx(expected, abs=1e-6)
+
+
+def batch() -> dict[str, torch.Tensor]:
+    return {
+        "log_probs": torch.log(torch.tensor([[0.5, 0.2], [0.1, 0.9]])).requires_grad_(),
+        "old_log_probs": torch.log(torch.tensor([[0.5, 0.1], [0.2, 0.9]])),
+        "entropies": torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        "advantages": torch.tensor([1.0, -2.0]),
+        "mask": torch.tensor([[True, True], [True, False]]),
+        "weights": torch.tensor([1.0, 0.5]),
+    }
+
+
+def test_loss_worked_by_hand():
+    # Ratios 1, 2 | 0.5 (masked token left out): -(1 + 1.28) * 1 - (-2 * 0.8) * 0.5.
+    terms = policy_loss(**batch())
+    assert float(terms.loss.detach()) == pytest.approx(-2.28 + 0.8)
+    assert (terms.tokens, terms.clipped, terms.entropy) == (3, 2.0, 6.0)
+    # k3 of KL(old || new): ratio - 1 - log ratio = 0, 1 - log 2, -0.5 + log 2.
+    assert terms.approximate_kl == pytest.approx(0.5)
+    assert terms.reference_kl == 0
+
+
+def test_masked_tokens_get_no_gradient():
+    arguments = batch()
+    policy_loss(**arguments).loss.backward()
+    assert arguments["log_probs"].grad[1, 1] == 0
+    assert arguments["log_probs"].grad[0, 0] != 0
+
+
+def test_the_reference_penalty_pulls_back():
+    arguments = batch() | {"advantages": torch.zeros(2)}
+    reference = torch.log(torch.tensor([[0.5, 0.4], [0.1, 0.9]]))
+    terms = policy_loss(**arguments, reference_log_probs=reference, kl_coefficient=0.1)
+    terms.loss.backward()
+    gradient = arguments["log_probs"].grad
+    assert terms.reference_kl == pytest.approx(2 - 1 - math.log(2))
+    assert float(terms.loss.detach()) == pytest.approx(0.1 * (1 - math.log(2)))
+    assert gradient[0, 1] < 0 and gradient[0, 0] == 0  # descending raises the probability the reference has more of
+
+
+def test_the_entropy_bonus_lowers_the_loss():
+    base, bonus = policy_loss(**batch()), policy_loss(**batch(), entropy_coefficient=0.1)
+    assert float((base.loss - bonus.loss).detach()) == pytest.approx(0.1 * (1 + 2) + 0.1 * 3 * 0.5)

@@ -1,0 +1,211 @@
+"""Configuration of the RL trainer. Values are checked when a configuration is built; a bad one names its field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from vla.errors import ReflexError
+
+REWARDS = ("binary", "srpo")
+"""Reward modes: "binary" makes the trainer GRPO, "srpo" makes it SRPO; nothing else differs."""
+
+
+class ConfigError(ReflexError):
+    """A configuration value that cannot work."""
+
+
+@dataclass
+class AlgoConfig:
+    """GRPO and SRPO. Defaults suit a small policy; docs/train.md has the published values for 7B policies."""
+
+    reward: str = "srpo"
+    """"binary" (GRPO: 1 for success, else 0) or "srpo" (failures scored by nearness to the batch's successes)."""
+    alpha: float = 0.8
+    """What a failure is worth at most under "srpo", in [0, 1]; 0 is the binary reward."""
+    metric: str = "euclidean"
+    """Distance between embeddings under "srpo": "euclidean" (the paper) or "cosine"."""
+    frame_stride: int | None = None
+    """Control steps between the extra frames rendered for the reward; null uses the frames of the decisions."""
+    reward_frames: int = 16
+    """Evenly spaced frames of a rollout that its embedding sees, at most."""
+    group_size: int = 8
+    """Rollouts from each initial state; their rewards are compared with one another."""
+    groups_per_iteration: int = 48
+    """Groups with different rewards that an update wants."""
+    max_sampling_rounds: int = 2
+    """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
+    temperature: float = 1.0
+    """Sampling temperature of the rollouts, and of the log-probabilities in the update."""
+    clip_low: float = 0.2
+    """The ratio's lower clip bound is 1 - clip_low."""
+    clip_high: float = 0.28
+    """The ratio's upper clip bound is 1 + clip_high; higher than clip_low lets unlikely good tokens grow."""
+    dual_clip: float | None = None
+    """Bound on the ratio of tokens with negative advantage (> 1); null for none."""
+    kl_coefficient: float = 0.0
+    """Weight of the KL penalty to the policy that training started from."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    learning_rate: float = 3e-4
+    """AdamW's learning rate after warm-up."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    warmup_iterations: int = 5
+    """Iterations over which the learning rate rises linearly from 1/warmup_iterations of its value; 0 for none."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    update_epochs: int = 1
+    """Passes over an iteration's decisions."""
+    minibatch_size: int = 512
+    """Decisions per optimiser step."""
+    micro_batch_size: int | None = None
+    """Decisions per forward pass (gradients accumulate to a minibatch); null for the whole minibatch."""
+    max_samples_per_update: int | None = None
+    """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
+    negative_weight: float = 1.0
+    """Multiplies negative advantages; 1 is GRPO, about 0.5 helps small policies keep their entropy."""
+    aggregation: str = "token"
+    """"token": each token counts the same. "episode": each episode does, so long failures do not outweigh short successes."""
+    target_kl: float | None = 0.05
+    """Stop an update when the mean KL per token to the sampling policy passes this; null for never."""
+
+    def __post_init__(self) -> None:
+        """Check every value. Raises `ConfigError`."""
+        _one_of("algo.reward", self.reward, REWARDS)
+        _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
+        _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
+        _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
+        _within("algo.clip_low", self.clip_low, 0.0, 1.0)
+        _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)
+        _at_least("algo.group_size", self.group_size, 2, "advantages compare the rollouts of a group")
+        for name in ("groups_per_iteration", "max_sampling_rounds", "update_epochs", "minibatch_size"):
+            _at_least(f"algo.{name}", getattr(self, name), 1)
+        _at_least("algo.reward_frames", self.reward_frames, 2)
+        _at_least("algo.warmup_iterations", self.warmup_iterations, 0)
+        for name in ("frame_stride", "micro_batch_size", "max_samples_per_update"):
+            if getattr(self, name) is not None:
+                _at_least(f"algo.{name}", getattr(self, name), 1)
+        for name in ("temperature", "learning_rate", "max_gradient_norm", "clip_high"):
+            _positive(f"algo.{name}", getattr(self, name))
+        for name in ("kl_coefficient", "entropy_coefficient", "weight_decay"):
+            _at_least(f"algo.{name}", getattr(self, name), 0)
+        if self.target_kl is not None:
+            _positive("algo.target_kl", self.target_kl)
+        if self.dual_clip is not None and not self.dual_clip > 1.0 + self.clip_high:
+            raise ConfigError(
+                f"algo.dual_clip is {self.dual_clip}; it must exceed 1 + clip_high ({1 + self.clip_high:g}), or be null"
+            )
+
+
+@dataclass
+class TrainConfig:
+    """One reinforcement-learning run."""
+
+    suite: str = "tabletop"
+    """Which suite of tasks, e.g. "tabletop" or "libero_spatial"."""
+    image_size: int | None = None
+    """Side in pixels of the rendered frames; null for the suite's own."""
+    tasks: list[int] | None = None
+    """Tasks to train on; null for all of the suite."""
+    policy: str = "reflex-tiny"
+    """Policy to start from: a folder, or a shipped name. Normally a fine-tuned one."""
+    output: str = "runs/train"
+    """Run folder to write."""
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    """The algorithm."""
+    encoder: str = "jepa"
+    """Encoder of the "srpo" reward: "jepa" (a small one trained on first rollouts), "pixels", a folder, or a hub id."""
+    encoder_episodes_per_task: int = 16
+    """Rollouts per task that the "jepa" encoder is trained on."""
+    demonstrations: str | None = None
+    """LeRobot dataset whose episodes the "jepa" encoder is trained on as well; null for none."""
+    iterations: int = 100
+    """Updates to make at most."""
+    max_minutes: float | None = None
+    """Stop after the iteration during which this much time is used up, counted over resumes; null for no limit."""
+    target_success: float | None = None
+    """Stop when held-out success reaches this share; null to train on."""
+    evaluate_every: int = 10
+    """Iterations between evaluations; the start and the end are always evaluated. 0 for never."""
+    evaluation_episodes_per_task: int = 20
+    """Held-out initial states of each task in an evaluation."""
+    checkpoint_every: int = 5
+    """Iterations between checkpoints; the last iteration always gets one."""
+    keep_checkpoints: int | None = None
+    """Delete all but this many newest checkpoints; null keeps all."""
+    seed: int = 0
+    """Seed of everything random."""
+    num_workers: int = 2
+    """Simulator processes."""
+    num_slots: int = 32
+    """Environments stepped together; the policy's batch size during rollouts."""
+    max_frame_gigabytes: float = 8.0
+    """Refuse a run whose frames could take more memory than this in one iteration."""
+    device: str = "cpu"
+    """Torch device of policy and encoder."""
+    torch_threads: int | None = None
+    """Threads of torch's CPU kernels; null for one per core."""
+    resume: bool = False
+    """Continue the run in `output` from its last checkpoint (from the start if it has none)."""
+
+    def __post_init__(self) -> None:
+        """Check every value. Raises `ConfigError`."""
+        for name in ("suite", "policy", "output", "encoder", "device"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty; give it a value")
+        if self.tasks is not None and (not self.tasks or len(set(self.tasks)) != len(self.tasks)):
+            raise ConfigError(f"tasks is {self.tasks}; list each task once, or use null for all")
+        for name in ("iterations", "evaluation_episodes_per_task", "checkpoint_every", "num_workers", "num_slots"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("encoder_episodes_per_task", self.encoder_episodes_per_task, 1)
+        _at_least("evaluate_every", self.evaluate_every, 0)
+        _at_least("seed", self.seed, 0)
+        for name in ("image_size", "torch_threads", "keep_checkpoints"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        if self.max_minutes is not None:
+            _positive("max_minutes", self.max_minutes)
+        _positive("max_frame_gigabytes", self.max_frame_gigabytes)
+        if self.target_success is not None:
+            _within("target_success", self.target_success, 0.0, 1.0)
+            if self.evaluate_every == 0:
+                raise ConfigError("target_success needs evaluations; set evaluate_every to 1 or more")
+
+
+RESUME_MAY_CHANGE = frozenset(
+    {
+        "output",
+        "iterations",
+        "max_minutes",
+        "target_success",
+        "keep_checkpoints",
+        "num_workers",
+        "max_frame_gigabytes",
+        "device",
+        "torch_threads",
+        "resume",
+    }
+)
+"""Fields of `TrainConfig` that a resumed run may set anew; any other change would make two runs of one."""
+
+
+def _one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(sorted(allowed))}")
+
+
+def _within(name: str, value: float, low: float, high: float, reason: str = "") -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is {value}; it must lie in [{low:g}, {high:g}]" + (f", {reason}" if reason else ""))
+
+
+def _at_least(name: str, value: float, low: int, reason: str = "") -> None:
+    if not value >= low:
+        raise ConfigError(f"{name} is {value}; it must be at least {low}" + (f": {reason}" if reason else ""))
+
+
+def _positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{name} is {value}; it must be a positive number")
