@@ -1,0 +1,230 @@
+"""Reads and checks the single files of a LeRobotDataset v3.0. Every failure names the file and what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vla.data import lerobot_keys as keys
+from vla.data.statistics import Statistics
+from vla.errors import ReflexError
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `meta/info.json` says, checked."""
+
+    path: Path
+    """The info.json itself, for messages."""
+    fps: float
+    features: dict[str, dict[str, Any]]
+    num_episodes: int
+    num_frames: int
+    data_path: str
+    video_path: str | None
+
+    def picture_size(self, camera: str) -> tuple[int, int]:
+        """Height and width of a camera's frames, whichever axis order the file declares."""
+        feature = self.features[camera]
+        shape, names = feature["shape"], feature.get("names") or []
+        channels_first = bool(names) and str(names[0]).startswith("channel")
+        height, width = shape[1:] if channels_first else shape[:2]
+        return int(height), int(width)
+
+
+def resolve_dataset(path_or_hub_id: str | Path) -> Path:
+    """The local folder of a dataset; a string that names no folder and looks like `owner/name` is fetched from the hub.
+
+    Raises `ReflexError` when there is neither a folder nor a reachable hub dataset.
+    """
+    folder = Path(path_or_hub_id)
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(folder.name + ".partial")
+    if partial.is_dir():
+        raise ReflexError(
+            f"{folder} is not finished: run the command that records it again, it continues from {partial}"
+        )
+    if isinstance(path_or_hub_id, Path) or not HUB_ID.fullmatch(path_or_hub_id):
+        raise ReflexError(f"there is no dataset folder {folder}; give a folder, or a hub id such as owner/name")
+    import huggingface_hub  # here, because it is slow to import and only hub ids need it
+
+    try:
+        return Path(huggingface_hub.snapshot_download(path_or_hub_id, repo_type="dataset"))
+    except Exception as error:  # the hub client raises errors of several HTTP libraries
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ReflexError(
+            f"there is no folder {path_or_hub_id!r}, and it could not be fetched from the Hugging Face hub ({reason}); "
+            "check the name and the network, or give a local folder"
+        ) from error
+
+
+def read_info(root: Path) -> DatasetInfo:
+    """Read and check `meta/info.json`.
+
+    Raises `ReflexError` for another format version, a missing state, action or camera, or a shape that differs from
+    the project's contract (state [8], action [7]).
+    """
+    path = root / keys.INFO_PATH
+    content = read_json(path)
+    version = str(content.get("codebase_version"))
+    if not version.startswith("v3."):
+        raise ReflexError(
+            f"{path} is of format {version}, not v3.0; convert the dataset with LeRobot's converter first"
+        )
+    try:
+        info = DatasetInfo(
+            path=path,
+            fps=float(content["fps"]),
+            features=dict(content["features"]),
+            num_episodes=int(content["total_episodes"]),
+            num_frames=int(content["total_frames"]),
+            data_path=str(content["data_path"]),
+            video_path=content.get("video_path"),
+        )
+        _check_features(info)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ReflexError(f"{path} lacks or garbles {error}; restore this file") from error
+    return info
+
+
+def _check_features(info: DatasetInfo) -> None:
+    expected = {keys.STATE: [len(keys.STATE_NAMES)], keys.ACTION: [len(keys.ACTION_NAMES)]}
+    for name in (*expected, *keys.CAMERAS):
+        if name not in info.features:
+            raise ReflexError(f"{info.path} has no feature {name!r}, only {', '.join(sorted(info.features))}")
+    for name, shape in expected.items():
+        if list(info.features[name]["shape"]) != shape:
+            raise ReflexError(f"{info.path} gives {name} the shape {info.features[name]['shape']}; {shape} is needed")
+    for name in keys.CAMERAS:
+        feature = info.features[name]
+        if feature["dtype"] not in ("video", "image") or len(feature["shape"]) != 3 or 3 not in feature["shape"]:
+            raise ReflexError(f"{info.path} describes {name} as {feature}; pictures of three channels are needed")
+        if feature["dtype"] == "video" and not info.video_path:
+            raise ReflexError(f"{info.path} has a video feature {name} but no video_path; restore this file")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises `ReflexError` when the file is missing or damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ReflexError(f"{path} is missing; this is not a whole LeRobotDataset") from error
+    except (OSError, ValueError) as error:
+        raise ReflexError(f"{path} cannot be read ({error}); restore this file") from error
+    if not isinstance(content, dict):
+        raise ReflexError(f"{path} does not hold a JSON object; restore this file")
+    return content
+
+
+def read_statistics(root: Path) -> dict[str, Statistics]:
+    """Read `meta/stats.json`: feature name -> statistic name -> array."""
+    content = read_json(root / keys.STATS_PATH)
+    try:
+        return {name: {key: np.asarray(value) for key, value in feature.items()} for name, feature in content.items()}
+    except (AttributeError, ValueError) as error:
+        raise ReflexError(f"{root / keys.STATS_PATH} is damaged ({error}); restore this file") from error
+
+
+def read_parquet(path: Path, columns: list[str] | None = None, row_groups: list[int] | None = None) -> pa.Table:
+    """Read a parquet file, or some of it. Raises `ReflexError` when it is missing, damaged or lacks a column."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            lacking = [name for name in columns or [] if name not in file.schema_arrow.names]
+            if lacking:
+                raise ReflexError(f"{path} has no column {lacking[0]!r}; restore this file")
+            groups = list(range(file.num_row_groups)) if row_groups is None else row_groups
+            return file.read_row_groups(groups, columns=columns)
+    except FileNotFoundError as error:
+        raise ReflexError(f"{path} is missing; restore this file") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ReflexError(f"{path} is damaged ({str(error).splitlines()[0]}); restore this file") from error
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a parquet file. Raises `ReflexError` when it is missing or damaged."""
+    return list(read_parquet(path, row_groups=[]).column_names)
+
+
+def read_tasks(root: Path) -> list[str]:
+    """The instructions, in the order of their task index."""
+    path = root / keys.TASKS_PATH
+    table = read_parquet(path, None)
+    texts = [name for name in table.column_names if pa.types.is_string(table.schema.field(name).type)]
+    texts += [name for name in table.column_names if pa.types.is_large_string(table.schema.field(name).type)]
+    if keys.TASK_INDEX not in table.column_names or not texts:
+        raise ReflexError(f"{path} has the columns {table.column_names}; the task text and its task_index are needed")
+    numbered = dict(zip(table[keys.TASK_INDEX].to_pylist(), table[texts[0]].to_pylist(), strict=True))
+    if sorted(numbered) != list(range(len(numbered))):
+        raise ReflexError(f"{path} does not number its tasks 0 to {len(numbered) - 1}; restore this file")
+    return [numbered[index] for index in range(len(numbered))]
+
+
+def read_episode_rows(root: Path) -> list[dict[str, Any]]:
+    """One dictionary per episode, in order, without the per-episode statistics."""
+    folder = root / keys.EPISODES_FOLDER
+    paths = sorted(folder.glob("*/*.parquet"))
+    if not paths:
+        raise ReflexError(f"{folder} has no parquet file; this is not a whole LeRobotDataset")
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        names = [name for name in column_names(path) if not name.startswith("stats/")]
+        rows.extend(read_parquet(path, names).to_pylist())
+    rows.sort(key=lambda row: int(row["episode_index"]))
+    return rows
+
+
+def column_array(table: pa.Table, name: str, size: int, path: Path) -> NDArray[Any]:
+    """A numeric column as [N] (size 1) or [N, size].
+
+    Raises `ReflexError` when values are missing, not finite, or rows have another length than `size`.
+    """
+    column = table[name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # older Arrow keeps one chunk wrapped
+        column = column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
+    num_rows = len(column)
+    if column.null_count:
+        raise ReflexError(f"{path} has empty values in column {name!r}; restore this file")
+    if hasattr(column, "flatten") and not pa.types.is_struct(column.type):
+        column = column.flatten()
+    values = np.asarray(column.to_numpy(zero_copy_only=False))
+    if values.dtype == object or values.size != num_rows * size:
+        raise ReflexError(f"{path} has rows of another length than {size} in column {name!r}; restore this file")
+    if not np.isfinite(values).all():
+        raise ReflexError(
+            f"{path} has a value in column {name!r} that is not finite; remove or record that episode again"
+        )
+    return values if size == 1 else values.reshape(num_rows, size)
+
+
+def read_pictures(path: Path, column: str, first_row: int, count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode `count` encoded pictures (PNG or JPEG bytes inside the data file) from `first_row` on: [T, H, W, 3]."""
+    try:
+        with pq.ParquetFile(path) as file:
+            starts = np.cumsum([0, *(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))])
+    except (pa.ArrowException, OSError) as error:
+        raise ReflexError(f"{path} is damaged ({error}); restore this file") from error
+    overlapping = np.flatnonzero((starts[1:] > first_row) & (starts[:-1] < first_row + count))
+    cells = read_parquet(path, [column], overlapping.tolist())[column]
+    cells = cells.slice(first_row - int(starts[overlapping[0]]), count).to_pylist()
+    frames = np.empty((count, *size, 3), dtype=np.uint8)
+    for index, cell in enumerate(cells):
+        encoded = cell["bytes"] if isinstance(cell, dict) else None
+        picture = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_COLOR) if encoded else None
+        if picture is None or picture.shape != frames.shape[1:]:
+            raise ReflexError(
+                f"{path} has no {size[0]}x{size[1]} picture in column {column!r}, row {first_row + index}"
+            )
+        frames[index] = picture[..., ::-1]  # OpenCV decodes to BGR
+    return frames

@@ -1,0 +1,154 @@
+"""Writes demonstrations as a LeRobotDataset v3.0.
+
+Episodes are staged one by one in `<folder>.partial`; `finalize` merges them into the layout and renames the result to
+its final name, so the final name never holds anything half-written and an interrupted recording can go on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sim.contract import CONTROL_FREQUENCY
+from vla.data import lerobot_keys as keys
+from vla.data.episode import Episode
+from vla.data.lerobot_merge import DatasetMerge, FileLimits, write_json
+from vla.data.staging import read_staged, stage_episode, staged_keys, write_file
+from vla.data.video import PIXEL_FORMAT
+from vla.errors import ReflexError, writing
+
+MERGED = "dataset"
+FORMAT = "format.json"
+
+
+class LeRobotWriter:
+    """Collects demonstrations and merges them into one dataset folder.
+
+    Args:
+        folder: where the finished dataset will be; must not exist yet.
+        suite: suite every episode comes from.
+        image_size: side of the square frames of both cameras, pixels; even, because of h264's colour format.
+        fps: frames per second.
+        resume: continue with the whole episodes an interrupted writer of the same settings left.
+        pixel_format: "yuv420p" plays everywhere; "yuv444p" keeps the full colour resolution.
+
+    Raises:
+        ReflexError: the folder exists, a recording is under way or was interrupted and `resume` is not set, or its
+            settings differ.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        suite: str,
+        image_size: int,
+        fps: int = CONTROL_FREQUENCY,
+        resume: bool = False,
+        *,
+        pixel_format: str = PIXEL_FORMAT,
+        limits: FileLimits | None = None,
+    ) -> None:
+        if image_size < 16 or image_size % 2:
+            raise ReflexError(
+                f"image_size={image_size} cannot be encoded as h264 video; choose an even size of 16 or more"
+            )
+        self.folder = Path(folder)
+        self.staging = self.folder.with_name(self.folder.name + ".partial")
+        self.suite, self.image_size, self.fps, self.pixel_format = suite, image_size, fps, pixel_format
+        self._limits = limits or FileLimits()
+        if self.folder.exists():
+            raise ReflexError(f"{self.folder} already exists; choose another output folder or delete it")
+        if self.staging.exists() and not resume:
+            raise ReflexError(
+                f"{self.staging} holds an interrupted recording; resume it, or delete it to record from the beginning"
+            )
+        with writing(self.staging):
+            self.staging.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.staging / "lock").open("w")
+            self._take_lock()
+            self._check_settings()
+        self._next = len(staged_keys(self.staging))
+
+    @property
+    def num_episodes(self) -> int:
+        """Whole episodes recorded so far."""
+        return len(staged_keys(self.staging))
+
+    def add_episode(self, episode: Episode) -> None:
+        """Record one demonstration (a frame and a state before every action).
+
+        Raises `ReflexError` for another suite, a rollout without all its frames, wrong shapes, or a full disk.
+        """
+        if episode.suite != self.suite:
+            raise ReflexError(f"an episode of suite {episode.suite!r} cannot go into a dataset of suite {self.suite!r}")
+        stage_episode(self.staging, f"episode-{self._next:06d}", episode, self.image_size, self.fps, self.pixel_format)
+        self._next += 1
+
+    def finalize(self, collection: dict[str, Any] | None = None) -> Path:
+        """Merge what was recorded into the dataset folder and return it; the writer is used up.
+
+        `collection` is kept in `meta/reflex_collection.json`.
+        Raises `ReflexError` when nothing was recorded or the disk is full; the recorded episodes then stay.
+        """
+        names = staged_keys(self.staging)
+        if not names:
+            raise ReflexError(f"no episode was recorded for {self.folder}; a dataset needs at least one")
+        root = self.staging / MERGED
+        with writing(self.folder):
+            shutil.rmtree(root, ignore_errors=True)
+            try:
+                merge = DatasetMerge(root, self.image_size, self.fps, self.pixel_format, self._limits)
+                merge.run(read_staged(self.staging, name) for name in names)
+                if collection is not None:
+                    write_json(root / keys.COLLECTION_PATH, collection)
+                root.rename(self.folder)
+            except BaseException:
+                shutil.rmtree(root, ignore_errors=True)
+                raise
+        self.close()
+        shutil.rmtree(self.staging, ignore_errors=True)
+        return self.folder
+
+    def close(self) -> None:
+        """Let another process continue the recording."""
+        self._lock.close()
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ReflexError(
+                f"another process is recording into {self.staging}; wait for it or choose another folder"
+            ) from error
+
+    def _check_settings(self) -> None:
+        settings = {
+            "suite": self.suite,
+            "image_size": self.image_size,
+            "fps": self.fps,
+            "pixel_format": self.pixel_format,
+        }
+        check_same_settings(self.staging / FORMAT, settings)
+
+
+def check_same_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Write `settings` to `path`, or, when a recording already has them there, require that they are equal.
+
+    Raises `ReflexError` naming the first setting that differs.
+    """
+    if not path.exists():
+        write_file(path, json.dumps(settings).encode())
+        return
+    try:
+        recorded = json.loads(path.read_text())
+    except ValueError as error:
+        raise ReflexError(f"{path} is damaged; delete {path.parent} and record again") from error
+    for name, value in settings.items():
+        if recorded.get(name) != value:
+            raise ReflexError(
+                f"{path.parent} holds an interrupted recording with {name}={recorded.get(name)!r}, "
+                f"now {name}={value!r}; use the same settings to continue it, or delete that folder"
+            )

@@ -1,0 +1,150 @@
+"""Whole episodes on disk before they are merged into a dataset: what an interrupted recording continues from.
+
+Each episode is a folder of its own, filled under a temporary name and then renamed, so what is staged is whole.
+Any number of processes may stage episodes with different keys into one folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.contract import ACTION_SIZE, STATE_SIZE
+from vla.data.episode import Episode
+from vla.data.lerobot_keys import CAMERAS, IMAGE, WRIST_IMAGE
+from vla.data.statistics import image_histogram
+from vla.data.video import encode_video
+from vla.errors import ReflexError, writing
+
+EPISODES = "episodes"
+ARRAYS = "arrays.npz"
+RECORD = "record.json"
+VIDEOS = {IMAGE: "image.mp4", WRIST_IMAGE: "wrist_image.mp4"}
+
+
+@dataclass(frozen=True)
+class StagedEpisode:
+    """One whole episode in the staging folder, with its videos still in files."""
+
+    folder: Path
+    record: dict[str, Any]
+    """Instruction and provenance."""
+    arrays: dict[str, NDArray[Any]]
+    """states [T, 8], actions [T, 7], rewards, costs and progress [T], and "histogram/<camera>" [3, 256]."""
+
+    @property
+    def length(self) -> int:
+        """Control steps."""
+        return len(self.arrays["actions"])
+
+    def video(self, camera: str) -> Path:
+        """The mp4 of one camera."""
+        return self.folder / VIDEOS[camera]
+
+
+def check_demonstration(episode: Episode, image_size: int) -> None:
+    """Refuse an episode that cannot be written as a demonstration.
+
+    Raises `ReflexError` when frames are missing (a rollout keeps them only at its decisions), a shape differs or a
+    number is not finite.
+    """
+    length = episode.length
+    name = f"episode (task {episode.task_id}, initial state {episode.init_state_id})"
+    if length == 0:
+        raise ReflexError(f"{name} has no actions; a dataset holds episodes of at least one step")
+    steps = episode.observation_steps
+    if len(steps) < length or not np.array_equal(steps[:length], np.arange(length)):
+        raise ReflexError(
+            f"{name} has observations at {len(steps)} of its {length} control steps: it is a rollout that rendered "
+            "only at decisions, not a demonstration; record it with a frame at every control step (vla collect)"
+        )
+    pictures = (len(steps), image_size, image_size, 3)
+    expected: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
+        "images": (episode.images, pictures),
+        "wrist_images": (episode.wrist_images, pictures),
+        "states": (episode.states, (len(steps), STATE_SIZE)),
+        "actions": (episode.actions, (length, ACTION_SIZE)),
+        "rewards": (episode.rewards, (length,)),
+        "costs": (episode.costs, (length,)),
+        "progress": (episode.progress, (length,)),
+    }
+    for field, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise ReflexError(f"{name} has {field} of shape {array.shape} where the dataset needs {shape}")
+        if not np.isfinite(array).all():
+            raise ReflexError(f"{name} has a value in {field} that is not finite; find the step that produced it")
+
+
+def stage_episode(staging: Path, key: str, episode: Episode, image_size: int, fps: int, pixel_format: str) -> None:
+    """Write one demonstration under `staging`, whole or not at all.
+
+    `key` names it; merged datasets hold their episodes in the order of the keys.
+    Raises `ReflexError` for an episode that is not a demonstration, and when it cannot be written (full disk).
+    """
+    check_demonstration(episode, image_size)
+    final = staging / EPISODES / key
+    temporary = staging / EPISODES / f".{key}.{os.getpid()}"
+    length = episode.length
+    frames = {IMAGE: episode.images[:length], WRIST_IMAGE: episode.wrist_images[:length]}
+    arrays: dict[str, NDArray[Any]] = {
+        "states": episode.states[:length].astype(np.float32),
+        "actions": episode.actions.astype(np.float32),
+        "rewards": episode.rewards.astype(np.float32),
+        "costs": episode.costs.astype(np.float32),
+        "progress": episode.progress.astype(np.float32),
+        **{f"histogram/{camera}": image_histogram(frames[camera]) for camera in CAMERAS},
+    }
+    record = {**episode.record(), "instruction": episode.instruction, "length": length}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    with writing(staging):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            write_file(temporary / ARRAYS, buffer.getvalue())
+            for camera, name in VIDEOS.items():
+                write_file(temporary / name, encode_video(frames[camera], fps, pixel_format))
+            write_file(temporary / RECORD, json.dumps(record).encode())
+            temporary.rename(final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write and flush to the disk, so that a rename afterwards can be trusted."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def staged_keys(staging: Path) -> list[str]:
+    """Keys of the whole episodes in the staging folder, in order."""
+    folder = staging / EPISODES
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def read_staged(staging: Path, key: str) -> StagedEpisode:
+    """Read one staged episode. Raises `ReflexError` naming the folder when it is damaged."""
+    folder = staging / EPISODES / key
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        with np.load(folder / ARRAYS, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ReflexError(
+            f"the recorded episode {folder} is damaged ({error}); delete that folder and run again"
+        ) from error
+    return StagedEpisode(folder, record, arrays)
