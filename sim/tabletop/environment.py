@@ -1,0 +1,291 @@
+"""The embedded tabletop environment: plain MuJoCo, operational-space control, two cameras, primitive shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.contract import (
+    ACTION_SIZE,
+    CONTROL_FREQUENCY,
+    POSITION_SCALE,
+    ROTATION_SCALE,
+    STATE_SIZE,
+    EnvironmentRequestError,
+    FloatArray,
+    ManipulationEnvironment,
+    Observation,
+    Split,
+    StepOutcome,
+)
+from sim.core.operational_space import matrix_to_rotation_vector, operational_space_torques, rotation_vector_to_matrix
+from sim.core.rendering import PrimitiveRenderer
+from sim.tabletop.arm import FINGER_OPEN, REST_POSITIONS, TORQUE_LIMITS
+from sim.tabletop.goals import LIT_BUTTON, WorldState, task_progress
+from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, HALF_SIZE, PLATE_HALF_HEIGHT, scene_xml
+from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, Layout, Task, get_task, initial_layout
+
+STIFFNESS = 600.0
+"""Task-space stiffness (1/s^2): a full-scale action moves the gripper about 2.3 cm in one control step."""
+NULL_SPACE_STIFFNESS = 10.0
+WORKSPACE = np.array([[-0.3, 0.3], [-0.35, 0.35], [-0.005, 0.4]])
+"""Bounds (m) of the grip point; leaving them costs 1 per step."""
+IMAGE_SIZE = 64
+
+
+def check_action(action: NDArray[np.floating[Any]]) -> FloatArray:
+    """Return the action as float32 [7] clipped to [-1, 1]. Raises `EnvironmentRequestError` if misshapen or not finite."""
+    array = np.asarray(action, dtype=np.float32)
+    if array.shape != (ACTION_SIZE,):
+        raise EnvironmentRequestError(f"an action has shape ({ACTION_SIZE},), not {array.shape}")
+    if not np.isfinite(array).all():
+        raise EnvironmentRequestError(f"an action must be finite, got {array.tolist()}")
+    return np.clip(array, -1.0, 1.0)
+
+
+class TabletopEnvironment(ManipulationEnvironment):
+    """One task of the embedded suite (or any `Task` of the same kind, with `layouts` of its own)."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}
+    suite_name = "tabletop"
+
+    def __init__(self, task_id: int = 0, image_size: int = IMAGE_SIZE, task: Task | None = None) -> None:
+        self.task_id = task_id
+        self.task = task if task is not None else get_task(task_id)
+        self.instruction = self.task.instruction
+        self.horizon = self.task.horizon
+        self.image_size = image_size
+        self.render_mode = "rgb_array"
+        image_space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                "image": image_space,
+                "wrist_image": image_space,
+                "state": gymnasium.spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32),
+                "instruction": gymnasium.spaces.Text(200, charset="abcdefghijklmnopqrstuvwxyz "),
+            }
+        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        self._build()
+
+    def _build(self) -> None:
+        scene = self.task.scene
+        self.model = model = mujoco.MjModel.from_xml_string(scene_xml(scene))
+        self.data = mujoco.MjData(model)
+        self._substeps = round(1.0 / CONTROL_FREQUENCY / model.opt.timestep)
+        self._renderer: PrimitiveRenderer | None = None
+        self._cameras = (model.camera("agent").id, model.camera("wrist").id)
+        self._site = model.site("grip").id
+        self._site_position = self.data.site_xpos[self._site]
+        self._site_rotation = self.data.site_xmat[self._site].reshape(3, 3)
+        self._object_names = tuple(item.name for item in scene.objects)
+        self._object_addresses = tuple(int(model.joint(f"object{i}").qposadr[0]) for i in range(len(scene.objects)))
+        self._plate_bodies = {plate.name: model.body(f"plate{i}").id for i, plate in enumerate(scene.plates)}
+        self._drawer_address = int(model.joint("drawer").qposadr[0]) if scene.drawer else -1
+        self._button_address = int(model.joint("button").qposadr[0]) if scene.button else -1
+        if scene.button:
+            self._button_geom = model.geom("button_cap").id
+            self._button_colour = model.geom_rgba[self._button_geom].copy()
+        self._mass = np.zeros((model.nv, model.nv))
+        self._jacobian_position = np.zeros((3, model.nv))
+        self._jacobian_rotation = np.zeros((3, model.nv))
+        self._goal_position = np.zeros(3)
+        self._goal_rotation = np.eye(3)
+        self._initial_objects: dict[str, NDArray[np.float64]] = {}
+        self._button_latched = False
+        self._steps = 0
+        self.init_state_id = -1
+
+    # ---- resetting -------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; see `ManipulationEnvironment`."""
+        super().reset(seed=seed)
+        options = options or {}
+        unknown = set(options) - {"init_state_id", "split"}
+        if unknown:
+            raise EnvironmentRequestError(f"unknown reset options {sorted(unknown)}; known: init_state_id, split")
+        init_state_id = options.get("init_state_id")
+        if init_state_id is None:
+            init_state_id = int(self.np_random.integers(NUM_INIT_STATES))
+        self.reset_to(options.get("split", "train"), init_state_id)
+        return self.render_observation(), self._info(StepOutcome(False, False, 0.0, self._progress(self.world_state())))
+
+    def reset_to(self, split: Split, init_state_id: int) -> None:
+        """Put the scene in a stored initial state, without rendering."""
+        self.reset_to_layout(initial_layout(self.task_id, split, init_state_id))
+        self.init_state_id = init_state_id
+
+    def reset_to_layout(self, layout: Layout) -> None:
+        """Put the scene in any layout of this scene, without rendering."""
+        model, data = self.model, self.data
+        mujoco.mj_resetData(model, data)
+        data.qpos[:7] = REST_POSITIONS + layout.joint_noise
+        data.qpos[7:9] = FINGER_OPEN
+        for address, (x, y, yaw) in zip(self._object_addresses, layout.objects, strict=True):
+            data.qpos[address : address + 7] = (x, y, HALF_SIZE, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
+        for body, (x, y) in zip(self._plate_bodies.values(), layout.plates, strict=True):
+            model.body_pos[body] = (x, y, PLATE_HALF_HEIGHT)
+        if self._drawer_address >= 0:
+            model.body_pos[model.body("cabinet").id][0] = layout.drawer_x
+            data.qpos[self._drawer_address] = layout.drawer_slide
+        if self._button_address >= 0:
+            model.body_pos[model.body("button_base").id][:2] = layout.button
+            model.geom_rgba[self._button_geom] = self._button_colour
+        self._button_latched = False
+        self._steps = 0
+        self.init_state_id = -1
+        mujoco.mj_forward(model, data)
+        self._goal_position[:] = self._site_position
+        # The gripper starts level whatever the joint noise: rotation goals accumulate from straight down.
+        self._goal_rotation[:] = np.diag([1.0, -1.0, -1.0])
+        self._initial_objects = self._object_positions()
+
+    # ---- stepping --------------------------------------------------------------------------------------------------
+
+    def advance(self, action: NDArray[np.floating[Any]]) -> StepOutcome:
+        """Run one control step (50 ms) without rendering."""
+        command = check_action(action)
+        self._goal_position[:] = self._site_position + POSITION_SCALE * command[:3]
+        if np.any(command[3:6] != 0.0):
+            turn = rotation_vector_to_matrix(ROTATION_SCALE * command[3:6].astype(np.float64))
+            self._goal_rotation[:] = turn @ self._site_rotation
+        self.data.ctrl[7:9] = 0.0 if command[6] > 0.0 else FINGER_OPEN
+        stable = self._run_substeps()
+        self._steps += 1
+        if not stable:
+            # A simulation that blew up cannot be continued or rewarded; it ends the episode as a failure.
+            return StepOutcome(success=False, truncated=True, cost=1.0, progress=0.0)
+        if self._button_address >= 0 and self.data.qpos[self._button_address] > BUTTON_PRESSED and not self._button_latched:
+            self._button_latched = True
+            self.model.geom_rgba[self._button_geom] = LIT_BUTTON
+        world = self.world_state()
+        success = all(goal.holds(world) for goal in self.task.goals)
+        outside = bool(np.any(world.gripper < WORKSPACE[:, 0]) or np.any(world.gripper > WORKSPACE[:, 1]))
+        return StepOutcome(
+            success=success,
+            truncated=not success and self._steps >= self.horizon,
+            cost=float(outside),
+            progress=1.0 if success else self._progress(world),
+        )
+
+    def _run_substeps(self) -> bool:
+        model, data = self.model, self.data
+        for _ in range(self._substeps):
+            mujoco.mj_step1(model, data)
+            mujoco.mj_jacSite(model, data, self._jacobian_position, self._jacobian_rotation, self._site)
+            mujoco.mj_fullM(model, self._mass, data.qM)
+            operational_space_torques(
+                data.qpos[:7],
+                data.qvel[:7],
+                self._mass,
+                self._jacobian_position,
+                self._jacobian_rotation,
+                data.qfrc_bias,
+                self._site_position,
+                self._site_rotation,
+                self._goal_position,
+                self._goal_rotation,
+                REST_POSITIONS,
+                STIFFNESS,
+                NULL_SPACE_STIFFNESS,
+                TORQUE_LIMITS,
+                data.ctrl,
+            )
+            mujoco.mj_step2(model, data)
+        # Site poses used by goals, states and pictures must belong to the new joint positions.
+        mujoco.mj_kinematics(model, data)
+        return bool(np.isfinite(data.qpos).all() and np.abs(data.qvel).max() < 200.0)
+
+    def step(self, action: NDArray[np.floating[Any]]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One control step and both pictures, the gymnasium way."""
+        outcome = self.advance(action)
+        return (
+            self.render_observation(),
+            float(outcome.success),
+            outcome.success,
+            outcome.truncated,
+            self._info(outcome),
+        )
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+
+    def world_state(self) -> WorldState:
+        """The scene's true state; for goals and experts, not for policies."""
+        data, scene = self.data, self.task.scene
+        drawer = data.body("drawer").xpos.copy() if scene.drawer else None
+        button = None
+        if scene.button:
+            button = self.model.body("button_base").pos + np.array([0.0, 0.0, BUTTON_HEIGHT])
+        return WorldState(
+            gripper=self._site_position.copy(),
+            gripper_opening=float(data.qpos[7] + data.qpos[8]),
+            objects=self._object_positions(),
+            initial_objects=self._initial_objects,
+            plates={name: self.model.body_pos[body] for name, body in self._plate_bodies.items()},
+            drawer_position=drawer,
+            drawer_slide=float(data.qpos[self._drawer_address]) if scene.drawer else 0.0,
+            button=button,
+            button_latched=self._button_latched,
+        )
+
+    def _object_positions(self) -> dict[str, NDArray[np.float64]]:
+        return {
+            name: self.data.qpos[address : address + 3].copy()
+            for name, address in zip(self._object_names, self._object_addresses, strict=True)
+        }
+
+    def _progress(self, world: WorldState) -> float:
+        return task_progress(self.task.goals, world)
+
+    def gripper_rotation(self) -> NDArray[np.float64]:
+        """Rotation matrix [3, 3] of the grip frame."""
+        return self._site_rotation.copy()
+
+    def robot_state(self) -> FloatArray:
+        """Proprioception, float32 [8]."""
+        orientation = matrix_to_rotation_vector(self._site_rotation)
+        # Pointing straight down is a half turn about x, where axis-angle flips sign: keep the x component positive.
+        if orientation[0] < 0.0:
+            orientation = orientation * (1.0 - 2.0 * np.pi / max(float(np.linalg.norm(orientation)), 1e-9))
+        # The two fingers report with opposite signs, as on the real gripper and in LIBERO.
+        fingers = np.array([self.data.qpos[7], -self.data.qpos[8]])
+        return np.concatenate([self._site_position, orientation, fingers]).astype(np.float32)
+
+    def render_observation(self) -> Observation:
+        """Render both cameras and return the full observation."""
+        if self._renderer is None:
+            self._renderer = PrimitiveRenderer(self.model, self.image_size)
+        image, wrist_image = self._renderer.render(self.data, self._cameras)
+        return Observation(
+            image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction
+        )
+
+    def render(self) -> Any:
+        """The third-person picture, uint8 [H, W, 3]."""
+        return self.render_observation()["image"]
+
+    def _info(self, outcome: StepOutcome) -> dict[str, Any]:
+        return {
+            "success": outcome.success,
+            "cost": outcome.cost,
+            "task_id": self.task_id,
+            "init_state_id": self.init_state_id,
+            "progress": outcome.progress,
+        }
+
+
+def register_environments() -> None:
+    """Register `Tabletop-v0` ... with gymnasium, one id per task: `gymnasium.make("reflex/tabletop-pick_red-v0")`."""
+    for task_id, task in enumerate(TASKS):
+        gymnasium.register(
+            id=f"reflex/tabletop-{task.name}-v0",
+            entry_point="sim.tabletop.environment:TabletopEnvironment",
+            kwargs={"task_id": task_id},
+        )

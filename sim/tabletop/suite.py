@@ -1,0 +1,68 @@
+"""The embedded suite behind the suite contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+
+from sim.contract import CONTROL_FREQUENCY, Expert, ManipulationEnvironment, Split, Suite
+from sim.tabletop.environment import IMAGE_SIZE, STIFFNESS, TabletopEnvironment
+from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, get_task
+
+
+class TabletopSuite(Suite):
+    """Ten language-conditioned tasks, 50 training and 50 evaluation initial states each."""
+
+    name = "tabletop"
+
+    def __init__(self, image_size: int | None = None) -> None:
+        self.image_size = image_size or IMAGE_SIZE
+
+    @property
+    def task_ids(self) -> tuple[int, ...]:
+        """0 to 9."""
+        return tuple(range(len(TASKS)))
+
+    def task_name(self, task_id: int) -> str:
+        """Short name of a task."""
+        return get_task(task_id).name
+
+    def instruction(self, task_id: int) -> str:
+        """Its language instruction."""
+        return get_task(task_id).instruction
+
+    def horizon(self, task_id: int) -> int:
+        """Its control steps before truncation."""
+        return get_task(task_id).horizon
+
+    def num_init_states(self, task_id: int, split: Split) -> int:
+        """50 in either split."""
+        get_task(task_id)
+        return NUM_INIT_STATES
+
+    def make(self, task_id: int) -> ManipulationEnvironment:
+        """Build one environment (about 5 ms)."""
+        return TabletopEnvironment(task_id, self.image_size)
+
+    def make_expert(self, task_id: int, seed: int) -> Expert:
+        """The scripted expert."""
+        from sim.experts.tabletop import TabletopExpert  # the expert imports this package
+
+        get_task(task_id)
+        return TabletopExpert(seed)
+
+    def protocol(self) -> dict[str, Any]:
+        """What determines results on this suite."""
+        return {
+            "suite": self.name,
+            "suite_version": 1,
+            "mujoco": mujoco.__version__,
+            "image_size": self.image_size,
+            "control_frequency": CONTROL_FREQUENCY,
+            "stiffness": STIFFNESS,
+            "settle_steps": 0,
+            "init_states_per_split": NUM_INIT_STATES,
+            "horizons": {task.name: task.horizon for task in TASKS},
+            "instructions": {task.name: task.instruction for task in TASKS},
+        }
