@@ -1,0 +1,20 @@
+"""Policies: one file per family, one protocol (`vla.policies.protocol.Policy`)."""
+
+from vla.policies.configuration_prismatic import PrismaticConfig, openvla_oft_config, reflex_tiny_config
+from vla.policies.prismatic import PrismaticPolicy
+from vla.policies.processing_prismatic import ModelInputs
+from vla.policies.protocol import Mode, Policy, PolicyOutput, PolicySpec
+from vla.policies.storage import load_policy
+
+__all__ = [
+    "Mode",
+    "ModelInputs",
+    "Policy",
+    "PolicyOutput",
+    "PolicySpec",
+    "PrismaticConfig",
+    "PrismaticPolicy",
+    "load_policy",
+    "openvla_oft_config",
+    "reflex_tiny_config",
+]
