@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vla.data.episode import Episode
 from vla.evaluation.protocol import check_same
 from vla.evaluation.statistics import PairedDifference, paired_bootstrap, wilson_interval
 
@@ -40,8 +39,6 @@ class EvaluationResult:
     """Of the protocol they were measured under."""
     per_task: list[TaskResult] = field(init=False)
     """Ordered by task."""
-    filmed: list[Episode] = field(default_factory=list)
-    """Episodes kept with closely spaced frames, for videos."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "per_task", tabulate(self.records))

@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from sim.contract import EnvironmentRequestError, Split, Suite
+from sim.contract import Split, Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from sim.suites import get_suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.evaluation.protocol import Protocol
+from vla.evaluation.report import write_report
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
 from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.training.devices import available_cpus, resolve_device, set_threads
-from vla.training.jsonl import write_lines
 from vla.training.run_folder import RunFolder
 from vla.training.seeding import derive_seed
 
@@ -86,7 +86,8 @@ def evaluate(
     seed: int = 0,
     on_episode: Callable[[int, Episode], None] | None = None,
     completed: Sequence[Mapping[str, Any]] = (),
-    videos_per_task: int = 0,
+    video_folder: Path | None = None,
+    videos_per_task: int = 1,
 ) -> EvaluationResult:
     """Run a policy once from each of the first ``episodes_per_task`` initial states of each task.
 
@@ -103,7 +104,8 @@ def evaluate(
         on_episode: called with (index, episode) as each finishes, in no fixed order; the index counts tasks first,
             then initial states.
         completed: records of an earlier, interrupted evaluation under the same protocol; they are not run again.
-        videos_per_task: initial states 0 .. n-1 of each task whose frames are kept in ``filmed``.
+        video_folder: where to write rollout videos (``videos/<phase>`` of a run folder); None films nothing.
+        videos_per_task: initial states 0 .. n-1 of each task that are filmed.
 
     Returns:
         Records of all requested episodes, completed ones included.
@@ -119,14 +121,14 @@ def evaluate(
         if record.get("protocol") == protocol_hash and record.get("split") == split
     }
     pending = [index for index, item in enumerate(wanted) if _key(item) not in records]
-    filmed: list[Episode] = []
+    films = videos_per_task if video_folder is not None else 0
 
     def run(indices: list[int], frame_stride: int | None) -> None:
         def finished(position: int, episode: Episode) -> None:
             index = indices[position]
             records[_key(wanted[index])] = episode_record(episode, protocol_hash)
-            if frame_stride is not None:
-                filmed.append(episode)
+            if frame_stride is not None and video_folder is not None:
+                write_videos(video_folder, [episode])
             if on_episode is not None:
                 on_episode(index, episode)
 
@@ -142,15 +144,14 @@ def evaluate(
         )
 
     stages = (
-        (FILM_STRIDE, [index for index in pending if wanted[index].request.init_state_id < videos_per_task]),
-        (None, [index for index in pending if wanted[index].request.init_state_id >= videos_per_task]),
+        (FILM_STRIDE, [index for index in pending if wanted[index].request.init_state_id < films]),
+        (None, [index for index in pending if wanted[index].request.init_state_id >= films]),
     )
     for frame_stride, indices in stages:
         size = _batch_size(policy, suite, frame_stride)
         for start in range(0, len(indices), size):
             run(indices[start : start + size], frame_stride)
-    filmed.sort(key=lambda episode: (episode.task_id, episode.init_state_id))
-    return EvaluationResult([records[_key(item)] for item in wanted], protocol_hash, filmed)
+    return EvaluationResult([records[_key(item)] for item in wanted], protocol_hash)
 
 
 def episode_record(episode: Episode, protocol_hash: str) -> dict[str, Any]:
@@ -184,14 +185,13 @@ def run_evaluation(
         _check_same_policy(run, config)
         run.write_protocol(protocol.document())
         run.write_config(asdict(config))
-        run.truncate_after(0)
+        run.truncate_metrics_after(-1)
         completed = run.read_episodes()
-        done = {_key(item) for item in wanted} & {(row["task_id"], row["init_state_id"]) for row in completed}
-        count = {"done": len(done), "successes": sum(bool(row["success"]) for row in completed if _row_key(row) in done)}
+        keys = {_key(item) for item in wanted}
+        done = [bool(row["success"]) for row in completed if _row_key(row) in keys]
+        count = {"done": len(done), "successes": sum(done)}
 
         def finished(index: int, episode: Episode) -> None:
-            if episode.init_state_id < config.videos_per_task:
-                write_videos(run.videos_path, "eval", [episode])
             run.append_episodes([episode_record(episode, protocol.digest())], step=0)
             count["done"] += 1
             count["successes"] += episode.success
@@ -213,6 +213,7 @@ def run_evaluation(
                 seed=config.seed,
                 on_episode=finished,
                 completed=completed,
+                video_folder=run.videos_path / "eval",
                 videos_per_task=config.videos_per_task,
             )
         return _finish(run, result, policy.policy_id)
@@ -220,14 +221,8 @@ def run_evaluation(
 
 def _finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str, Any]:
     """Write the files that describe a whole evaluation, each of which may already be there from an earlier try."""
-    from vla.evaluation.report import write_report  # it needs this module's records only, and matplotlib's seconds
-
     # Episodes were appended as they finished; in their own order the file is the same however the run went.
-    others = [row for row in run.read_episodes() if _row_key(row) not in {_row_key(row) for row in result.records}]
-    ordered = sorted([*others, *({"step": 0, **row} for row in result.records)], key=_row_key)
-    write_lines(run.episodes_path, ordered)
-    run.truncate_after(-1)
-    write_lines(run.episodes_path, ordered)
+    run.replace_episodes(sorted(run.read_episodes(), key=_row_key))
     run.append_metrics(0, result.metrics())
     summary: dict[str, Any] = {
         **result.summary(),
@@ -261,17 +256,15 @@ def _requests(
     chosen = list(suite.task_ids if tasks is None else dict.fromkeys(tasks))
     unknown = [task for task in chosen if task not in suite.task_ids]
     if unknown or not chosen:
-        raise ReflexError(f"suite {suite.name} has tasks {_range(suite.task_ids)}; tasks={chosen} asks for others or none")
+        known = f"{min(suite.task_ids)} to {max(suite.task_ids)}"
+        raise ReflexError(f"suite {suite.name} has tasks {known}; tasks={chosen} asks for others or none")
     requests: list[RolloutRequest] = []
     for task in chosen:
-        try:
-            available = suite.num_init_states(task, split)
-        except EnvironmentRequestError as error:
-            raise ReflexError(str(error)) from error
+        available = suite.num_init_states(task, split)
         if episodes_per_task > available:
             raise ReflexError(
-                f"task {task} of {suite.name} has {available} {split} initial states; set episodes_per_task to at most that "
-                f"(got {episodes_per_task})"
+                f"task {task} of {suite.name} has {available} {split} initial states, fewer than "
+                f"episodes_per_task={episodes_per_task}; set it to at most {available}"
             )
         for init_state in range(episodes_per_task):
             own_seed = derive_seed(seed, split, task, init_state)
@@ -283,7 +276,7 @@ def _batch_size(policy: Policy, suite: Suite, frame_stride: int | None) -> int:
     """Rollouts whose frames fit the memory budget together."""
     steps = max(suite.horizon(task) for task in suite.task_ids)
     frames = steps // (frame_stride or policy.spec.execute_steps) + 2
-    return max(16, MEMORY_BUDGET // (frames * 2 * 3 * suite.image_size**2))
+    return max(8, MEMORY_BUDGET // (frames * 2 * 3 * suite.image_size**2))
 
 
 def _key(item: RolloutRequest) -> tuple[int, int]:
@@ -292,7 +285,3 @@ def _key(item: RolloutRequest) -> tuple[int, int]:
 
 def _row_key(row: Mapping[str, Any]) -> tuple[int, int]:
     return int(row["task_id"]), int(row["init_state_id"])
-
-
-def _range(tasks: Sequence[int]) -> str:
-    return f"{min(tasks)} to {max(tasks)}" if tasks else "none"

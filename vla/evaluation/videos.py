@@ -88,16 +88,16 @@ def _encode(path: Path, frames: NDArray[np.uint8], times: list[int]) -> None:
         container.mux(stream.encode())
 
 
-def write_videos(folder: Path, phase: str, episodes: Iterable[Episode]) -> list[Path]:
-    """Write ``folder/<phase>/task<id>_init<id>_{success,failure}.mp4`` for every episode.
+def write_videos(folder: Path, episodes: Iterable[Episode]) -> list[Path]:
+    """Write ``folder/task<id>_init<id>_{success,failure}.mp4`` for every episode; in a run, folder is videos/<phase>.
 
-    A video of the same task and initial state in this phase is replaced, whatever its outcome.
+    A video of the same task and initial state in the folder is replaced, whatever its outcome.
     """
     paths: list[Path] = []
     for episode in episodes:
         stem = f"task{episode.task_id}_init{episode.init_state_id}"
         outcomes = ("success", "failure") if episode.success else ("failure", "success")
-        path = folder / phase / f"{stem}_{outcomes[0]}.mp4"
+        path = folder / f"{stem}_{outcomes[0]}.mp4"
         write_video(path, episode)
         path.with_name(f"{stem}_{outcomes[1]}.mp4").unlink(missing_ok=True)
         paths.append(path)

@@ -29,10 +29,10 @@ import yaml
 from vla.errors import ReflexError, writing
 from vla.training.checkpoints import newest_checkpoint, remove_old, write_checkpoint
 from vla.training.files import read_json, remove_temporaries, write_json, write_text
-from vla.training.jsonl import append_lines, drop_torn_line, keep_lines, read_lines
+from vla.training.jsonl import append_lines, drop_torn_line, keep_lines, read_lines, write_lines
 from vla.training.sinks import MetricSink, TensorBoardSink, WandbSink
 
-__all__ = ["RunFolder", "comparable_metrics"]
+__all__ = ["RunFolder", "comparable_metrics", "read_config"]
 
 
 class RunFolder:
@@ -92,16 +92,7 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """Read ``config.yaml``; empty when there is none.  Raises ``ReflexError`` when it is not a YAML mapping."""
-        path = self.path / "config.yaml"
-        if not path.exists():
-            return {}
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ReflexError(f"{path} is not valid YAML; restore it ({' '.join(str(error).split())})") from error
-        if not isinstance(config, dict):
-            raise ReflexError(f"{path} is not a mapping of settings; restore it")
-        return config
+        return read_config(self.path)
 
     def write_protocol(self, protocol: Mapping[str, Any]) -> None:
         """Write ``protocol.json``.
@@ -184,10 +175,18 @@ class RunFolder:
 
     def truncate_after(self, step: int) -> None:
         """Drop metrics and episodes past ``step``, atomically; -1 drops all (a resume without any checkpoint)."""
-        for path in (self.metrics_path, self.episodes_path):
-            keep_lines(path, lambda record: int(record.get("step", 0)) <= step)
+        keep_lines(self.episodes_path, lambda record: int(record.get("step", 0)) <= step)
+        self.truncate_metrics_after(step)
+
+    def truncate_metrics_after(self, step: int) -> None:
+        """Drop metrics past ``step``, atomically, and keep every episode."""
+        keep_lines(self.metrics_path, lambda record: int(record.get("step", 0)) <= step)
         for sink in self._sinks:
             sink.restart_after(step)
+
+    def replace_episodes(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Rewrite ``episodes.jsonl``, atomically; each record needs a ``step``."""
+        write_lines(self.episodes_path, [dict(record) for record in records])
 
     def close(self) -> None:
         """Flush and close TensorBoard and W&B."""
@@ -201,6 +200,24 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Read a run folder's ``config.yaml`` without touching the folder; empty when there is none.
+
+    Raises:
+        ReflexError: it is not a YAML mapping.
+    """
+    path = run / "config.yaml"
+    if not path.exists():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ReflexError(f"{path} is not valid YAML; restore it ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict):
+        raise ReflexError(f"{path} is not a mapping of settings; restore it")
+    return config
 
 
 def comparable_metrics(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

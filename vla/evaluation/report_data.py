@@ -1,0 +1,173 @@
+"""What a report shows, read from a run folder.  No markup here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla.errors import ReflexError
+from vla.evaluation.results import TaskResult, compare, tabulate
+from vla.evaluation.statistics import PairedDifference, wilson_interval
+from vla.evaluation.videos import Video, find_videos
+from vla.training.files import read_json
+from vla.training.jsonl import read_lines
+from vla.training.run_folder import read_config
+
+__all__ = ["Arm", "RunData", "Series", "load_run", "order_phases"]
+
+NAMES = {"sft": "Fine-tuned", "srpo": "SRPO", "grpo": "GRPO", "ppo": "PPO", "base": "Pretrained", "eval": "Evaluated"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One policy's headline number."""
+
+    name: str
+    success_rate: float
+    low: float
+    high: float
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric over the run; values that were not finite are left out."""
+
+    key: str
+    steps: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything the report needs."""
+
+    name: str
+    config: dict[str, Any]
+    protocol: dict[str, Any]
+    summary: dict[str, Any]
+    arms: list[Arm]
+    curve: list[dict[str, Any]]
+    """Metric lines that hold an evaluation, by step."""
+    telemetry: list[Series]
+    first_tasks: list[TaskResult]
+    last_tasks: list[TaskResult]
+    """Empty when the run evaluated one policy only."""
+    difference: PairedDifference | None
+    """Last minus first policy, on the initial states both were evaluated on."""
+    phases: list[str]
+    videos: list[Video]
+
+
+def load_run(path: Path) -> RunData:
+    """Read a run folder.
+
+    Raises:
+        ReflexError: the folder is missing, is not a run folder, or one of its files is damaged.
+    """
+    if not path.is_dir():
+        raise ReflexError(f"{path} is not a folder; give the run folder that a command such as vla train wrote")
+    metrics, episodes = read_lines(path / "metrics.jsonl"), read_lines(path / "episodes.jsonl")
+    summary = _mapping(path / "summary.json")
+    if not (metrics or episodes or summary):
+        raise ReflexError(f"{path} holds no run: metrics.jsonl, episodes.jsonl and summary.json are missing or empty")
+    curve = sorted((line for line in metrics if "eval/success_rate" in line), key=lambda line: int(line["step"]))
+    evaluated = _by_step([line for line in episodes if line.get("split", "eval") == "eval"])
+    first = evaluated[0] if evaluated else []
+    last = evaluated[-1] if len(evaluated) > 1 else []
+    videos = find_videos(path / "videos")
+    return RunData(
+        name=path.resolve().name,
+        config=read_config(path),
+        protocol=_mapping(path / "protocol.json"),
+        summary=summary,
+        arms=_arms(summary, curve, first),
+        curve=curve,
+        telemetry=_telemetry(metrics),
+        first_tasks=tabulate(first),
+        last_tasks=tabulate(last),
+        difference=_difference(first, last),
+        phases=order_phases({video.phase for video in videos}),
+        videos=videos,
+    )
+
+
+def order_phases(names: set[str]) -> list[str]:
+    """Phases in the order of training: pretrained, fine-tuned, then by the numbers in their names, then by name."""
+    known = ["base", "sft", "first", "initial"]
+
+    def key(name: str) -> tuple[int, int, str]:
+        rank = known.index(name) if name in known else len(known)
+        digits = re.findall(r"\d+", name)
+        return rank, int(digits[-1]) if digits else 0, name
+
+    return sorted(names, key=key)
+
+
+def arm_name(key: str) -> str:
+    """The name of a policy as shown."""
+    return NAMES.get(key, key.replace("_", " ").capitalize())
+
+
+def _arms(
+    summary: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]
+) -> list[Arm]:
+    named = [(arm_name(key), value) for key, value in summary.items() if isinstance(value, dict)]
+    found = [(name, value) for name, value in named if isinstance(value.get("success_rate"), int | float)]
+    if found:
+        return [_arm(name, value) for name, value in found]
+    if len(curve) > 1:
+        lines = [(f"Iteration {line['step']}", _strip(line)) for line in (curve[0], curve[-1])]
+        return [_arm(name, value) for name, value in lines]
+    if isinstance(summary.get("success_rate"), int | float):
+        return [_arm(str(summary.get("policy", "Policy")), summary)]
+    if curve:
+        return [_arm(f"Iteration {curve[0]['step']}", _strip(curve[0]))]
+    if first:
+        successes = sum(bool(record["success"]) for record in first)
+        return [_arm("Policy", {"success_rate": successes / len(first), "episodes": len(first)})]
+    return []
+
+
+def _arm(name: str, values: Mapping[str, Any]) -> Arm:
+    rate, episodes = float(values["success_rate"]), int(values.get("episodes") or 0)
+    low, high = wilson_interval(round(rate * episodes), episodes)
+    return Arm(name, rate, float(values.get("wilson_low", low)), float(values.get("wilson_high", high)), episodes)
+
+
+def _strip(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix("eval/"): value for key, value in line.items() if value is not None}
+
+
+def _by_step(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    steps = sorted({int(record.get("step", 0)) for record in records})
+    return [[record for record in records if int(record.get("step", 0)) == step] for step in steps]
+
+
+def _difference(first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> PairedDifference | None:
+    return compare(first, last) if first and last else None
+
+
+def _telemetry(metrics: Sequence[Mapping[str, Any]]) -> list[Series]:
+    """Every other metric that has more than one value, in the order in which the run first wrote them."""
+    columns: dict[str, Series] = {}
+    for line in metrics:
+        for key, value in line.items():
+            if key == "step" or key.startswith("eval/") or not isinstance(value, int | float):
+                continue
+            series = columns.setdefault(key, Series(key, [], []))
+            series.steps.append(int(line["step"]))
+            series.values.append(float(value))
+    return [series for series in columns.values() if len(series.values) > 1]
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ReflexError(f"{path} does not hold a JSON object; delete it or restore it")
+    return content
