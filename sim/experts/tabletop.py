@@ -85,7 +85,7 @@ class TabletopExpert(Expert):
 
     # ---- skills: each returns the point to move the grip to, and the gripper command ---------------------------------
 
-    def _travel(self, world: WorldState, point: Array, aligned: float = 0.015) -> Array:
+    def _travel(self, world: WorldState, point: Array, aligned: float = 0.012) -> Array:
         """Go to `point` from above: first over it at travelling height, then down."""
         offset = point[:2] - world.gripper[:2]
         distance = float(np.linalg.norm(offset))
@@ -107,7 +107,7 @@ class TabletopExpert(Expert):
         position = world.objects[item]
         grasp = np.array([position[0], position[1], position[2] - HALF_SIZE + GRASP])
         offset = float(np.linalg.norm(world.gripper[:2] - position[:2]))
-        if offset < 0.012 and world.gripper[2] < grasp[2] + 0.012:
+        if offset < 0.009 and world.gripper[2] < grasp[2] + 0.01:
             return grasp, CLOSE
         return self._travel(world, grasp), OPEN
 
@@ -165,7 +165,7 @@ class TabletopExpert(Expert):
     def _pull_drawer(self, world: WorldState) -> tuple[Array, float]:
         assert world.drawer_position is not None
         handle = world.drawer_position + DRAWER_HANDLE
-        hook = handle + np.array([0.0, 0.026, -0.008])
+        hook = handle + np.array([0.0, 0.026, 0.0])
         relative = world.gripper - hook
         if abs(relative[0]) < 0.02 and -0.012 < relative[1] < 0.015 and relative[2] < 0.015:
             return hook + np.array([0.0, -0.05, 0.0]), CLOSE

@@ -32,13 +32,13 @@ _HAND = """
   <body name="left_finger" pos="0 0 0.0584">
     <inertial pos="0 0 0.03" mass="0.05" diaginertia="1e-5 1e-5 1e-5"/>
     <joint name="finger_left" type="slide" axis="0 1 0" range="0 0.04" damping="4" armature="0.05"/>
-    <geom type="box" pos="0 0.006 0.034" size="0.011 0.006 0.022" rgba="0.1 0.1 0.1 1" contype="2" conaffinity="1"
+    <geom type="box" pos="0 0.006 0.034" size="0.014 0.006 0.022" rgba="0.1 0.1 0.1 1" contype="2" conaffinity="1"
      friction="2 0.05 0.001" condim="4"/>
   </body>
   <body name="right_finger" pos="0 0 0.0584">
     <inertial pos="0 0 0.03" mass="0.05" diaginertia="1e-5 1e-5 1e-5"/>
     <joint name="finger_right" type="slide" axis="0 -1 0" range="0 0.04" damping="4" armature="0.05"/>
-    <geom type="box" pos="0 -0.006 0.034" size="0.011 0.006 0.022" rgba="0.1 0.1 0.1 1" contype="2" conaffinity="1"
+    <geom type="box" pos="0 -0.006 0.034" size="0.014 0.006 0.022" rgba="0.1 0.1 0.1 1" contype="2" conaffinity="1"
      friction="2 0.05 0.001" condim="4"/>
   </body>
 </body>

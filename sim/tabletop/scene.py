@@ -113,7 +113,7 @@ def _object_xml(index: int, item: MovableObject) -> str:
     kind = "box" if item.shape == "cube" else "cylinder"
     return f"""
 <body name="object{index}" pos="0 0 {HALF_SIZE}">
-  <freejoint name="object{index}"/>
+  <joint name="object{index}" type="free" damping="0.001"/>
   <geom name="object{index}" type="{kind}" size="{size}" mass="0.06" rgba="{_rgba(item.colour)}" friction="1 0.02 0.001"
    condim="4" contype="1" conaffinity="1"/>
 </body>"""
@@ -131,9 +131,9 @@ def _drawer_xml(colour: str) -> str:
     case = 'type="box" rgba="0.45 0.38 0.32 1" contype="1" conaffinity="2"'
     return f"""
 <body name="cabinet" pos="0 {CABINET_Y} 0">
-  <geom {case} pos="-0.078 0.01 0.04" size="0.008 0.09 0.04"/>
-  <geom {case} pos="0.078 0.01 0.04" size="0.008 0.09 0.04"/>
-  <geom {case} pos="0 0.01 0.084" size="0.086 0.09 0.005"/>
+  <geom {case} pos="-0.078 0.01 0.032" size="0.008 0.09 0.032"/>
+  <geom {case} pos="0.078 0.01 0.032" size="0.008 0.09 0.032"/>
+  <geom {case} pos="0 0.01 0.068" size="0.086 0.09 0.004"/>
   <body name="drawer" pos="0 0 0">
     <inertial pos="0 0 0.02" mass="0.4" diaginertia="0.002 0.002 0.002"/>
     <joint name="drawer" type="slide" axis="0 -1 0" range="0 {DRAWER_TRAVEL}" damping="3" frictionloss="0.3" armature="0.05"/>

@@ -57,33 +57,33 @@ _BUTTON = Scene(objects=(MovableObject("yellow", "cylinder"), MovableObject("pin
 _TIDY = Scene(objects=(MovableObject("blue", "cylinder"), MovableObject("orange", "cylinder")), plates=(Plate("black"),))
 
 TASKS: tuple[Task, ...] = (
-    Task("pick_red", "pick up the red cube", _CUBES, (Lifted("red cube"),), 64),
-    Task("pick_blue", "pick up the blue cube", _CUBES, (Lifted("blue cube"),), 64),
-    Task("stack", "stack the red cube on the blue cube", _CUBES, (PlacedOn("red cube", "blue cube"),), 96),
-    Task("place_white", "put the green cylinder on the white plate", _PLATES, (PlacedOn("green cylinder", "white plate"),), 96),
-    Task("place_yellow", "put the green cylinder on the yellow plate", _PLATES, (PlacedOn("green cylinder", "yellow plate"),), 96),
-    Task("push_left", "push the orange cube to the left", _PUSH, (Pushed("orange cube", LEFT),), 64),
-    Task("push_right", "push the orange cube to the right", _PUSH, (Pushed("orange cube", RIGHT),), 64),
+    Task("pick_red", "pick up the red cube", _CUBES, (Lifted("red cube"),), 48),
+    Task("pick_blue", "pick up the blue cube", _CUBES, (Lifted("blue cube"),), 48),
+    Task("stack", "stack the red cube on the blue cube", _CUBES, (PlacedOn("red cube", "blue cube"),), 64),
+    Task("place_white", "put the green cylinder on the white plate", _PLATES, (PlacedOn("green cylinder", "white plate"),), 64),
+    Task("place_yellow", "put the green cylinder on the yellow plate", _PLATES, (PlacedOn("green cylinder", "yellow plate"),), 64),
+    Task("push_left", "push the orange cube to the left", _PUSH, (Pushed("orange cube", LEFT),), 48),
+    Task("push_right", "push the orange cube to the right", _PUSH, (Pushed("orange cube", RIGHT),), 48),
     Task(
         "drawer",
         "open the drawer and put the purple cube in it",
         _DRAWER,
         (DrawerOpened(), InDrawer("purple cube")),
-        176,
+        128,
     ),
     Task(
         "button_pick",
         "press the button and then pick up the yellow cylinder",
         _BUTTON,
         (ButtonPressed(), Lifted("yellow cylinder")),
-        128,
+        80,
     ),
     Task(
         "tidy",
         "put both cylinders on the black plate",
         _TIDY,
         (PlacedOn("blue cylinder", "black plate"), PlacedOn("orange cylinder", "black plate")),
-        176,
+        128,
     ),
 )
 
@@ -119,7 +119,7 @@ def sample_layout(scene: Scene, generator: np.random.Generator) -> Layout:
     drawer_x = float(generator.uniform(-0.05, 0.05))
     drawer_slide = 0.0
     # With a drawer the left half of the table (+y) is its swing space.
-    right_edge = 0.02 if scene.drawer else 0.18
+    right_edge = -0.03 if scene.drawer else 0.18
     radii = [0.03] * len(scene.objects) + [0.065] * len(scene.plates) + [0.045] * (1 if scene.button else 0)
     for _ in range(10_000):
         points = np.column_stack(
