@@ -1,0 +1,1 @@
+"""Configuration: the Hydra files of each command, and how overrides become its dataclass."""

@@ -1,0 +1,220 @@
+"""The command `vla`. What a command needs is imported after its arguments are understood, so help is immediate."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class ConfiguredCommand:
+    """A command whose arguments are Hydra overrides of one dataclass."""
+
+    summary: str
+    """One line for `vla --help`."""
+    config: str
+    """module:class of its configuration."""
+    runner: str
+    """module:function that takes the configuration."""
+    example: str
+    """A typical invocation."""
+
+
+CONFIGURED = {
+    "demo": ConfiguredCommand(
+        "Demonstrations, fine-tuning, SRPO, evaluation and a report in one run.",
+        "vla.demo:DemoConfig",
+        "vla.demo:run_demo",
+        "vla demo output=runs/demo seed=1",
+    ),
+    "collect": ConfiguredCommand(
+        "Record episodes of an expert or a policy as a LeRobot v3 dataset.",
+        "vla.data.collect:CollectConfig",
+        "vla.data.collect:collect",
+        "vla collect suite=tabletop tasks=[0,1] episodes_per_task=10 output=datasets/tabletop",
+    ),
+    "sft": ConfiguredCommand(
+        "Fine-tune a policy on demonstrations.",
+        "vla.imitation.fine_tune:FineTuneConfig",
+        "vla.imitation.fine_tune:fine_tune",
+        "vla sft dataset=datasets/tabletop policy=reflex-tiny output=runs/sft",
+    ),
+    "train": ConfiguredCommand(
+        "Improve a policy by reinforcement learning, with SRPO or GRPO.",
+        "vla.rl.config:TrainConfig",
+        "vla.rl.trainer:train",
+        "vla train algo=srpo suite=tabletop tasks=[0] policy=runs/sft/checkpoints/last seed=3",
+    ),
+    "eval": ConfiguredCommand(
+        "Success of a policy on held-out initial states, with intervals.",
+        "vla.evaluation.runner:EvaluationConfig",
+        "vla.evaluation.runner:run_evaluation",
+        "vla eval policy=runs/train/checkpoints/last suite=tabletop output=runs/eval",
+    ),
+}
+
+PLAIN = {
+    "report": ("Write report.html of a run folder.", "vla.evaluation.report_command:main"),
+    "doctor": ("Check this machine, and say what to do about what is missing.", "vla.doctor:main"),
+    "bench": ("Measure the speed of simulator, policy and encoder here.", "vla.bench:main"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status.
+
+    0 done, 1 a defect (with its traceback) or a failed check, 2 a request that cannot be carried out, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"reflex {version('reflex-vla')}\n")
+        return 0
+    prepare_environment()
+    try:
+        if command in CONFIGURED:
+            return _run_configured(command, rest)
+        if command in PLAIN:
+            return int(_load(PLAIN[command][1])(rest))
+        return _fail(f"there is no command {command!r}{_nearest_command(command)}; see vla --help")
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        return _fail(str(error))
+
+
+def prepare_environment() -> None:
+    """Set what libraries read once, when they load: off-screen rendering, and no more threads than cores."""
+    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
+        os.environ["MUJOCO_GL"] = "egl"
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's software renderer: draw in the calling thread
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns after a fork otherwise
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which a container can make fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _run_configured(command: str, arguments: list[str]) -> int:
+    from vla.conf.compose import compose_config
+    from vla.errors import ReflexError
+
+    entry = CONFIGURED[command]
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    unknown = flags - {"-h", "--help", "--show-config"}
+    if unknown:
+        raise ReflexError(
+            f"vla {command} takes field=value, --help and --show-config, not {min(unknown)!r}; see vla {command} --help"
+        )
+    overrides = [argument for argument in arguments if argument not in flags]
+    config_class: Any = _load(entry.config)
+    composed = compose_config(command, config_class, overrides)
+    if flags & {"-h", "--help"}:
+        from vla.conf.help import render_help
+
+        sys.stdout.write(render_help(command, entry.summary, entry.example, composed))
+        return 0
+    if "--show-config" in flags:
+        from omegaconf import OmegaConf
+
+        sys.stdout.write(OmegaConf.to_yaml(composed.values))
+        return 0
+    config = composed.build()
+    try:
+        result = _load(entry.runner)(config)
+    except KeyboardInterrupt:
+        _say(f"interrupted{_how_to_resume(command, overrides, config)}")
+        return EXIT_INTERRUPTED
+    _show(result)
+    return 0
+
+
+def _how_to_resume(command: str, overrides: list[str], config: Any) -> str:
+    if not any(field.name == "resume" for field in fields(config)):
+        return ""
+    again = [override for override in overrides if not override.startswith("resume=")]
+    return f"; continue with: {shlex.join(['vla', command, *again, 'resume=true'])}"
+
+
+def _show(result: Any) -> None:
+    if isinstance(result, Path):
+        sys.stdout.write(f"{result}\n")
+    elif isinstance(result, dict):
+        sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
+
+
+def _load(target: str) -> Callable[..., Any]:
+    module, _, name = target.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return loaded
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    from sim.contract import EnvironmentRequestError
+    from vla.errors import ReflexError
+    from world_models.errors import WorldModelError
+
+    return ReflexError, EnvironmentRequestError, WorldModelError
+
+
+def _fail(message: str) -> int:
+    _say(message)
+    return EXIT_USAGE
+
+
+def _say(message: str) -> None:
+    """One line on stderr, however long and whatever brackets it holds."""
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text.assemble(("vla: ", "bold red"), " ".join(message.split()))
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def _nearest_command(command: str) -> str:
+    import difflib
+
+    matches = difflib.get_close_matches(command, [*CONFIGURED, *PLAIN], n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _overview() -> str:
+    lines = [
+        "Reflex: reinforcement learning for vision-language-action policies.",
+        "",
+        "usage: vla COMMAND [field=value ...]",
+        "",
+    ]
+    summaries = {name: entry.summary for name, entry in CONFIGURED.items()} | {
+        name: item[0] for name, item in PLAIN.items()
+    }
+    lines += [f"  {name:<9}{summary}" for name, summary in summaries.items()]
+    lines += ["", "vla COMMAND --help shows a command's fields, groups and defaults; vla --version the version."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

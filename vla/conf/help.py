@@ -1,0 +1,53 @@
+"""The help page of a command that takes overrides: its groups, and every field with its default and docstring."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vla.conf.compose import Composed, default_options, list_groups
+from vla.conf.schema import fields_of, is_config, strip_optional, type_name
+
+
+def render_help(command: str, summary: str, example: str, composed: Composed) -> str:
+    """The page, as wide as the terminal. Defaults are those in force under the overrides given beside `--help`."""
+    width = min(shutil.get_terminal_size((100, 20)).columns, 120)
+    lines = [f"vla {command}: {summary}", "", f"usage: vla {command} [field=value ...]", f"       {example}", ""]
+    groups = list_groups(command)
+    if groups:
+        defaults = default_options(command)
+        lines.append("groups (group=option)")
+        for name, options in groups.items():
+            shown = ", ".join(f"{option} (default)" if option == defaults.get(name) else option for option in options)
+            lines.append(f"  {name:<8}{shown}")
+        lines.append("")
+    lines.append("fields (field=value; a list is written [0,1], nothing is written null)")
+    for info in fields_of(composed.config_class):
+        inner, _ = strip_optional(info.annotation)
+        if is_config(inner) or info.key in groups:
+            continue
+        lines.append(f"  {info.key}={_default(composed.values, info.key)}    {type_name(info.annotation)}")
+        lines.extend(textwrap.wrap(info.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    lines += ["", "options", "  --help         this page, with the defaults under the overrides given"]
+    lines.append("  --show-config  print the whole configuration as YAML and stop")
+    return "\n".join(lines) + "\n"
+
+
+def _default(values: DictConfig, key: str) -> Any:
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(values, parent) if parent else values
+    if node is None:
+        return "null"
+    if OmegaConf.is_missing(node, leaf):
+        return "(must be given)"
+    value = node[leaf]
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if OmegaConf.is_config(value):
+        return str(OmegaConf.to_container(value)).replace(" ", "")
+    return value
