@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["CurvePoint", "dumbbell", "interval_bar", "learning_curve", "nice_ticks", "sparkline"]
+__all__ = [
+    "CurvePoint",
+    "dumbbell",
+    "interval_bar",
+    "learning_curve",
+    "nice_ticks",
+    "number",
+    "percent",
+    "sparkline",
+]
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,9 @@ def learning_curve(points: Sequence[CurvePoint], width: int = 860, height: int =
     parts: list[str] = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
+        parts.append(
+            f'<text class="tick" x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{percent(tick)}</text>'
+        )
     for tick in [value for value in nice_ticks(low, high, 6) if value == int(value)]:
         parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{height - 20}" text-anchor="middle">{tick:g}</text>')
     centre = (left + width - right) / 2
@@ -121,7 +132,14 @@ def sparkline(steps: Sequence[int], values: Sequence[float], width: int = 250, h
     if len(points) > 1:
         parts.append(f'<polyline class="line thin" points="{_path(points)}"/>')
     parts.append(f'<circle class="dot small" cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3.2"/>')
-    return _svg(width, height, parts, f"{len(values)} values, last {values[-1]:.4g}")
+    return _svg(width, height, parts, f"{len(values)} values, last {number(values[-1])}")
+
+
+def number(value: float) -> str:
+    """Four significant digits, thousands separated: 11520 -> "11,520", 0.00149412 -> "0.001494"."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
 
 
 def percent(rate: float) -> str:

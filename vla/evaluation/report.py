@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from vla.evaluation.charts import CurvePoint, dumbbell, interval_bar, learning_curve, percent, sparkline
+from vla.evaluation.charts import CurvePoint, dumbbell, interval_bar, learning_curve, number, percent, sparkline
 from vla.evaluation.report_data import Arm, RunData, Series, arm_name, load_run
 from vla.evaluation.results import TaskResult
 from vla.evaluation.videos import Video
@@ -240,8 +240,8 @@ def _telemetry(data: RunData) -> str:
 def _multiple(series: Series) -> str:
     return (
         f'<div class="card"><div class="key">{escape(series.key)}</div>'
-        f'<div class="value">{series.values[-1]:.4g}</div>{sparkline(series.steps, series.values)}'
-        f'<div class="range">{min(series.values):.4g} to {max(series.values):.4g}</div></div>'
+        f'<div class="value">{number(series.values[-1])}</div>{sparkline(series.steps, series.values)}'
+        f'<div class="range">{number(min(series.values))} to {number(max(series.values))}</div></div>'
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
+
+import torch
 
 from sim.contract import Split, Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
@@ -21,12 +23,11 @@ from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
 from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.training.devices import available_cpus, resolve_device, set_threads
+from vla.training.progress import progress_bar
 from vla.training.run_folder import RunFolder
 from vla.training.seeding import derive_seed
 
-__all__ = ["EvaluationConfig", "evaluate", "run_evaluation"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["EvaluationConfig", "episode_record", "evaluate", "policy_fingerprint", "run_evaluation"]
 
 MEMORY_BUDGET = 1 << 30
 """Bytes of frames that one batch of rollouts may hold; LIBERO's 256-pixel frames would fill a machine otherwise."""
@@ -71,6 +72,14 @@ class EvaluationConfig:
     """Torch threads; None takes every available core."""
     resume: bool = False
     """Continue a run folder, skipping the episodes it already holds."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes_per_task", "num_slots", "num_workers", "threads", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ReflexError(f"{name} must be at least 1, not {value}")
+        if self.videos_per_task < 0:
+            raise ReflexError(f"videos_per_task must not be negative, not {self.videos_per_task}")
 
 
 def evaluate(
@@ -159,14 +168,8 @@ def episode_record(episode: Episode, protocol_hash: str) -> dict[str, Any]:
     return {**episode.record(), "instruction": episode.instruction, "protocol": protocol_hash}
 
 
-def run_evaluation(
-    config: EvaluationConfig, on_progress: Callable[[int, int, int], None] | None = None
-) -> dict[str, Any]:
-    """Evaluate a saved policy into a run folder and write its report.
-
-    Args:
-        config: the settings.
-        on_progress: called with (episodes done, episodes in all, successes) after each episode.
+def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
+    """Evaluate a saved policy into a run folder and write its report; shows a progress bar on a terminal.
 
     Returns:
         The summary, as written to ``summary.json``.
@@ -182,25 +185,21 @@ def run_evaluation(
     set_threads(config.threads)
     policy = load_policy(config.policy, device=str(resolve_device(config.device)))
     with RunFolder(config.output, resume=config.resume) as run:
-        _check_same_policy(run, config)
-        run.write_protocol(protocol.document())
-        run.write_config(asdict(config))
-        run.truncate_metrics_after(-1)
-        completed = run.read_episodes()
+        completed = _open_run(run, config, protocol, policy)
         keys = {_key(item) for item in wanted}
-        done = [bool(row["success"]) for row in completed if _row_key(row) in keys]
-        count = {"done": len(done), "successes": sum(done)}
+        outcomes = [bool(row["success"]) for row in completed if _row_key(row) in keys]
+        slots = min(config.num_slots, len(wanted))
+        workers = min(config.num_workers or available_cpus(), slots)
+        with (
+            EnvironmentPool(config.suite, slots, workers, image_size=config.image_size) as pool,
+            progress_bar("evaluating", len(wanted), len(outcomes)) as show,
+        ):
 
-        def finished(index: int, episode: Episode) -> None:
-            run.append_episodes([episode_record(episode, protocol.digest())], step=0)
-            count["done"] += 1
-            count["successes"] += episode.success
-            if on_progress is not None:
-                on_progress(count["done"], len(wanted), count["successes"])
+            def finished(_: int, episode: Episode) -> None:
+                run.append_episodes([episode_record(episode, protocol.digest())], step=0)
+                outcomes.append(episode.success)
+                show(len(outcomes), f"success {sum(outcomes)}/{len(outcomes)}")
 
-        workers = config.num_workers or available_cpus()
-        slots = max(1, min(config.num_slots, len(wanted)))
-        with EnvironmentPool(config.suite, slots, min(workers, slots), image_size=config.image_size) as pool:
             result = evaluate(
                 policy,
                 suite,
@@ -219,6 +218,34 @@ def run_evaluation(
         return _finish(run, result, policy.policy_id)
 
 
+def _open_run(run: RunFolder, config: EvaluationConfig, protocol: Protocol, policy: Policy) -> list[dict[str, Any]]:
+    """Write what describes the run and return the episodes it already holds.
+
+    Raises:
+        ReflexError: they were measured with another policy or under another protocol.
+    """
+    fingerprint = policy_fingerprint(policy)
+    previous = run.read_config().get("policy_sha256", fingerprint)
+    if previous != fingerprint:
+        raise ReflexError(
+            f"{run.path} holds results of a policy with other weights than {config.policy}; choose another output folder"
+        )
+    run.write_protocol(protocol.document())
+    run.write_config({**asdict(config), "policy_sha256": fingerprint})
+    run.truncate_metrics_after(-1)
+    return run.read_episodes()
+
+
+def policy_fingerprint(policy: Policy) -> str:
+    """SHA-256 of a policy's weights, by name; of its id when it has none of torch's."""
+    digest = hashlib.sha256(policy.policy_id.encode("utf-8"))
+    if isinstance(policy, torch.nn.Module):
+        for name, tensor in sorted(policy.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str, Any]:
     """Write the files that describe a whole evaluation, each of which may already be there from an earlier try."""
     # Episodes were appended as they finished; in their own order the file is the same however the run went.
@@ -233,14 +260,6 @@ def _finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[st
     run.write_summary(summary)
     write_report(run.path)
     return summary
-
-
-def _check_same_policy(run: RunFolder, config: EvaluationConfig) -> None:
-    previous = run.read_config().get("policy", config.policy)
-    if previous != config.policy:
-        raise ReflexError(
-            f"{run.path} holds results of policy {previous!r}, not of {config.policy!r}; choose another output folder"
-        )
 
 
 def _requests(
