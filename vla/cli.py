@@ -30,6 +30,8 @@ class ConfiguredCommand:
     """module:function that takes the configuration."""
     example: str
     """A typical invocation."""
+    continues: bool = False
+    """The same command again continues an interrupted one (otherwise: `resume=true`, where there is such a field)."""
 
 
 CONFIGURED = {
@@ -44,6 +46,7 @@ CONFIGURED = {
         "vla.data.collect:CollectConfig",
         "vla.data.collect:collect",
         "vla collect suite=tabletop tasks=[0,1] episodes_per_task=10 output=datasets/tabletop",
+        continues=True,
     ),
     "sft": ConfiguredCommand(
         "Fine-tune a policy on demonstrations.",
@@ -66,7 +69,7 @@ CONFIGURED = {
 }
 
 PLAIN = {
-    "report": ("Write report.html of a run folder.", "vla.evaluation.report_command:main"),
+    "report": ("Write report.html of a run folder.", "vla.cli:report"),
     "doctor": ("Check this machine, and say what to do about what is missing.", "vla.doctor:main"),
     "bench": ("Measure the speed of simulator, policy and encoder here.", "vla.bench:main"),
 }
@@ -144,7 +147,7 @@ def _run_configured(command: str, arguments: list[str]) -> int:
         return 0
     config = composed.build()
     try:
-        result = _load(entry.runner)(config)
+        result = _with_progress(_load(entry.runner), config)
     except KeyboardInterrupt:
         _say(f"interrupted{_how_to_resume(command, overrides, config)}")
         return EXIT_INTERRUPTED
@@ -152,11 +155,48 @@ def _run_configured(command: str, arguments: list[str]) -> int:
     return 0
 
 
+def report(arguments: Sequence[str]) -> int:
+    """`vla report RUN`: write RUN/report.html and print its path."""
+    from vla.errors import ReflexError
+
+    if set(arguments) & {"-h", "--help"}:
+        sys.stdout.write("vla report RUN\n\nWrites report.html into a run folder from the files that are there.\n")
+        return 0
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise ReflexError("vla report takes one run folder, such as: vla report runs/demo")
+    folder = arguments[0].removeprefix("run=")
+    if not Path(folder).is_dir():
+        raise ReflexError(f"there is no run folder {folder}")
+    _show(_load("vla.evaluation.report:write_report")(Path(folder)))
+    return 0
+
+
+def _with_progress(runner: Callable[..., Any], config: Any) -> Any:
+    """Run a command's function, with a progress bar if it reports (done, total, successes)."""
+    import inspect
+
+    if "on_progress" not in inspect.signature(runner).parameters:
+        return runner(config)
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("episodes", total=None)
+
+        def update(done: int, total: int, successes: int) -> None:
+            progress.update(bar, completed=done, total=total, description=f"episodes ({successes} succeeded)")
+
+        return runner(config, on_progress=update)
+
+
 def _how_to_resume(command: str, overrides: list[str], config: Any) -> str:
-    if not any(field.name == "resume" for field in fields(config)):
+    again = ["vla", command, *(override for override in overrides if not override.startswith("resume="))]
+    if any(field.name == "resume" for field in fields(config)):
+        again.append("resume=true")
+    elif not CONFIGURED[command].continues:
         return ""
-    again = [override for override in overrides if not override.startswith("resume=")]
-    return f"; continue with: {shlex.join(['vla', command, *again, 'resume=true'])}"
+    return f"; continue with: {shlex.join(again)}"
 
 
 def _show(result: Any) -> None:

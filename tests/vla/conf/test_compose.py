@@ -1,0 +1,151 @@
+"""Overrides become a dataclass, and a wrong one is answered with the right one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from vla.conf.compose import compose_config, default_options, list_groups
+from vla.conf.schema import build, describe, field_docs, fields_of, mirror, type_name
+from vla.errors import ReflexError
+from vla.rl.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    """A rate."""
+    kind: Literal["a", "b"] = "a"
+    """Which
+    kind."""
+
+
+@dataclass(frozen=True)
+class Outer:
+    output: str
+    """Where to write."""
+    split: Literal["train", "eval"] = "train"
+    """Which states."""
+    tasks: list[int] | None = None
+    """Which tasks."""
+    sizes: tuple[int, ...] = (1, 2)
+    """Sizes."""
+    folder: Path = Path("here")
+    """A folder."""
+    inner: Inner = field(default_factory=Inner)
+    """A group."""
+    other: Inner | None = None
+
+
+def compose(*overrides: str) -> Outer:
+    # The files of `vla collect` name no field, so any dataclass can stand in for its own.
+    built = compose_config("collect", Outer, overrides).build()
+    assert isinstance(built, Outer)
+    return built
+
+
+def test_values_arrive_with_their_types_in_the_real_class() -> None:
+    config = compose(
+        "output=runs/a", "split=eval", "tasks=[0,3]", "sizes=[4]", "folder=x/y", "inner.kind=b", "inner.rate=1"
+    )
+    assert config == Outer("runs/a", "eval", [0, 3], (4,), Path("x/y"), Inner(1.0, "b"))
+    assert isinstance(config.inner.rate, float)
+    assert isinstance(config.sizes, tuple)
+
+
+def test_defaults_are_the_dataclass_defaults() -> None:
+    assert compose("output=runs/a") == Outer("runs/a")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("split=evaluate", "split must be one of train, eval; got 'evaluate'"),
+        ("inner.kind=c", "inner.kind must be one of a, b; got 'c'"),
+        ("inner.rate=fast", "inner.rate must be a number"),
+        ("tasks=3", "tasks must be a list of integers, e.g. [0,1] or null"),
+        ("tasks=[x]", "tasks must be a list of integers"),
+        ("outptu=a", "did you mean 'output'?"),
+        ("rate=1", "did you mean 'inner.rate'?"),
+        ("inner.rat=1", "did you mean 'inner.rate'?"),
+        ("inner=b", "inner is a group of fields: set them one by one, such as inner.rate=..."),
+        ("+new=1", "the fields are fixed"),
+        ("~tasks", "the fields are fixed"),
+        ("inner.rate=1,2", "names several values"),
+        ("verbose", "is not an override"),
+        ("folder=a(b", "cannot read 'folder=a(b'"),
+        ("output=null", "output must be text"),
+    ],
+)
+def test_a_wrong_override_names_the_field_and_the_cure(override: str, said: str) -> None:
+    with pytest.raises(ReflexError) as failure:
+        compose("output=runs/a", override)
+    assert said in str(failure.value)
+
+
+def test_a_mandatory_field_is_asked_for() -> None:
+    with pytest.raises(ReflexError, match=r"output has no default: give it as output="):
+        compose()
+
+
+def test_a_value_the_class_refuses_becomes_a_user_error() -> None:
+    @dataclass
+    class Positive:
+        count: int = 1
+
+        def __post_init__(self) -> None:
+            if self.count < 1:
+                raise ValueError("count must be positive")
+
+    with pytest.raises(ReflexError, match="count must be positive"):
+        build(Positive, {"count": 0})
+
+
+def test_docs_and_types_for_the_help_page() -> None:
+    assert field_docs(Inner) == {"rate": "A rate.", "kind": "Which kind."}
+    infos = {info.key: info for info in fields_of(Outer)}
+    assert infos["inner.kind"].doc == "Which kind."
+    assert type_name(infos["tasks"].annotation) == "list[int] or null"
+    assert type_name(infos["split"].annotation) == "train|eval"
+    assert describe(infos["folder"].annotation) == "a path"
+    assert "other.rate" in infos
+
+
+def test_the_mirror_can_be_changed_without_touching_the_default() -> None:
+    schema = mirror(Outer)
+    first, second = schema(), schema()
+    first.inner.rate = 9.0
+    assert second.inner.rate == Inner().rate
+
+
+def test_algorithms_differ_in_the_reward_alone() -> None:
+    srpo = compose_config("train", TrainConfig, ["algo=srpo"]).build()
+    grpo = compose_config("train", TrainConfig, ["algo=grpo"]).build()
+    assert (srpo.algo.reward, grpo.algo.reward) == ("srpo", "binary")
+    grpo.algo.reward = "srpo"
+    assert grpo == srpo
+
+
+def test_a_flag_beats_its_group() -> None:
+    config = compose_config("train", TrainConfig, ["suite=libero_10", "num_slots=3", "algo.clip_high=0.5"]).build()
+    assert (config.suite, config.num_slots, config.algo.clip_high) == ("libero_10", 3, 0.5)
+
+
+def test_every_suite_of_the_trainer_is_a_known_suite() -> None:
+    from sim.suites import SUITE_NAMES
+
+    groups = list_groups("train")
+    assert set(groups) == {"algo", "suite"}
+    assert set(groups["suite"]) <= set(SUITE_NAMES)
+    for name in groups["suite"]:
+        assert compose_config("train", TrainConfig, [f"suite={name}"]).build().suite == name
+    assert default_options("train") == {"algo": "srpo", "suite": "tabletop"}
+
+
+@pytest.mark.parametrize("wrong", ["suite=libero_spacial", "algo=srop"])
+def test_an_unknown_option_of_a_group(wrong: str) -> None:
+    with pytest.raises(ReflexError, match=r"has no option .* \(did you mean '(libero_spatial|srpo)'\?\)"):
+        compose_config("train", TrainConfig, [wrong])

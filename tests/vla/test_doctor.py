@@ -1,0 +1,116 @@
+"""The doctor: each check on both sides of its boundary, and probes that crash without taking it along."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vla import doctor
+from vla.doctor import GIGABYTE, Check
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), [((3, 10), "fail"), ((3, 11), "ok"), ((3, 12), "ok"), ((3, 13), "fail")]
+)
+def test_python_versions(version: tuple[int, int], status: str) -> None:
+    assert doctor.check_python(version).status == status
+
+
+def test_only_one_mujoco_will_do() -> None:
+    assert doctor.check_mujoco("3.3.0").status == "ok"
+    newer = doctor.check_mujoco("3.4.0")
+    assert newer.status == "fail"
+    assert newer.fix == "pip install mujoco==3.3.0"
+
+
+def test_disk_and_memory_and_threads_boundaries() -> None:
+    assert doctor.check_disk(Path.cwd(), GIGABYTE // 4).status == "fail"
+    assert doctor.check_disk(Path.cwd(), 2 * GIGABYTE).status == "warn"
+    assert doctor.check_disk(Path.cwd(), 50 * GIGABYTE).status == "ok"
+    assert doctor.check_memory(GIGABYTE // 2).status == "fail"
+    assert doctor.check_memory(2 * GIGABYTE).status == "warn"
+    assert doctor.check_memory(16 * GIGABYTE).status == "ok"
+    assert doctor.check_threads(cores=2, threads="8").status == "warn"
+    assert doctor.check_threads(cores=1, threads="1").status == "warn"
+    assert doctor.check_threads(cores=4, threads="2").status == "ok"
+
+
+def test_a_frame_is_drawn_here() -> None:
+    check = doctor.check_rendering()
+    assert check.status == "ok", check
+    assert check.detail
+
+
+def test_a_driver_that_crashes_is_a_line_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    check = doctor.check_rendering("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert check.status == "fail"
+    assert check.detail.startswith("crashed with SIGSEGV")
+
+
+def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+
+    def refuse(name: str) -> None:
+        if name == "libEGL.so.1":
+            raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(doctor.ctypes, "CDLL", refuse)
+    assert doctor.missing_gl_libraries() == {"libEGL.so.1": "libegl1"}
+    check = doctor.check_rendering("raise SystemExit(1)")
+    assert (check.status, check.detail, check.fix) == ("fail", "missing libEGL.so.1", "apt-get install libegl1")
+
+
+def test_egl_without_a_driver_is_told_from_egl_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.delenv("__EGL_VENDOR_LIBRARY_FILENAMES", raising=False)
+    monkeypatch.setenv("__EGL_VENDOR_LIBRARY_DIRS", str(tmp_path))
+    monkeypatch.setattr(doctor, "missing_gl_libraries", dict)
+    check = doctor.check_rendering()  # libEGL itself reads that variable, so this really finds no driver
+    assert check.status == "fail"
+    assert "no driver is registered" in check.detail
+    (tmp_path / "50_test.json").write_text("{}")
+    assert [path.name for path in doctor.egl_vendors()] == ["50_test.json"]
+
+
+def test_a_backend_chosen_by_hand_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    check = doctor.check_rendering()
+    assert check.status == "fail"
+    assert "nonsense" in check.name
+    assert check.fix == "set MUJOCO_GL=egl"
+
+
+def test_libero_without_assets_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LIBERO_ASSETS", str(tmp_path))
+    check = doctor.check_libero()
+    assert check.status == "warn"
+    assert check.fix
+
+
+def test_exit_status_and_json_follow_the_checks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, slow = Check("a", "ok", "fine"), Check("b", "warn", "slow", "do this")
+    bad = Check("c", "fail", "gone [x]", "get it")
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: good, lambda: slow))
+    assert doctor.main([]) == 0
+    assert "do this" in capsys.readouterr().out
+    assert doctor.main(["--brief"]) == 0
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: good, lambda: bad))
+    assert doctor.main(["--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] is False
+    assert document["checks"][1] == {"name": "c", "status": "fail", "detail": "gone [x]", "fix": "get it"}
+    assert doctor.main(["--brief"]) == 1
+    assert capsys.readouterr().err == "c: gone [x]. To fix: get it\n"
+
+
+def test_a_probe_that_hangs_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.2)
+    code, _, errors = doctor.run_probe("import time; time.sleep(60)")
+    assert code == 124
+    assert "nothing happened" in doctor.explain_exit(code, errors)
