@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vla.errors import ReflexError
-
-REWARDS = ("binary", "srpo")
-"""Reward modes: "binary" makes the trainer GRPO, "srpo" makes it SRPO; nothing else differs."""
 
 
 class ConfigError(ReflexError):
@@ -20,11 +18,11 @@ class ConfigError(ReflexError):
 class AlgoConfig:
     """GRPO and SRPO. Defaults suit a small policy; docs/train.md has the published values for 7B policies."""
 
-    reward: str = "srpo"
+    reward: Literal["binary", "srpo"] = "srpo"
     """"binary" (GRPO: 1 for success, else 0) or "srpo" (failures scored by nearness to the batch's successes)."""
     alpha: float = 0.8
     """What a failure is worth at most under "srpo", in [0, 1]; 0 is the binary reward."""
-    metric: str = "euclidean"
+    metric: Literal["euclidean", "cosine"] = "euclidean"
     """Distance between embeddings under "srpo": "euclidean" (the paper) or "cosine"."""
     frame_stride: int | None = None
     """Control steps between the extra frames rendered for the reward; null uses the frames of the decisions."""
@@ -66,14 +64,14 @@ class AlgoConfig:
     """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
     negative_weight: float = 1.0
     """Multiplies negative advantages; 1 is GRPO, about 0.5 helps small policies keep their entropy."""
-    aggregation: str = "token"
-    """"token": each token counts the same. "episode": each episode does, so long failures do not outweigh short successes."""
+    aggregation: Literal["token", "episode"] = "token"
+    """"token": each token counts the same. "episode": each episode does, so that long failures do not outweigh."""
     target_kl: float | None = 0.05
     """Stop an update when the mean KL per token to the sampling policy passes this; null for never."""
 
     def __post_init__(self) -> None:
         """Check every value. Raises `ConfigError`."""
-        _one_of("algo.reward", self.reward, REWARDS)
+        _one_of("algo.reward", self.reward, ("binary", "srpo"))
         _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
@@ -119,6 +117,8 @@ class TrainConfig:
     """Encoder of the "srpo" reward: "jepa" (a small one trained on first rollouts), "pixels", a folder, or a hub id."""
     encoder_episodes_per_task: int = 16
     """Rollouts per task that the "jepa" encoder is trained on."""
+    encoder_steps: int = 600
+    """Gradient steps of the "jepa" encoder's training."""
     demonstrations: str | None = None
     """LeRobot dataset whose episodes the "jepa" encoder is trained on as well; null for none."""
     iterations: int = 100
@@ -137,16 +137,16 @@ class TrainConfig:
     """Delete all but this many newest checkpoints; null keeps all."""
     seed: int = 0
     """Seed of everything random."""
-    num_workers: int = 2
-    """Simulator processes."""
+    num_workers: int | None = None
+    """Simulator processes; null for one per available core, 0 to simulate in this process."""
     num_slots: int = 32
     """Environments stepped together; the policy's batch size during rollouts."""
     max_frame_gigabytes: float = 8.0
     """Refuse a run whose frames could take more memory than this in one iteration."""
-    device: str = "cpu"
-    """Torch device of policy and encoder."""
+    device: str = "auto"
+    """Torch device of policy and encoder: "auto", "cpu", "cuda" or "cuda:<n>"."""
     torch_threads: int | None = None
-    """Threads of torch's CPU kernels; null for one per core."""
+    """Threads of torch's CPU kernels; null for one per available core."""
     resume: bool = False
     """Continue the run in `output` from its last checkpoint (from the start if it has none)."""
 
@@ -157,9 +157,12 @@ class TrainConfig:
                 raise ConfigError(f"{name} is empty; give it a value")
         if self.tasks is not None and (not self.tasks or len(set(self.tasks)) != len(self.tasks)):
             raise ConfigError(f"tasks is {self.tasks}; list each task once, or use null for all")
-        for name in ("iterations", "evaluation_episodes_per_task", "checkpoint_every", "num_workers", "num_slots"):
+        for name in ("iterations", "evaluation_episodes_per_task", "checkpoint_every", "num_slots"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("encoder_episodes_per_task", self.encoder_episodes_per_task, 1)
+        if self.num_workers is not None:
+            _at_least("num_workers", self.num_workers, 0)
+        for name in ("encoder_episodes_per_task", "encoder_steps"):
+            _at_least(name, getattr(self, name), 1)
         _at_least("evaluate_every", self.evaluate_every, 0)
         _at_least("seed", self.seed, 0)
         for name in ("image_size", "torch_threads", "keep_checkpoints"):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
-Stream = Literal["groups", "rollouts", "samples", "encoder"]
-"""What a random stream is for: choosing groups, sampling actions, drawing minibatches, the encoder's rollouts."""
+from vla.training.seeding import derive_seed
 
 
 @dataclass(frozen=True)
@@ -64,16 +62,10 @@ def choose_groups(
 
 
 def rollout_seeds(count: int, seed: int, iteration: int, sampling_round: int = 0) -> list[int]:
-    """`count` action-sampling seeds in [0, 2^63); two equal ones are as good as impossible."""
-    words = _sequence("rollouts", seed, iteration, sampling_round).generate_state(count, dtype=np.uint64)
-    return [int(word >> np.uint64(1)) for word in words]
+    """`count` action-sampling seeds, one for each rollout of a round."""
+    return [derive_seed("rollouts", seed, iteration, sampling_round, index) for index in range(count)]
 
 
-def stream_generator(stream: Stream, seed: int, iteration: int, sampling_round: int = 0) -> np.random.Generator:
-    """The generator of one purpose in one iteration; streams are independent of one another."""
-    return np.random.default_rng(_sequence(stream, seed, iteration, sampling_round))
-
-
-def _sequence(stream: Stream, seed: int, iteration: int, sampling_round: int) -> np.random.SeedSequence:
-    # Always four words: a SeedSequence pads shorter keys with zeros, which would make some keys equal.
-    return np.random.SeedSequence([get_args(Stream).index(stream), iteration, sampling_round, seed])
+def stream_generator(stream: str, seed: int, iteration: int, sampling_round: int = 0) -> np.random.Generator:
+    """The generator of one purpose (e.g. "groups", "samples") in one iteration; streams are independent."""
+    return np.random.default_rng(derive_seed(stream, seed, iteration, sampling_round))

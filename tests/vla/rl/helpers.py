@@ -1,0 +1,99 @@
+"""A trainable policy on the fake suite, and the trainer's parts for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sim.contract import ObservationBatch
+from tests.fakes import FakePolicy
+from vla.rl.config import AlgoConfig, TrainConfig
+from vla.rl.trainer import Components
+
+
+@dataclass(frozen=True)
+class FakeInputs:
+    """What the fake policy looks at: the state and the instruction."""
+
+    state: torch.Tensor
+    instruction: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def __getitem__(self, index: torch.Tensor) -> FakeInputs:
+        return FakeInputs(self.state[index], tuple(self.instruction[int(i)] for i in index))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[FakeInputs]) -> FakeInputs:
+        return cls(torch.cat([part.state for part in parts]), tuple(text for part in parts for text in part.instruction))
+
+
+class TrainableFakePolicy(FakePolicy):
+    """The shared fake policy with prepared inputs and a `from_pretrained`."""
+
+    def prepare(self, observations: ObservationBatch) -> FakeInputs:
+        return FakeInputs(torch.from_numpy(observations["state"]), tuple(observations["instruction"]))
+
+    def log_prob_from_inputs(
+        self, inputs: FakeInputs, tokens: torch.Tensor, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        observations: Any = {"state": inputs.state.numpy(), "instruction": list(inputs.instruction)}
+        return self.log_prob(observations, tokens, temperature)
+
+
+def load_fake_policy(path_or_name: str, device: str) -> TrainableFakePolicy:
+    """A saved fake policy, or "weak": one that overshoots sideways and often fails."""
+    policy = TrainableFakePolicy(gain=0.15)
+    if path_or_name == "weak":
+        with torch.no_grad():
+            policy.bias[0] = 0.25
+    else:
+        values = json.loads((Path(path_or_name) / "config.json").read_text())
+        with torch.no_grad():
+            policy.gain.fill_(values["gain"])
+            policy.bias.copy_(torch.tensor(values["bias"]))
+    return policy.to(device)
+
+
+def components(log: list[str] | None = None) -> Components:
+    return Components("tests.fakes:get_suite", load_fake_policy, (log if log is not None else []).append)
+
+
+def small_config(output: Path, **changes: Any) -> TrainConfig:
+    """A run of a few seconds; keys with `algo_` go to the algorithm."""
+    algo: dict[str, Any] = {
+        "reward": "binary",
+        "group_size": 4,
+        "groups_per_iteration": 6,
+        "minibatch_size": 32,
+        "learning_rate": 0.02,
+        "warmup_iterations": 2,
+    }
+    algo |= {key.removeprefix("algo_"): value for key, value in changes.items() if key.startswith("algo_")}
+    settings: dict[str, Any] = {
+        "suite": "fake",
+        "policy": "weak",
+        "output": str(output),
+        "encoder": "pixels",
+        "iterations": 4,
+        "evaluate_every": 2,
+        "evaluation_episodes_per_task": 4,
+        "checkpoint_every": 2,
+        "num_workers": 0,
+        "num_slots": 8,
+        "device": "cpu",
+        "torch_threads": 1,
+    }
+    settings |= {key: value for key, value in changes.items() if not key.startswith("algo_")}
+    return TrainConfig(algo=AlgoConfig(**algo), **settings)
+
+
+def random_generator() -> np.random.Generator:
+    return np.random.default_rng(0)

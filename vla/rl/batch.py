@@ -1,0 +1,158 @@
+"""Rollouts of one iteration, reduced to what the update needs, and the decisions (samples) they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sim.contract import ObservationBatch
+from vla.data.episode import Episode
+from vla.policies.protocol import Policy, PolicySpec
+from vla.rl.advantages import LengthNormalisation, length_weights
+from vla.rl.rollout import decision_indices
+
+
+class PreparedInputs(Protocol):
+    """A policy's inputs as tensors, B samples long."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: torch.Tensor) -> Self:
+        """The samples at `index` [b]."""
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Any]) -> Self:
+        """Join along the batch axis."""
+
+
+class TrainablePolicy(Policy, Protocol):
+    """A policy whose log-probabilities can be differentiated on inputs prepared once."""
+
+    def prepare(self, observations: ObservationBatch) -> Any:
+        """Observations as `PreparedInputs` on the CPU, pictures as uint8 at the network's resolution."""
+
+    def log_prob_from_inputs(
+        self, inputs: Any, tokens: torch.Tensor, temperature: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [B, K] of `tokens` [B, K] and entropies [B, K], differentiable."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """What an optimiser may change, where it requires a gradient."""
+
+    def eval(self) -> Any:
+        """Switch off everything random in the network."""
+
+
+@dataclass
+class Rollout:
+    """One rollout of D decisions, without its frames."""
+
+    task_id: int
+    success: bool
+    record: dict[str, Any]
+    """Its line of `episodes.jsonl`."""
+    tokens: NDArray[np.int64]  # [D, K]
+    log_probs: NDArray[np.float32]  # [D, K] under the policy that sampled them
+    executed: NDArray[np.bool_]  # [D, K]
+    inputs: Any = field(repr=False)
+    """What the policy saw at each decision, prepared; None once the rollout can teach nothing."""
+
+    @classmethod
+    def from_episode(cls, episode: Episode, policy: TrainablePolicy) -> Rollout:
+        """Keep what the update needs. Raises `ValueError` when the episode has no tokens or log-probabilities."""
+        if episode.tokens is None or episode.log_probs is None:
+            raise ValueError("a rollout without tokens and log-probabilities cannot be trained on")
+        kept = decision_indices(episode, policy.spec.execute_steps)
+        inputs = policy.prepare(
+            ObservationBatch(
+                image=episode.images[kept],
+                wrist_image=episode.wrist_images[kept],
+                state=episode.states[kept],
+                instruction=[episode.instruction] * len(kept),
+            )
+        )
+        return cls(
+            task_id=episode.task_id,
+            success=episode.success,
+            record=episode.record(),
+            tokens=episode.tokens,
+            log_probs=episode.log_probs,
+            executed=executed_tokens(episode.length, len(episode.tokens), policy.spec),
+            inputs=inputs,
+        )
+
+
+def executed_tokens(length: int, decisions: int, spec: PolicySpec) -> NDArray[np.bool_]:
+    """[D, K] which tokens' actions were executed in an episode of `length` steps; tokens are laid out step by step.
+
+    The rest (planned beyond `execute_steps`, or after success ended the episode) had no influence on the outcome.
+    """
+    steps = np.clip(length - np.arange(decisions) * spec.execute_steps, 0, spec.execute_steps)
+    step_of_token = np.arange(spec.tokens_per_chunk) // (spec.tokens_per_chunk // spec.chunk_horizon)
+    return np.asarray(step_of_token[None, :] < steps[:, None])
+
+
+@dataclass(frozen=True)
+class Samples:
+    """S decisions to learn from."""
+
+    inputs: Any  # S prepared inputs
+    tokens: torch.Tensor  # [S, K]
+    old_log_probs: torch.Tensor  # [S, K]
+    executed: torch.Tensor  # [S, K] bool
+    advantages: torch.Tensor  # [S]
+    weights: torch.Tensor  # [S] what one token counts
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: torch.Tensor) -> Samples:
+        return Samples(
+            self.inputs[index],
+            self.tokens[index],
+            self.old_log_probs[index],
+            self.executed[index],
+            self.advantages[index],
+            self.weights[index],
+        )
+
+    def to(self, device: torch.device) -> Samples:
+        """Copy to a device; the inputs stay where they are, the policy moves them itself."""
+        moved = (self.tokens, self.old_log_probs, self.executed, self.advantages, self.weights)
+        return Samples(self.inputs, *(tensor.to(device) for tensor in moved))
+
+
+def build_samples(
+    rollouts: Sequence[Rollout],
+    advantages: NDArray[np.float32],
+    normalisation: LengthNormalisation,
+    max_samples: int | None,
+    generator: np.random.Generator,
+) -> Samples | None:
+    """All decisions of the rollouts whose advantage [N] is not 0; at most `max_samples`, drawn with `generator`.
+
+    None when no rollout has an advantage.
+    """
+    chosen = [index for index in range(len(rollouts)) if advantages[index] != 0]
+    if not chosen:
+        return None
+    used = [rollouts[index] for index in chosen]
+    decisions = [len(rollout.tokens) for rollout in used]
+    token_counts = [int(rollout.executed.sum()) for rollout in used]
+    samples = Samples(
+        inputs=type(used[0].inputs).concatenate([rollout.inputs for rollout in used]),
+        tokens=torch.from_numpy(np.concatenate([rollout.tokens for rollout in used])),
+        old_log_probs=torch.from_numpy(np.concatenate([rollout.log_probs for rollout in used])),
+        executed=torch.from_numpy(np.concatenate([rollout.executed for rollout in used])),
+        advantages=torch.from_numpy(np.repeat(advantages[chosen], decisions)),
+        weights=torch.from_numpy(np.repeat(length_weights(token_counts, normalisation), decisions)),
+    )
+    if max_samples is not None and len(samples) > max_samples:
+        drawn = np.sort(generator.choice(len(samples), max_samples, replace=False))
+        return samples[torch.from_numpy(drawn)]
+    return samples

@@ -1,0 +1,215 @@
+"""Collecting an iteration's batch: rollouts, rewards, dynamic sampling, advantages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.contract import Suite
+from sim.pool import EnvironmentPool, EpisodeRequest
+from vla.data.episode import Episode
+from vla.rl.advantages import group_advantages, group_spread
+from vla.rl.batch import Rollout, TrainablePolicy
+from vla.rl.config import AlgoConfig
+from vla.rl.rewards import RewardModel, Scores
+from vla.rl.rollout import RolloutRequest, collect_rollouts
+from vla.rl.sampler import GroupRequest, choose_groups
+
+MINIMUM_SPREAD = 1e-4
+"""Rewards of a group that differ by less count as equal: such a group teaches nothing."""
+
+EMBEDDING_BATCH = 32
+"""Rollouts embedded together."""
+
+FRAME_BUDGET = 1 << 30
+"""Bytes of rendered frames that may be in memory together; what the update keeps is at the network's resolution."""
+
+
+@dataclass
+class Batch:
+    """The rollouts of one iteration, groups in a row."""
+
+    rollouts: list[Rollout] = field(default_factory=list)
+    embeddings: list[NDArray[np.float32]] = field(default_factory=list)
+    """[D] one for each rollout."""
+    groups: list[int] = field(default_factory=list)
+    """Group of each rollout, numbered from 0 in order of sampling."""
+    rewards: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    advantages: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def successes(self) -> NDArray[np.bool_]:
+        """[N]"""
+        return np.array([rollout.success for rollout in self.rollouts], dtype=bool)
+
+    @property
+    def task_ids(self) -> NDArray[np.int64]:
+        """[N]"""
+        return np.array([rollout.task_id for rollout in self.rollouts], dtype=np.int64)
+
+
+def collect_batch(
+    policy: TrainablePolicy,
+    pool: EnvironmentPool,
+    suite: Suite,
+    reward: RewardModel,
+    init_states: Mapping[int, int],
+    algo: AlgoConfig,
+    *,
+    seed: int,
+    iteration: int,
+) -> Batch:
+    """Roll out groups until `groups_per_iteration` of them have different rewards, or a limit is reached.
+
+    Dynamic sampling: groups whose rewards are all equal carry no gradient and are replaced by groups from other initial
+    states. It ends after `max_sampling_rounds`, or when no initial state is left, so it never loops for ever. Rewards
+    are scored over everything rolled out in the iteration: under SRPO the successes of a dropped group still are
+    references, and a group without any success is kept when another group of its task succeeded.
+    """
+    batch = Batch()
+    starts: set[tuple[int, int]] = set()
+    seconds = {"rollout": 0.0, "encode": 0.0}
+    kept, rounds = 0, 0
+    scores = Scores(batch.rewards, {})
+    while rounds < algo.max_sampling_rounds and kept < algo.groups_per_iteration:
+        missing = algo.groups_per_iteration - kept
+        requests = choose_groups(
+            init_states, missing, algo.group_size, seed=seed, iteration=iteration, sampling_round=rounds, exclude=starts
+        )
+        if not requests:
+            break
+        roll_out(policy, pool, suite, reward, requests, batch, algo, seconds)
+        starts.update(request.start for request in requests)
+        scores = reward.score(np.stack(batch.embeddings), batch.successes, batch.task_ids)
+        kept = sum(spread >= MINIMUM_SPREAD for spread in group_spread(scores.rewards, batch.groups).values())
+        _release(batch, scores.rewards, reward.compares_rollouts)
+        rounds += 1
+    batch.rewards = scores.rewards
+    batch.advantages = group_advantages(
+        scores.rewards, batch.groups, negative_weight=algo.negative_weight, minimum_spread=MINIMUM_SPREAD
+    )
+    batch.metrics = {
+        **batch_metrics(batch),
+        **scores.metrics,
+        "groups/rounds": float(rounds),
+        "groups/stalled": float(kept < algo.groups_per_iteration),
+        "time/rollout_seconds": seconds["rollout"],
+        "time/encode_seconds": seconds["encode"],
+    }
+    return batch
+
+
+def roll_out(
+    policy: TrainablePolicy,
+    pool: EnvironmentPool,
+    suite: Suite,
+    reward: RewardModel,
+    requests: Sequence[GroupRequest],
+    batch: Batch,
+    algo: AlgoConfig,
+    seconds: dict[str, float],
+) -> None:
+    """Roll out groups and append them to the batch; frames are dropped as soon as a rollout is embedded."""
+    wanted = [
+        RolloutRequest(EpisodeRequest(group.task_id, "train", group.init_state_id), seed)
+        for group in requests
+        for seed in group.seeds
+    ]
+    rollouts: dict[int, Rollout] = {}
+    embeddings: dict[int, NDArray[np.float32]] = {}
+    waiting: list[tuple[int, Episode]] = []
+
+    def embed() -> None:
+        started = time.perf_counter()
+        if waiting:
+            rows = reward.embed([episode for _, episode in waiting])
+            embeddings.update((index, row) for (index, _), row in zip(waiting, rows, strict=True))
+            waiting.clear()
+        seconds["encode"] += time.perf_counter() - started
+
+    def finished(index: int, episode: Episode) -> None:
+        rollouts[index] = Rollout.from_episode(episode, policy)
+        waiting.append((index, episode))
+        if len(waiting) == EMBEDDING_BATCH:
+            embed()
+
+    started, encoded = time.perf_counter(), seconds["encode"]
+    play_episodes(policy, pool, suite, wanted, algo, finished)
+    embed()
+    seconds["rollout"] += time.perf_counter() - started - (seconds["encode"] - encoded)
+    first_group = batch.groups[-1] + 1 if batch.groups else 0
+    batch.rollouts.extend(rollouts[index] for index in range(len(wanted)))
+    batch.embeddings.extend(embeddings[index] for index in range(len(wanted)))
+    batch.groups.extend(first_group + number for number, group in enumerate(requests) for _ in group.seeds)
+
+
+def batch_metrics(batch: Batch) -> dict[str, float]:
+    """What the batch looked like, before any update."""
+    successes, tasks, groups = batch.successes, batch.task_ids, np.array(batch.groups)
+    spread = group_spread(batch.rewards, groups)
+    kept = [group for group, value in spread.items() if value >= MINIMUM_SPREAD]
+    share = {group: float(successes[groups == group].mean()) for group in spread}
+    failures = ~successes
+    steps = np.array([rollout.record["steps"] for rollout in batch.rollouts])
+    return {
+        "train/reward": float(batch.rewards.mean()),
+        "train/success_rate": float(successes.mean()),
+        "train/steps": float(steps.mean()),
+        **{f"train/task_{task}": float(successes[tasks == task].mean()) for task in np.unique(tasks).tolist()},
+        "train/episodes": float(len(batch.rollouts)),
+        "groups/kept": float(len(kept)),
+        "groups/dropped": float(len(spread) - len(kept)),
+        "groups/all_succeeded": float(sum(value == 1 for value in share.values())),
+        "groups/all_failed": float(sum(value == 0 for value in share.values())),
+        "groups/kept_without_success": float(sum(share[group] == 0 for group in kept)),
+        "advantage/positive_failures": float((batch.advantages[failures] > 0).mean()) if failures.any() else 0.0,
+    }
+
+
+def play_episodes(
+    policy: TrainablePolicy,
+    pool: EnvironmentPool,
+    suite: Suite,
+    wanted: Sequence[RolloutRequest],
+    algo: AlgoConfig,
+    finished: Callable[[int, Episode], None],
+) -> None:
+    """Play episodes in portions whose frames fit `FRAME_BUDGET`; usually that is one portion."""
+    horizon = max(suite.horizon(task) for task in {item.request.task_id for item in wanted})
+    frames = horizon // min(algo.frame_stride or horizon, policy.spec.execute_steps) + 2
+    portion = max(pool.num_slots, FRAME_BUDGET // (frames * 2 * 3 * suite.image_size**2))
+    for first in range(0, len(wanted), portion):
+        collect_rollouts(
+            policy,
+            pool,
+            suite,
+            wanted[first : first + portion],
+            mode="sample",
+            temperature=algo.temperature,
+            on_episode=partial(_finished_in_portion, finished, first),
+            frame_stride=algo.frame_stride,
+        )
+
+
+def _finished_in_portion(finished: Callable[[int, Episode], None], first: int, index: int, episode: Episode) -> None:
+    finished(first + index, episode)
+
+
+def _release(batch: Batch, rewards: NDArray[np.float32], compares_rollouts: bool) -> None:
+    """Drop the inputs of rollouts that can never be learnt from, whatever the next sampling round brings.
+
+    A group of successes only has equal rewards under every reward; a group of failures only may still gain a spread
+    where rewards compare rollouts.
+    """
+    successes, groups = batch.successes, np.array(batch.groups)
+    for group, spread in group_spread(rewards, groups).items():
+        members = np.flatnonzero(groups == group)
+        if spread < MINIMUM_SPREAD and (successes[members].all() or not compares_rollouts):
+            for member in members:
+                batch.rollouts[member].inputs = None

@@ -1,0 +1,99 @@
+"""Reward models: what a batch of rollouts is worth. The only part in which GRPO and SRPO differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla.data.episode import Episode
+from vla.rl.srpo_reward import Metric, srpo_rewards
+from world_models.encoders.base import VideoEncoder, sample_frames
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Rewards [N] of a batch and their telemetry."""
+
+    rewards: NDArray[np.float32]
+    metrics: dict[str, float]
+
+
+class RewardModel(Protocol):
+    """Rollouts are embedded as they end, so that their frames can be dropped, and scored together."""
+
+    @property
+    def compares_rollouts(self) -> bool:
+        """Whether a rollout's reward depends on the others of its task."""
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, D] one row for each rollout, from its own frames alone."""
+
+    def score(
+        self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
+    ) -> Scores:
+        """Rewards of a batch from embeddings [N, D], successes [N] and tasks [N]; a success gets 1, a failure less."""
+
+
+class BinaryReward:
+    """1 for a success, 0 for a failure: GRPO."""
+
+    compares_rollouts = False
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """Nothing is looked at: [n, 0]."""
+        return np.zeros((len(episodes), 0), dtype=np.float32)
+
+    def score(
+        self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
+    ) -> Scores:
+        """1 and 0."""
+        return Scores(successes.astype(np.float32), {})
+
+
+class SrpoReward:
+    """The SRPO reward (`vla.rl.srpo_reward`) on a frozen video encoder's embeddings of third-person frames."""
+
+    compares_rollouts = True
+
+    def __init__(
+        self, encoder: VideoEncoder, alpha: float = 0.8, metric: Metric = "euclidean", max_frames: int = 16
+    ) -> None:
+        """`max_frames` evenly spaced frames of a rollout are embedded, the first and the last always among them."""
+        self._encoder, self._alpha, self._metric, self._max_frames = encoder, alpha, metric, max_frames
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
+        return self._encoder.encode([rollout_clip(episode, self._max_frames) for episode in episodes])
+
+    def score(
+        self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
+    ) -> Scores:
+        """A failure whose embedding is not finite gets 0 and is counted."""
+        result = srpo_rewards(embeddings, successes, task_ids, alpha=self._alpha, metric=self._metric, invalid="zero")
+        failures = result.rewards[~successes]
+        clusters, centres = result.clusters_per_task.values(), result.centres_per_task.values()
+        return Scores(
+            result.rewards,
+            {
+                "reward/failure_mean": float(failures.mean()) if failures.size else 0.0,
+                "reward/clusters": float(np.mean(list(clusters))) if clusters else 0.0,
+                "reward/centres": float(np.mean(list(centres))) if centres else 0.0,
+                "reward/noise_share": result.noise_share,
+                "reward/tasks_without_success": float(sum(count == 0 for count in centres)),
+                "reward/invalid_embeddings": float(result.invalid_failures + result.invalid_successes),
+            },
+        )
+
+
+def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:
+    """The third-person frames [T, H, W, 3] of one rollout that an encoder sees, 2 <= T <= max_frames, in an own array.
+
+    A rollout with a single frame holds it: a clip of one frame has no motion to encode.
+    """
+    count = min(max(len(episode.images), 2), max_frames)
+    clip: NDArray[np.uint8] = episode.images[sample_frames(len(episode.images), count)]
+    return clip

@@ -1,0 +1,259 @@
+"""GRPO and SRPO: one trainer, in which the reward is the only difference.
+
+An iteration: choose groups of rollouts from one initial state each, roll them out, score them, replace groups that
+teach nothing, normalise rewards within each group, take clipped policy-gradient steps. An iteration is a function of
+the seed, its number and the policy, so a run killed at any moment and resumed writes the metrics of one never killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from sim.contract import Suite
+from sim.pool import EnvironmentPool
+from vla.evaluation.protocol import Protocol
+from vla.evaluation.runner import evaluate
+from vla.policies import load_policy
+from vla.rl.batch import TrainablePolicy, build_samples
+from vla.rl.collection import collect_batch
+from vla.rl.config import TrainConfig
+from vla.rl.interrupts import held_interrupts
+from vla.rl.progress import evaluation_line, iteration_line
+from vla.rl.rewards import RewardModel
+from vla.rl.sampler import stream_generator
+from vla.rl.setup import check_frame_memory, chosen_tasks, make_reward, make_suite, open_reference, open_state
+from vla.rl.state import TrainingState, save_state
+from vla.rl.update import learning_rate, update_policy
+from vla.training.devices import available_cpus, resolve_device, set_threads
+from vla.training.run_folder import RunFolder
+from vla.training.seeding import derive_seed, seed_everything
+
+
+@dataclass(frozen=True)
+class Components:
+    """Where a run gets its parts from; other sources make the trainer work on other suites and policies."""
+
+    suite_factory: str = "sim.suites:get_suite"
+    """Import path of `(name, image_size) -> Suite`; the simulator processes import it as well."""
+    load_policy: Callable[[str, str], TrainablePolicy] = load_policy
+    """`(folder or name, device) -> policy`."""
+    log: Callable[[str], None] = field(default_factory=lambda: Console(soft_wrap=True, highlight=False).print)
+    """Where progress lines go."""
+
+
+def train(config: TrainConfig, components: Components | None = None) -> dict[str, Any]:
+    """Train a policy into the run folder `config.output`; returns the summary written there.
+
+    Ctrl-C leaves a checkpoint of the last whole iteration and raises `KeyboardInterrupt`.
+
+    Raises:
+        ReflexError: something in the configuration, the policy or the run folder cannot be used.
+        EnvironmentRequestError: the suite cannot serve the run.
+        WorldModelError: the encoder cannot be loaded or trained.
+    """
+    started = time.perf_counter()
+    components = components or Components()
+    set_threads(config.torch_threads)
+    config = replace(config, device=str(resolve_device(config.device)))
+    seed_everything(derive_seed("train", config.seed) % 2**32)
+    suite = make_suite(components.suite_factory, config)
+    tasks = chosen_tasks(config, suite)
+    workers = available_cpus() if config.num_workers is None else config.num_workers
+    with RunFolder(config.output, resume=config.resume) as run:
+        state = open_state(run, config, components.load_policy)
+        check_frame_memory(config, state.policy.spec, suite, tasks)
+        run.write_config(asdict(config))
+        run.write_protocol(Protocol.of(suite, "eval", "greedy", 1.0, config.seed).document())
+        reference = open_reference(run, config, components.load_policy)
+        slots = config.num_slots
+        with EnvironmentPool(
+            config.suite, slots, min(workers, slots), config.image_size, factory=components.suite_factory
+        ) as pool:
+            trainer = Trainer(config, run, suite, tasks, pool, state, reference, components.log, started)
+            return trainer.run_to_the_end()
+
+
+class Trainer:
+    """A run in progress. `run_to_the_end` is the algorithm's outer loop, `iterate` one iteration."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        suite: Suite,
+        tasks: list[int],
+        pool: EnvironmentPool,
+        state: TrainingState,
+        reference: TrainablePolicy | None,
+        log: Callable[[str], None],
+        started: float,
+    ) -> None:
+        self.config, self.run, self.suite, self.tasks, self.pool = config, run, suite, tasks, pool
+        self.state, self.reference, self.log = state, reference, log
+        self._init_states = {task: suite.num_init_states(task, "train") for task in tasks}
+        self._clock_origin = started - state.progress.seconds
+        self._first_iteration, self._first_iteration_clock = state.progress.iteration, 0.0
+        self._evaluations = [line for line in run.read_metrics() if "eval/success_rate" in line]
+
+    def run_to_the_end(self) -> dict[str, Any]:
+        """Iterate and evaluate until there is a reason to stop; checkpoint whatever happens in between."""
+        fresh = self.state.saved_iteration < 0
+        reward = make_reward(
+            self.config, self.run, self.state, self.pool, self.suite, self.tasks, fresh=fresh, log=self.log
+        )
+        if fresh:
+            self.checkpoint()
+        self._first_iteration_clock = self.seconds
+        try:
+            while True:
+                reason = self.reason_to_stop()
+                self.evaluate_if_due(last=reason is not None)
+                reason = reason or self.target_reached()
+                if reason is not None:
+                    break
+                self.iterate(reward)
+        except KeyboardInterrupt:
+            self.checkpoint()
+            self.log(
+                f"stopped after iteration {self.state.progress.iteration}; {self.run.path} holds a whole checkpoint"
+            )
+            raise
+        self.checkpoint()
+        return self.summarise(reason)
+
+    def iterate(self, reward: RewardModel) -> None:
+        """One iteration: batch, update, record."""
+        config, algo, state, iteration = self.config, self.config.algo, self.state, self.state.progress.iteration
+        started = time.perf_counter()
+        torch.manual_seed(derive_seed("torch", config.seed, iteration))
+        state.policy.eval()
+        batch = collect_batch(
+            state.policy, self.pool, self.suite, reward, self._init_states, algo, seed=config.seed, iteration=iteration
+        )
+        generator = stream_generator("samples", config.seed, iteration)
+        samples = build_samples(
+            batch.rollouts, batch.advantages, algo.aggregation, algo.max_samples_per_update, generator
+        )
+        with held_interrupts():  # from here on the policy changes; the record must follow
+            update_started = time.perf_counter()
+            update = {"update/samples": 0.0, "update/learning_rate": learning_rate(algo, iteration)}
+            if samples is not None:
+                update = update_policy(
+                    state.policy,
+                    state.optimiser,
+                    samples,
+                    algo,
+                    iteration=iteration,
+                    generator=generator,
+                    reference=self.reference,
+                )
+            progress = state.progress
+            progress.iteration += 1
+            progress.episodes += len(batch.rollouts)
+            progress.control_steps += sum(int(rollout.record["steps"]) for rollout in batch.rollouts)
+            progress.seconds = self.seconds
+            metrics = {
+                **batch.metrics,
+                **update,
+                "progress/episodes": float(progress.episodes),
+                "progress/control_steps": float(progress.control_steps),
+                "time/update_seconds": time.perf_counter() - update_started,
+                "time/iteration_seconds": time.perf_counter() - started,
+                "time/total_seconds": progress.seconds,
+            }
+            self.run.append_metrics(progress.iteration, metrics)
+            self.run.append_episodes(
+                [
+                    {**rollout.record, "group": group, "reward": float(value)}
+                    for rollout, group, value in zip(batch.rollouts, batch.groups, batch.rewards, strict=True)
+                ],
+                step=progress.iteration,
+            )
+            if progress.iteration % config.checkpoint_every == 0:
+                self.checkpoint()
+        self.log(iteration_line(progress.iteration, config.iterations, metrics, self._seconds_left()))
+
+    def evaluate_if_due(self, last: bool) -> None:
+        """Held-out success, once for an iteration, also over a resume."""
+        config, iteration = self.config, self.state.progress.iteration
+        if config.evaluate_every == 0 or (iteration % config.evaluate_every and not last):
+            return
+        if self._evaluations and self._evaluations[-1]["step"] == iteration:
+            return
+        started = time.perf_counter()
+        result = evaluate(
+            self.state.policy,
+            self.suite,
+            self.pool,
+            tasks=self.tasks,
+            episodes_per_task=config.evaluation_episodes_per_task,
+            seed=config.seed,
+        )
+        metrics = {
+            **result.metrics(),
+            "progress/episodes": float(self.state.progress.episodes),
+            "time/evaluation_seconds": time.perf_counter() - started,
+        }
+        with held_interrupts():
+            self.run.append_episodes(result.records, step=iteration)
+            self.run.append_metrics(iteration, metrics)  # last: without it the evaluation counts as not made
+            self._evaluations.append({"step": iteration, **metrics})
+        self.log(evaluation_line(iteration, metrics))
+
+    def reason_to_stop(self) -> str | None:
+        """ "iterations" or "minutes" when that limit is reached."""
+        if self.state.progress.iteration >= self.config.iterations:
+            return "iterations"
+        if self.config.max_minutes is not None and self.seconds >= 60 * self.config.max_minutes:
+            return "minutes"
+        return None
+
+    def target_reached(self) -> str | None:
+        """ "target" when the newest evaluation reached `target_success`."""
+        target = self.config.target_success
+        if target is None or not self._evaluations or self._evaluations[-1]["eval/success_rate"] < target:
+            return None
+        return "target"
+
+    def checkpoint(self) -> None:
+        """Save the state unless this iteration's is saved already."""
+        if self.state.saved_iteration != self.state.progress.iteration:
+            with held_interrupts():
+                save_state(self.run, self.state, self.config.keep_checkpoints)
+
+    def summarise(self, reason: str) -> dict[str, Any]:
+        """Write and return `summary.json`."""
+        progress = self.state.progress
+        names = ("success_rate", "episodes", "wilson_low", "wilson_high")
+        evaluations = [{name: line[f"eval/{name}"] for name in names} for line in self._evaluations]
+        summary: dict[str, Any] = {
+            **(evaluations[-1] if evaluations else {}),
+            "start": evaluations[0] if evaluations else None,
+            "reward": self.config.algo.reward,
+            "policy": str(self.run.checkpoints_path / "last"),
+            "iterations": progress.iteration,
+            "training_episodes": progress.episodes,
+            "control_steps": progress.control_steps,
+            "wall_seconds": self.seconds,
+            "stopped_by": reason,
+        }
+        self.run.write_summary(summary)
+        return summary
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the run so far, over all resumes."""
+        return time.perf_counter() - self._clock_origin
+
+    def _seconds_left(self) -> float:
+        done = self.state.progress.iteration - self._first_iteration
+        each = (self.seconds - self._first_iteration_clock) / max(done, 1)
+        left = each * (self.config.iterations - self.state.progress.iteration)
+        limit = self.config.max_minutes
+        return left if limit is None else max(0.0, min(left, 60 * limit - self.seconds))

@@ -1,0 +1,169 @@
+"""One policy update: clipped policy gradient in minibatches of decisions, with early stopping."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vla.errors import ReflexError
+from vla.rl.batch import Samples, TrainablePolicy
+from vla.rl.config import AlgoConfig
+from vla.rl.losses import LossTerms, policy_loss
+
+
+@dataclass
+class Totals:
+    """Running sums over tokens, and what they say about an update."""
+
+    tokens: int = 0
+    loss: float = 0.0
+    clipped: float = 0.0
+    approximate_kl: float = 0.0
+    reference_kl: float = 0.0
+    entropy: float = 0.0
+
+    def add(self, terms: LossTerms) -> None:
+        """Count a (micro) batch in."""
+        self.tokens += terms.tokens
+        self.loss += float(terms.loss.detach())
+        self.clipped += terms.clipped
+        self.approximate_kl += terms.approximate_kl
+        self.reference_kl += terms.reference_kl
+        self.entropy += terms.entropy
+
+    def merge(self, other: Totals) -> None:
+        """Add another's sums."""
+        for name in vars(self):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def metrics(self) -> dict[str, float]:
+        """Means over tokens, under the keys of `metrics.jsonl`."""
+        tokens = max(self.tokens, 1)
+        return {
+            "update/loss": self.loss / tokens,
+            "update/clip_share": self.clipped / tokens,
+            "update/kl": self.approximate_kl / tokens,
+            "update/reference_kl": self.reference_kl / tokens,
+            "update/entropy": self.entropy / tokens,
+        }
+
+
+def make_optimiser(policy: TrainablePolicy, algo: AlgoConfig) -> torch.optim.AdamW:
+    """AdamW over the parameters that require a gradient. Raises `ReflexError` when there is none."""
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ReflexError(f"policy {policy.policy_id} has no trainable parameter; unfreeze some of it before training")
+    return torch.optim.AdamW(parameters, lr=algo.learning_rate, weight_decay=algo.weight_decay)
+
+
+def learning_rate(algo: AlgoConfig, iteration: int) -> float:
+    """The learning rate of an iteration (0 is the first): linear warm-up, then constant."""
+    return algo.learning_rate * min(1.0, (iteration + 1) / max(1, algo.warmup_iterations))
+
+
+def update_policy(
+    policy: TrainablePolicy,
+    optimiser: torch.optim.Optimizer,
+    samples: Samples,
+    algo: AlgoConfig,
+    *,
+    iteration: int,
+    generator: np.random.Generator,
+    reference: TrainablePolicy | None = None,
+) -> dict[str, float]:
+    """`update_epochs` passes over the samples; one optimiser step for each minibatch.
+
+    Stops before the step of the first minibatch whose mean KL per token to the sampling policy exceeds `target_kl`. The
+    ratio of the very first minibatch must be 1: `update/first_ratio_error` is its largest deviation, and a large value
+    means that sampling and training do not compute the same probabilities.
+
+    Raises `ReflexError` when the gradient is not finite; the policy is then unchanged by that step.
+    """
+    policy.eval()
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    samples = samples.to(parameters[0].device)
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(algo, iteration)
+    totals = Totals()
+    norms: list[float] = []
+    first_ratio_error, stopped = 0.0, False
+    for order in minibatches(len(samples), algo.minibatch_size, algo.update_epochs, generator):
+        optimiser.zero_grad(set_to_none=True)
+        minibatch, ratio_error = accumulate_gradient(policy, samples, order, algo, reference)
+        if not norms:
+            first_ratio_error = ratio_error
+        if algo.target_kl is not None and minibatch.approximate_kl > algo.target_kl * minibatch.tokens:
+            stopped = True
+            break
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, algo.max_gradient_norm))
+        if not math.isfinite(norm):
+            raise ReflexError(
+                f"the policy gradient of iteration {iteration + 1} is not finite; resume from the last checkpoint with "
+                "a lower algo.learning_rate in a new output folder"
+            )
+        optimiser.step()
+        norms.append(norm)
+        totals.merge(minibatch)
+    optimiser.zero_grad(set_to_none=True)
+    return {
+        **totals.metrics(),
+        "update/gradient_norm": float(np.mean(norms)) if norms else 0.0,
+        "update/steps": float(len(norms)),
+        "update/samples": float(len(samples)),
+        "update/stopped_early": float(stopped),
+        "update/learning_rate": learning_rate(algo, iteration),
+        "update/first_ratio_error": first_ratio_error,
+    }
+
+
+def minibatches(count: int, size: int, epochs: int, generator: np.random.Generator) -> list[torch.Tensor]:
+    """Index tensors of shuffled minibatches of nearly equal size, at most `size`; each epoch covers all once."""
+    parts = math.ceil(count / size)
+    return [
+        torch.from_numpy(part) for _ in range(epochs) for part in np.array_split(generator.permutation(count), parts)
+    ]
+
+
+def accumulate_gradient(
+    policy: TrainablePolicy,
+    samples: Samples,
+    order: torch.Tensor,
+    algo: AlgoConfig,
+    reference: TrainablePolicy | None,
+) -> tuple[Totals, float]:
+    """Add a minibatch's gradient (mean over executed tokens), in micro-batches; also its largest ratio error."""
+    tokens = max(int(samples.executed[order].sum()), 1)
+    totals, ratio_error = Totals(), 0.0
+    for index in torch.split(order, algo.micro_batch_size or len(order)):
+        part = samples[index]
+        log_probs, entropies = policy.log_prob_from_inputs(part.inputs, part.tokens, algo.temperature)
+        reference_log_probs = None
+        if reference is not None:
+            with torch.no_grad():
+                reference_log_probs, _ = reference.log_prob_from_inputs(part.inputs, part.tokens, algo.temperature)
+        terms = policy_loss(
+            log_probs,
+            part.old_log_probs,
+            entropies,
+            part.advantages,
+            part.executed,
+            part.weights,
+            clip_low=algo.clip_low,
+            clip_high=algo.clip_high,
+            dual_clip=algo.dual_clip,
+            reference_log_probs=reference_log_probs,
+            kl_coefficient=algo.kl_coefficient,
+            entropy_coefficient=algo.entropy_coefficient,
+        )
+        torch.autograd.backward(terms.loss / tokens)
+        totals.add(terms)
+        ratios = torch.exp(log_probs.detach() - part.old_log_probs)[part.executed]
+        ratio_error = max(ratio_error, _largest(ratios - 1))
+    return totals, ratio_error
+
+
+def _largest(values: torch.Tensor) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0
