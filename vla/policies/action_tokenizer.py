@@ -34,11 +34,14 @@ class Normalisation:
         for low_name, high_name in (("action_q01", "action_q99"), ("state_q01", "state_q99")):
             low, high = getattr(self, low_name), getattr(self, high_name)
             if low.shape != high.shape or low.ndim != 1:
-                raise ReflexError(f"normalisation: {low_name} {low.shape} and {high_name} {high.shape} must be equal-length vectors")
+                raise ReflexError(
+                    f"normalisation: {low_name} {low.shape} and {high_name} {high.shape} must be equal vectors"
+                )
             if not (np.isfinite(low).all() and np.isfinite(high).all()):
                 raise ReflexError(f"normalisation: {low_name} or {high_name} holds NaN or infinity")
             if (high < low).any():
-                raise ReflexError(f"normalisation: {high_name} is below {low_name} in dimensions {np.flatnonzero(high < low).tolist()}")
+                wrong = np.flatnonzero(high < low).tolist()
+                raise ReflexError(f"normalisation: {high_name} is below {low_name} in dimensions {wrong}")
 
     @classmethod
     def create(cls, action_q01: Any, action_q99: Any, state_q01: Any, state_q99: Any) -> Normalisation:
@@ -88,10 +91,13 @@ class ActionTokenizer:
         """Normalised values of any shape to tokens 0 .. num_bins - 1; values outside [-1, 1] fall in the end bins."""
         if not np.isfinite(values).all():
             raise ReflexError("cannot tokenise actions that hold NaN or infinity")
-        return np.digitize(np.clip(values, -1.0, 1.0), self._edges).astype(np.int64)
+        tokens: NDArray[np.int64] = np.digitize(np.clip(values, -1.0, 1.0), self._edges).astype(np.int64)
+        return tokens
 
     def decode(self, tokens: Array) -> NDArray[np.float32]:
         """Tokens of any shape to bin centres."""
         if tokens.size and (tokens.min() < 0 or tokens.max() >= self.num_bins):
-            raise ReflexError(f"action tokens must lie in 0 .. {self.num_bins - 1}, got {tokens.min()} .. {tokens.max()}")
-        return self.centres[tokens].astype(np.float32)
+            found = f"{tokens.min()} .. {tokens.max()}"
+            raise ReflexError(f"action tokens must lie in 0 .. {self.num_bins - 1}, got {found}")
+        values: NDArray[np.float32] = self.centres[tokens].astype(np.float32)
+        return values

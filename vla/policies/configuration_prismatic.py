@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from vla.errors import ReflexError
 
@@ -18,7 +18,7 @@ class VisionTowerConfig:
     """One vision tower: a transformers vision model built from a configuration dictionary."""
 
     config: dict[str, Any]
-    """Keyword arguments of the transformers configuration, with `model_type` (e.g. "convnext", "siglip_vision_model")."""
+    """Keyword arguments of the transformers configuration, with `model_type` (such as "convnext")."""
     feature_layer: int = -1
     """Which hidden state feeds the projector; -1 is the model's last hidden state, -2 (OpenVLA) the layer before."""
     prefix_tokens: int = 0
@@ -81,14 +81,16 @@ class PrismaticConfig:
     """Text given to the language model."""
     max_text_tokens: int = 24
     """Longer prompts are cut here."""
-    initial_scale: float = 0.5
+    initial_scale: float = 0.3
     """Standard deviation of embeddings at initialisation."""
 
     def __post_init__(self) -> None:
         if not self.vision_towers:
             raise ReflexError("vision_towers is empty; a Prismatic policy needs at least one")
         if not 1 <= self.execute_steps <= self.chunk_horizon:
-            raise ReflexError(f"execute_steps is {self.execute_steps}; it must lie in 1 .. chunk_horizon = {self.chunk_horizon}")
+            raise ReflexError(
+                f"execute_steps is {self.execute_steps}; it must lie in 1 .. {self.chunk_horizon} (the chunk)"
+            )
         if not self.cameras:
             raise ReflexError("cameras is empty; name at least one observation key")
         if "{instruction}" not in self.prompt_template:
@@ -122,20 +124,29 @@ class PrismaticConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrismaticConfig:
         """Inverse of `to_dict`. Raises `ReflexError` naming an unknown or missing field."""
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ReflexError(f"unknown policy configuration field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         try:
-            arguments["vision_towers"] = tuple(_tower_from_dict(tower) for tower in values["vision_towers"])
-            return cls(**arguments)
+            towers = tuple(_checked(VisionTowerConfig, tower) for tower in values["vision_towers"])
         except (KeyError, TypeError) as error:
-            raise ReflexError(f"policy configuration is incomplete or malformed: {error}") from error
+            raise ReflexError(f"the policy configuration needs a list vision_towers ({error})") from error
+        return _checked(cls, {**values, "vision_towers": towers})
 
 
-def _tower_from_dict(values: dict[str, Any]) -> VisionTowerConfig:
-    return VisionTowerConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+Built = TypeVar("Built", PrismaticConfig, VisionTowerConfig)
+
+
+def _checked(kind: type[Built], values: dict[str, Any]) -> Built:
+    """Build a configuration from keyword values (lists become tuples), naming fields that are unknown or missing."""
+    known = [entry.name for entry in dataclasses.fields(kind)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ReflexError(f"unknown policy configuration field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    arguments: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ReflexError(f"the policy configuration is incomplete or malformed: {error}") from error
 
 
 def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
@@ -143,7 +154,7 @@ def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
     tower = VisionTowerConfig(
         config={
             "model_type": "convnext",
-            "num_channels": 5,
+            "num_channels": 3,
             "patch_size": 4,
             "num_stages": 3,
             "hidden_sizes": [32, 64, 192],
@@ -153,7 +164,7 @@ def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
             "initializer_range": 0.06,
             "hidden_act": "relu",
         },
-        coordinate_channels=True,
+        image_std=(0.25, 0.25, 0.25),
     )
     defaults: dict[str, Any] = {
         "policy_id": "reflex-tiny",
@@ -170,15 +181,7 @@ def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
         "image_size": 64,
         "vision_tokens": 16,
     }
-    return field_checked(defaults | overrides)
-
-
-def field_checked(values: dict[str, Any]) -> PrismaticConfig:
-    """Build a configuration from keyword values, naming any field that does not exist."""
-    unknown = sorted(set(values) - {entry.name for entry in dataclasses.fields(PrismaticConfig)})
-    if unknown:
-        raise ReflexError(f"unknown policy configuration field {', '.join(unknown)}")
-    return PrismaticConfig(**values)
+    return _checked(PrismaticConfig, defaults | overrides)
 
 
 def openvla_oft_config(**overrides: Any) -> PrismaticConfig:
@@ -242,4 +245,4 @@ def openvla_oft_config(**overrides: Any) -> PrismaticConfig:
         "max_text_tokens": 64,
         "initial_scale": 0.02,
     }
-    return field_checked(defaults | overrides)
+    return _checked(PrismaticConfig, defaults | overrides)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normal
 from vla.policies.configuration_prismatic import PrismaticConfig, VisionTowerConfig
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
 from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
+
+_GAIN = 1.2  # makes up for what GELU takes away
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,17 @@ class PrismaticFeatures:
 class VisionTower(nn.Module):
     """A transformers vision model with its own pixel normalisation; gives tokens [B, N, C]."""
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+    coordinates: torch.Tensor
+
     def __init__(self, config: VisionTowerConfig, image_size: int) -> None:
         super().__init__()
         self.config = config
         values = dict(config.config)
         try:
             tower_config = AutoConfig.for_model(values.pop("model_type"), **values)
-            self.model = AutoModel.from_config(tower_config)
+            self.model: nn.Module = AutoModel.from_config(tower_config)  # type: ignore[no-untyped-call] # transformers
         except (KeyError, ValueError) as error:
             raise ReflexError(f"vision tower {config.config.get('model_type')!r} cannot be built: {error}") from error
         hidden_sizes = getattr(tower_config, "hidden_sizes", None)
@@ -67,7 +74,8 @@ class VisionTower(nn.Module):
         pixels = frames.permute(0, 3, 1, 2).to(dtype) * self.scale + self.shift
         if self.config.coordinate_channels:
             pixels = torch.cat([pixels, self.coordinates.expand(len(pixels), -1, -1, -1)], dim=1)
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        # frames arrive as [.., H, W, 3], so this layout is free, and convolutions are fastest in it
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         last = self.config.feature_layer == -1
         output = self.model(pixel_values=pixels, output_hidden_states=not last)
         features: torch.Tensor = output.last_hidden_state if last else output.hidden_states[self.config.feature_layer]
@@ -82,9 +90,20 @@ def build_projector(kind: str, vision_size: int, hidden_size: int) -> nn.Sequent
         sizes = [vision_size, hidden_size, hidden_size]
     else:
         sizes = [vision_size, 4 * vision_size, hidden_size, hidden_size]
+    return multi_layer_perceptron(sizes)
+
+
+def multi_layer_perceptron(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with GELU between them, initialised to keep the scale of their input.
+
+    torch's default shrinks it several times over two layers, so that embeddings added later would drown the pixels.
+    """
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.GELU()]
+    for inputs, outputs in pairwise(sizes):
+        linear = nn.Linear(inputs, outputs)
+        nn.init.normal_(linear.weight, std=_GAIN * inputs**-0.5)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.GELU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -107,11 +126,15 @@ def attention_mask(valid: torch.Tensor, num_queries: int, kind: str) -> torch.Te
 def check_temperature(temperature: float) -> None:
     """Raises `ReflexError` unless the temperature is a finite positive number."""
     if not (np.isfinite(temperature) and temperature > 0):
-        raise ReflexError(f"temperature is {temperature}; it must be a positive number (use mode 'greedy' for the argmax)")
+        raise ReflexError(
+            f"temperature is {temperature}; it must be a positive number (mode 'greedy' takes the argmax)"
+        )
 
 
-def log_probs_and_entropies(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of tokens [B, K] under softmax(logits [B, K, bins] / temperature), and entropies, both [B, K]."""
+def log_probs_and_entropies(
+    logits: torch.Tensor, tokens: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of tokens [B, K] under softmax(logits [B, K, bins] / temperature); entropies; both [B, K]."""
     log_distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
     log_probs = log_distribution.gather(-1, tokens[..., None]).squeeze(-1)
     entropies = -(log_distribution.exp() * log_distribution).sum(-1)
@@ -154,9 +177,10 @@ class PrismaticPolicy(nn.Module):
         self.vision_norm = nn.LayerNorm(channels) if config.vision_norm else nn.Identity()
         self.projector = build_projector(config.projector, channels, width)
         if config.camera_embedding:
-            self.camera_embedding = nn.Parameter(torch.randn(len(config.cameras), config.vision_tokens, width) * config.initial_scale)
+            shape = (len(config.cameras), config.vision_tokens, width)
+            self.camera_embedding = nn.Parameter(torch.randn(shape) * config.initial_scale)
         if config.state_size:
-            self.state_projector = nn.Sequential(nn.Linear(config.state_size, width), nn.GELU(), nn.Linear(width, width))
+            self.state_projector = multi_layer_perceptron([config.state_size, width, width])
         self.action_queries = nn.Parameter(torch.randn(config.num_queries, width) * config.initial_scale)
         self.action_head = nn.Linear(width, config.num_bins * config.tokens_per_chunk // config.num_queries)
         nn.init.normal_(self.action_head.weight, std=0.02)
@@ -181,6 +205,12 @@ class PrismaticPolicy(nn.Module):
         from vla.policies.storage import read_policy
 
         return read_policy(Path(folder), device)
+
+    def load_weights_from(self, folder: str | Path) -> None:
+        """Take weights and normalisation of a folder written by a policy of the same configuration, in place."""
+        from vla.policies.storage import read_into
+
+        read_into(self, Path(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> None:
         """Write config.json, tokenizer, normalisation.json and model.safetensors, replacing the folder atomically.
@@ -261,7 +291,7 @@ class PrismaticPolicy(nn.Module):
     def prepare(self, observations: ObservationBatch) -> ModelInputs:
         """Observations to tensors on the CPU; index them for minibatches. Raises `ReflexError` on bad input."""
         if self.processor is None:
-            raise ReflexError(f"policy {self.policy_id} has no tokenizer; pass one to from_config or load it from a folder")
+            raise ReflexError(f"policy {self.policy_id} has no tokenizer; pass one to from_config")
         return self.processor(observations)
 
     def _vision_tokens(self, images: torch.Tensor) -> torch.Tensor:
@@ -272,7 +302,8 @@ class PrismaticPolicy(nn.Module):
         fused = features[0] if len(features) == 1 else torch.cat(features, dim=-1)
         tokens: torch.Tensor = self.projector(self.vision_norm(fused))
         if tokens.shape[1] != self.config.vision_tokens:
-            raise ReflexError(f"the vision towers give {tokens.shape[1]} tokens a frame; vision_tokens says {self.config.vision_tokens}")
+            expected = self.config.vision_tokens
+            raise ReflexError(f"the vision towers give {tokens.shape[1]} tokens a frame; vision_tokens says {expected}")
         tokens = tokens.view(batch, cameras, -1, tokens.shape[-1])
         if self.config.camera_embedding:
             tokens = tokens + self.camera_embedding
@@ -342,7 +373,7 @@ class PrismaticPolicy(nn.Module):
         elif mode == "sample":
             if generators is None or len(generators) != len(logits):
                 count = "none" if generators is None else str(len(generators))
-                raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)} needed, {count} given")
+                raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)}, not {count}")
             uniforms = np.stack([generator.random(self.config.tokens_per_chunk) for generator in generators])
             tokens = sample_tokens(logits, temperature, torch.from_numpy(uniforms).to(logits.device))
         else:
@@ -364,7 +395,8 @@ class PrismaticPolicy(nn.Module):
         """`log_prob` on tensors prepared earlier."""
         check_temperature(temperature)
         if tokens.shape != (len(inputs), self.config.tokens_per_chunk):
-            raise ReflexError(f"tokens: expected [{len(inputs)}, {self.config.tokens_per_chunk}], got {list(tokens.shape)}")
+            expected = [len(inputs), self.config.tokens_per_chunk]
+            raise ReflexError(f"tokens: expected {expected}, got {list(tokens.shape)}")
         logits = self(inputs)
         self._check_logits(logits)
         return log_probs_and_entropies(logits, tokens.to(logits.device), temperature)

@@ -1,4 +1,4 @@
-"""From observations to tensors: frames, state and instruction. Everything stays uint8 or int64 until the forward pass."""
+"""From observations to tensors: frames (which stay uint8 until the forward pass), state and instruction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,10 @@ class ModelInputs:
 
     def __getitem__(self, index: torch.Tensor | slice) -> ModelInputs:
         return ModelInputs(*(getattr(self, entry.name)[index] for entry in fields(self)))
+
+    def with_images(self, images: torch.Tensor) -> ModelInputs:
+        """The same samples with other pictures (augmentation)."""
+        return replace(self, images=images)
 
     def to(self, device: str | torch.device) -> ModelInputs:
         """Copy to a device."""
@@ -108,7 +112,7 @@ class WordTokenizer:
             content = json.loads(path.read_text())
             return cls(content["words"], content["num_buckets"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ReflexError(f"{path}: cannot read the tokenizer ({error}); the checkpoint is damaged, copy it again") from error
+            raise ReflexError(f"{path}: cannot read the tokenizer ({error}); copy the whole folder again") from error
 
 
 class HuggingFaceTokenizer:
@@ -161,7 +165,8 @@ class PrismaticProcessor:
         values: dict[str, Any] = dict(observations)
         frames = torch.stack([torch.from_numpy(self._frames(values, camera)) for camera in self.config.cameras], dim=1)
         text, lengths = self.encode_instructions(observations["instruction"])
-        return ModelInputs(images=frames, state=torch.from_numpy(self._state(observations)), text=text, text_length=lengths)
+        state = torch.from_numpy(self._state(observations))
+        return ModelInputs(images=frames, state=state, text=text, text_length=lengths)
 
     def encode_instructions(self, instructions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded ids [B, max_text_tokens] and lengths [B]."""
@@ -178,7 +183,7 @@ class PrismaticProcessor:
 
     def _frames(self, values: dict[str, Any], camera: str) -> NDArray[np.uint8]:
         if camera not in values:
-            raise ReflexError(f"the policy reads camera {camera!r}, but the observation has only {', '.join(sorted(values))}")
+            raise ReflexError(f"the policy reads camera {camera!r}; the observation has {', '.join(sorted(values))}")
         frames = np.asarray(values[camera])
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
             raise ReflexError(f"{camera}: expected uint8 frames [B, H, W, 3], got {frames.dtype} {frames.shape}")
@@ -191,5 +196,6 @@ class PrismaticProcessor:
         if state.ndim != 2 or state.shape[1] != self.config.state_size:
             raise ReflexError(f"state: expected [B, {self.config.state_size}], got {list(state.shape)}")
         if not np.isfinite(state).all():
-            raise ReflexError(f"state holds NaN or infinity in rows {np.flatnonzero(~np.isfinite(state).all(1)).tolist()}")
+            rows = np.flatnonzero(~np.isfinite(state).all(axis=1)).tolist()
+            raise ReflexError(f"state holds NaN or infinity in rows {rows} of the batch")
         return state

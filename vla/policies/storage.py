@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from vla.errors import ReflexError, writing
 from vla.policies.action_tokenizer import Normalisation
 from vla.policies.configuration_prismatic import PrismaticConfig
-from vla.policies.processing_prismatic import HuggingFaceTokenizer, InstructionTokenizer, WordTokenizer
 from vla.policies.prismatic import PrismaticPolicy
+from vla.policies.processing_prismatic import HuggingFaceTokenizer, InstructionTokenizer, WordTokenizer
 from vla.training.checkpoints import newest_checkpoint
 
 CONFIG_FILE = "config.json"
@@ -49,7 +49,7 @@ def write_policy(policy: PrismaticPolicy, folder: Path, dtype: str | None) -> No
 
 def _fill_folder(policy: PrismaticPolicy, folder: Path, dtype: str | None) -> None:
     assert policy.processor is not None
-    os.chmod(folder, 0o755)
+    folder.chmod(0o755)
     (folder / CONFIG_FILE).write_text(json.dumps({"format": FORMAT, **policy.config.to_dict()}, indent=1))
     policy.processor.tokenizer.save(folder)
     (folder / NORMALISATION_FILE).write_text(json.dumps(_normalisation_to_dict(policy), indent=1))
@@ -64,14 +64,14 @@ def _fill_folder(policy: PrismaticPolicy, folder: Path, dtype: str | None) -> No
 def replace_folder(source: Path, target: Path) -> None:
     """Rename `source` to `target`, moving an existing target aside first and removing it last."""
     if not target.exists():
-        os.rename(source, target)
+        source.rename(target)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, aside / "previous")
+    target.rename(aside / "previous")
     try:
-        os.rename(source, target)
+        source.rename(target)
     except OSError:
-        os.rename(aside / "previous", target)
+        (aside / "previous").rename(target)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -92,9 +92,14 @@ def read_policy(folder: Path, device: str = "cpu") -> PrismaticPolicy:
     tokenizer: InstructionTokenizer
     tokenizer = WordTokenizer.load(folder) if config.tokenizer == "words" else HuggingFaceTokenizer(folder)
     policy = PrismaticPolicy.from_config(config, tokenizer)
+    read_into(policy, folder)
+    return policy.to(device).eval()
+
+
+def read_into(policy: PrismaticPolicy, folder: Path) -> None:
+    """Read weights and normalisation into a policy of the same configuration. Raises `ReflexError` naming the file."""
     _load_weights(policy, folder / WEIGHTS_FILE)
     _load_normalisation(policy, folder / NORMALISATION_FILE)
-    return policy.to(device).eval()
 
 
 def _load_weights(policy: PrismaticPolicy, path: Path) -> None:
@@ -104,10 +109,14 @@ def _load_weights(policy: PrismaticPolicy, path: Path) -> None:
     except FileNotFoundError as error:
         raise ReflexError(f"{path}: the weights are missing; copy the whole folder again") from error
     except (SafetensorError, OSError) as error:
-        raise ReflexError(f"{path}: cannot read the weights ({error}); the file is truncated or damaged, copy it again") from error
+        raise ReflexError(f"{path}: the weights are truncated or damaged ({error}); copy the file again") from error
     expected = {name: value.shape for name, value in policy.state_dict().items()}
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
-    wrong = [f"{name} {list(state[name].shape)} instead of {list(shape)}" for name, shape in expected.items() if name in state and state[name].shape != shape]
+    wrong = [
+        f"{name} {list(state[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in state and state[name].shape != shape
+    ]
     for problem, names in (("lacks", missing), ("has unexpected", extra), ("has misshapen", wrong)):
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,233 @@
+"""The supervised training loop: soft-target cross-entropy on action tokens, resumable step for step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from vla.data.episode import Episode
+from vla.errors import ReflexError
+from vla.imitation.augmentation import AugmentationConfig, augment_frames
+from vla.imitation.samples import EpisodeSamples, SampleSource
+from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
+
+Metrics = dict[str, float]
+
+OPTIMISER_FILE = "optimiser.pt"
+
+
+@dataclass
+class ImitationConfig:
+    """Optimisation of the supervised loss."""
+
+    steps: int = 2000
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Samples a step."""
+    learning_rate: float = 1e-3
+    """Peak of the schedule."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    final_learning_rate: float = 0.02
+    """Learning rate at the end of the cosine, as a share of the peak."""
+    weight_decay: float = 0.02
+    """AdamW decay of matrices; biases, norms and other vectors have none."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm."""
+    label_sigma: float = 1.0
+    """Standard deviation, in bins, of the Gaussian soft targets; 0 gives one-hot targets."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Random changes of the pictures."""
+    seed: int = 0
+    """Determines data order and augmentation, each a function of (seed, step)."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise ReflexError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("warmup_steps", "weight_decay", "label_sigma", "final_learning_rate"):
+            if not getattr(self, name) >= 0:
+                raise ReflexError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+def learning_rate_at(step: int, config: ImitationConfig) -> float:
+    """Learning rate of step 0 .. steps - 1: linear warm-up, then a cosine to `final_learning_rate` x peak."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    span = max(1, config.steps - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / span)
+    share = config.final_learning_rate + (1.0 - config.final_learning_rate) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.learning_rate * share
+
+
+@lru_cache(maxsize=4)
+def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def batch_indices(count: int, batch_size: int, step: int, seed: int) -> NDArray[np.int64]:
+    """Sample indices [batch_size] of a step: consecutive positions in an endless row of per-epoch permutations."""
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, offsets = positions // count, positions % count
+    pairs = zip(epochs.tolist(), offsets.tolist(), strict=True)
+    return np.array([_permutation(count, seed, epoch)[offset] for epoch, offset in pairs], dtype=np.int64)
+
+
+def soft_targets(num_bins: int, sigma: float) -> torch.Tensor:
+    """Target distributions [bins, bins]: row t is a Gaussian of deviation `sigma` bins about t, summing to 1."""
+    if sigma == 0:
+        return torch.eye(num_bins)
+    bins = torch.arange(num_bins, dtype=torch.float64)
+    return torch.softmax(-0.5 * ((bins[None] - bins[:, None]) / sigma) ** 2, dim=-1).float()
+
+
+def token_loss(logits: torch.Tensor, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean divergence KL(target || policy) over logits [B, K, bins] and tokens [B, K]; `targets` from `soft_targets`.
+
+    The targets' entropy is subtracted so that a perfect fit gives 0 whatever the smoothing.
+    """
+    entropy = -torch.special.xlogy(targets, targets).sum(-1)
+    cross_entropy = -(targets[tokens] * torch.log_softmax(logits.float(), dim=-1)).sum(-1)
+    divergence: torch.Tensor = (cross_entropy - entropy[tokens]).mean()
+    return divergence
+
+
+class AuxiliaryLoss(nn.Module):
+    """Base of extra objectives (localisation, latent prediction): a module with its own heads."""
+
+    def loss(self, features: PrismaticFeatures, indices: NDArray[np.int64]) -> tuple[torch.Tensor, Metrics]:
+        """Scalar loss, already weighted, and metrics, from the hidden states of the samples `indices`."""
+        raise NotImplementedError
+
+
+def build_optimiser(modules: Sequence[nn.Module], config: ImitationConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [value for value in parameters if value.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [value for value in parameters if value.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+class ImitationTrainer:
+    """A policy, its optimiser and the number of steps done; `step` runs one more."""
+
+    def __init__(
+        self,
+        policy: PrismaticPolicy,
+        samples: SampleSource,
+        config: ImitationConfig,
+        auxiliary: AuxiliaryLoss | None = None,
+    ) -> None:
+        self.policy, self.samples, self.config, self.auxiliary = policy, samples, config, auxiliary
+        self.steps_done = 0
+        self._modules: list[nn.Module] = [policy] if auxiliary is None else [policy, auxiliary]
+        self.optimiser = build_optimiser(self._modules, config)
+        self._targets = soft_targets(policy.config.num_bins, config.label_sigma).to(policy.device)
+
+    def step(self) -> Metrics:
+        """One optimiser step. Raises `ReflexError` when the loss is not finite."""
+        policy, config, step = self.policy, self.config, self.steps_done
+        indices = batch_indices(len(self.samples), config.batch_size, step, config.seed)
+        inputs, tokens = self.samples.batch(indices)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        inputs = inputs.with_images(augment_frames(inputs.images, config.augmentation, generator)).to(policy.device)
+        tokens = tokens.to(policy.device)
+        rate = learning_rate_at(step, config)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(policy.device.type, torch.bfloat16, enabled=policy.device.type == "cuda"):
+            features = policy.forward_features(inputs)
+            logits = policy.action_logits(features.action_hidden)
+            loss = token_loss(logits, tokens, self._targets)
+            metrics = {"train/loss": float(loss.detach())}
+            if self.auxiliary is not None:
+                extra, extra_metrics = self.auxiliary.loss(features, indices)
+                loss = loss + extra
+                metrics |= extra_metrics
+        if not torch.isfinite(loss.detach()):
+            raise ReflexError(f"the loss became {float(loss.detach())} at step {step + 1}; lower learning_rate")
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call] # untyped in torch
+        parameters = [parameter for module in self._modules for parameter in module.parameters()]
+        norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        self.optimiser.step()
+        self.steps_done += 1
+        distance = (logits.detach().argmax(-1) - tokens).abs().float()
+        return metrics | {
+            "train/token_accuracy": float((distance == 0).float().mean()),
+            "train/bin_distance": float(distance.mean()),
+            "train/gradient_norm": float(norm),
+            "train/learning_rate": rate,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the policy to `folder`/policy and the optimiser's state beside it."""
+        self.policy.save_pretrained(folder / "policy")
+        state = {
+            "optimiser": self.optimiser.state_dict(),
+            "steps_done": self.steps_done,
+            "random": torch.get_rng_state(),
+        }
+        if self.auxiliary is not None:
+            state["auxiliary"] = self.auxiliary.state_dict()
+        torch.save(state, folder / OPTIMISER_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote. Raises `ReflexError` naming a damaged file."""
+        self.policy.load_weights_from(folder / "policy")
+        path = folder / OPTIMISER_FILE
+        try:
+            state = torch.load(path, map_location=self.policy.device, weights_only=True)
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.steps_done = int(state["steps_done"])
+            torch.set_rng_state(state["random"].cpu())
+            if self.auxiliary is not None:
+                self.auxiliary.load_state_dict(state["auxiliary"])
+        except Exception as error:  # torch.load raises many types for a damaged file
+            raise ReflexError(
+                f"{path}: cannot resume from it ({error}); delete this checkpoint to use an older"
+            ) from error
+
+
+def train_on_samples(
+    policy: PrismaticPolicy,
+    samples: SampleSource,
+    config: ImitationConfig,
+    *,
+    auxiliary: AuxiliaryLoss | None = None,
+    on_step: Callable[[int, Metrics], None] | None = None,
+) -> Metrics:
+    """Run all of `config.steps` in memory, without files; `on_step(steps done, metrics)`. Returns the last metrics."""
+    trainer = ImitationTrainer(policy, samples, config, auxiliary)
+    metrics: Metrics = {}
+    while trainer.steps_done < config.steps:
+        metrics = trainer.step()
+        if on_step is not None:
+            on_step(trainer.steps_done, metrics)
+    return metrics
+
+
+def train_on_episodes(
+    policy: PrismaticPolicy,
+    episodes: Sequence[Episode],
+    config: ImitationConfig,
+    *,
+    auxiliary: AuxiliaryLoss | None = None,
+    on_step: Callable[[int, Metrics], None] | None = None,
+) -> Metrics:
+    """`train_on_samples` on every observation of these episodes; set the policy's normalisation first."""
+    return train_on_samples(policy, EpisodeSamples(policy, episodes), config, auxiliary=auxiliary, on_step=on_step)
