@@ -228,7 +228,8 @@ def _open_run(run: RunFolder, config: EvaluationConfig, protocol: Protocol, poli
     previous = run.read_config().get("policy_sha256", fingerprint)
     if previous != fingerprint:
         raise ReflexError(
-            f"{run.path} holds results of a policy with other weights than {config.policy}; choose another output folder"
+            f"{run.path} holds results of a policy with other weights than {config.policy}; "
+            "choose another output folder"
         )
     run.write_protocol(protocol.document())
     run.write_config({**asdict(config), "policy_sha256": fingerprint})

@@ -76,7 +76,10 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     if only_a < 0 or only_b < 0:
         raise ValueError(f"counts must not be negative, got {only_a} and {only_b}")
     discordant = only_a + only_b
-    tail = sum(math.comb(discordant, k) for k in range(min(only_a, only_b) + 1))
+    tail, term = 0, 1
+    for k in range(min(only_a, only_b) + 1):
+        tail += term
+        term = term * (discordant - k) // (k + 1)  # from C(n, k) to C(n, k + 1)
     # Integer division of exact integers: correct for any count, where 0.5 ** n would underflow.
     return min(1.0, 2 * tail / (1 << discordant))
 

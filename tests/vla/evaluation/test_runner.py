@@ -1,0 +1,243 @@
+"""Evaluation of a real policy in real worker processes, on the small suite of ``tests.fakes``."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from sim.pool import EnvironmentPool
+from tests.fakes import FakePolicy, FakeSuite, get_suite
+from vla.data.episode import Episode
+from vla.errors import ReflexError
+from vla.evaluation import runner
+from vla.evaluation.protocol import Protocol, check_same
+from vla.evaluation.results import EvaluationResult, compare
+from vla.evaluation.runner import EvaluationConfig, evaluate, policy_fingerprint, run_evaluation
+from vla.evaluation.statistics import wilson_interval
+from vla.evaluation.videos import find_videos
+from vla.training.run_folder import RunFolder
+
+FACTORY = "tests.fakes:get_suite"
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[EnvironmentPool]:
+    with EnvironmentPool("fake", 4, 1, factory=FACTORY) as shared:
+        yield shared
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch, pool: EnvironmentPool) -> None:
+    """The command runs as it is, on the small suite and policy instead of the shipped ones."""
+    monkeypatch.setattr(runner, "get_suite", get_suite)
+    monkeypatch.setattr(runner, "load_policy", lambda name, device: FakePolicy(gain=float(name)))
+    monkeypatch.setattr(runner, "EnvironmentPool", lambda *_, **__: nullcontext(pool))
+
+
+def config(output: Path, **changes: Any) -> EvaluationConfig:
+    settings: dict[str, Any] = {
+        "output": str(output),
+        "policy": "0.2",
+        "suite": "fake",
+        "tasks": [0, 2],
+        "episodes_per_task": 3,
+        "mode": "sample",
+        "num_slots": 3,
+        "num_workers": 1,
+        "threads": 1,
+        "device": "cpu",
+    }
+    return EvaluationConfig(**(settings | changes))
+
+
+def test_evaluate_covers_each_task_and_initial_state_once(pool: EnvironmentPool) -> None:
+    seen: dict[int, Episode] = {}
+    result = evaluate(
+        FakePolicy(), FakeSuite(), pool, tasks=[2, 0], episodes_per_task=3, on_episode=lambda i, e: seen.update({i: e})
+    )
+    assert [(row["task_id"], row["init_state_id"]) for row in result.records] == [
+        (t, i) for t in (2, 0) for i in range(3)
+    ]
+    assert {row["split"] for row in result.records} == {"eval"}
+    assert [(seen[i].task_id, seen[i].init_state_id) for i in range(6)] == [(t, i) for t in (2, 0) for i in range(3)]
+    successes = sum(row["success"] for row in result.records)
+    low, high = wilson_interval(successes, 6)
+    assert result.summary() == {"success_rate": successes / 6, "episodes": 6, "wilson_low": low, "wilson_high": high}
+    assert [task.task_id for task in result.per_task] == [0, 2]
+    assert set(result.metrics()) == {
+        "eval/success_rate", "eval/episodes", "eval/wilson_low", "eval/wilson_high", "eval/task_0", "eval/task_2"
+    }  # fmt: skip
+    assert {row["protocol"] for row in result.records} == {result.protocol_hash}
+    assert result.records[0]["instruction"] == "move to the blue target"
+
+
+def test_an_episode_does_not_depend_on_what_else_is_evaluated(pool: EnvironmentPool) -> None:
+    def sampled(tasks: list[int], seed: int = 0) -> list[dict[str, Any]]:
+        options: dict[str, Any] = {"episodes_per_task": 4, "mode": "sample", "temperature": 2.0, "seed": seed}
+        result = evaluate(FakePolicy(gain=0.2), FakeSuite(), pool, tasks=tasks, **options)
+        return [row for row in result.records if row["task_id"] == 1]
+
+    together = sampled([0, 1, 2])
+    assert sampled([1]) == together
+    assert [row["seed"] for row in sampled([1], seed=1)] != [row["seed"] for row in together]
+    assert len({row["seed"] for row in together}) == 4
+
+
+def test_completed_records_are_not_run_again(pool: EnvironmentPool) -> None:
+    whole = evaluate(FakePolicy(), FakeSuite(), pool, tasks=[1], episodes_per_task=4)
+    marked = {**whole.records[2], "steps": -1}
+    foreign = {**whole.records[0], "protocol": "another", "steps": -2}
+    ran: list[int] = []
+    again = evaluate(
+        FakePolicy(),
+        FakeSuite(),
+        pool,
+        tasks=[1],
+        episodes_per_task=4,
+        completed=[marked, foreign],
+        on_episode=lambda index, _: ran.append(index),
+    )
+    assert sorted(ran) == [0, 1, 3]
+    assert again.records == [*whole.records[:2], marked, whole.records[3]]
+
+
+def test_filming_changes_no_result(pool: EnvironmentPool, tmp_path: Path) -> None:
+    plain = evaluate(FakePolicy(), FakeSuite(), pool, tasks=[0], episodes_per_task=3)
+    filmed = evaluate(
+        FakePolicy(),
+        FakeSuite(),
+        pool,
+        tasks=[0],
+        episodes_per_task=3,
+        video_folder=tmp_path / "sft",
+        videos_per_task=2,
+    )
+    assert filmed.records == plain.records
+    videos = find_videos(tmp_path)
+    assert [(video.phase, video.task_id, video.init_state_id) for video in videos] == [("sft", 0, 0), ("sft", 0, 1)]
+    for video, row in zip(videos, plain.records, strict=False):
+        assert video.success == row["success"]
+        with av.open(str(video.path)) as container:
+            stream = container.streams.video[0]
+            frames = sum(1 for _ in container.decode(stream))
+            assert (stream.width, stream.height) == (384, 192)
+            # A frame every 2 control steps, the one before the first and the last one twice.
+            assert frames == -(-row["steps"] // 2) + 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": [0, 7], "episodes_per_task": 1}, r"tasks 0 to 2.*\[0, 7\]"),
+        ({"tasks": [], "episodes_per_task": 1}, "others or none"),
+        ({"episodes_per_task": 21}, "has 20 eval initial states.*at most 20"),
+        ({"episodes_per_task": 0}, "at least 1"),
+        ({"episodes_per_task": 1, "mode": "beam"}, "unknown decoding mode 'beam'"),
+        ({"episodes_per_task": 1, "split": "test"}, "unknown split 'test'"),
+        ({"episodes_per_task": 1, "mode": "sample", "temperature": 0.0}, "temperature must be positive"),
+    ],
+)
+def test_impossible_requests(pool: EnvironmentPool, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ReflexError, match=message):
+        evaluate(FakePolicy(), FakeSuite(), pool, **options)
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_run_writes_the_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "EnvironmentPool", functools.partial(EnvironmentPool, factory=FACTORY))
+    summary = run_evaluation(config(tmp_path / "run"))
+    run = RunFolder(tmp_path / "run", resume=True)
+    assert summary == run.read_summary()
+    assert summary["episodes"] == 6
+    assert [(row["task_id"], row["init_state_id"]) for row in run.read_episodes()] == [
+        (task, state) for task in (0, 2) for state in range(3)
+    ]
+    (line,) = run.read_metrics()
+    assert line["step"] == 0
+    assert line["eval/success_rate"] == summary["success_rate"]
+    protocol = json.loads((run.path / "protocol.json").read_text())
+    assert protocol["hash"] == summary["protocol"] == run.read_episodes()[0]["protocol"]
+    assert len(find_videos(run.videos_path)) == 2
+    assert "move to the blue target" in (run.path / "report.html").read_text()
+    assert run.read_config()["policy_sha256"] == policy_fingerprint(FakePolicy(gain=0.2))
+
+
+@pytest.mark.usefixtures("fakes")
+def test_an_interrupted_run_resumes_to_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run_evaluation(config(tmp_path / "whole"))
+    append = RunFolder.append_episodes
+    count = iter(range(100))
+
+    def interrupt(self: RunFolder, records: list[dict[str, Any]], step: int | None = None) -> None:
+        if next(count) == 3:
+            with self.episodes_path.open("a") as stream:
+                stream.write('{"step": 0, "task_')
+            raise KeyboardInterrupt
+        append(self, records, step)
+
+    monkeypatch.setattr(RunFolder, "append_episodes", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(config(tmp_path / "cut"))
+    with pytest.raises(ReflexError, match="resume=true"):
+        run_evaluation(config(tmp_path / "cut"))
+    assert run_evaluation(config(tmp_path / "cut", resume=True)) == whole
+    for name in ("episodes.jsonl", "metrics.jsonl", "summary.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert next(count) == 7  # three episodes, the interruption, and only the three that were missing
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_run_is_not_continued_with_another_policy_or_protocol(tmp_path: Path) -> None:
+    run_evaluation(config(tmp_path, tasks=[0], episodes_per_task=1))
+    with pytest.raises(ReflexError, match=r"other weights than 0.3"):
+        run_evaluation(config(tmp_path, tasks=[0], episodes_per_task=1, policy="0.3", resume=True))
+    with pytest.raises(ReflexError, match="differs in hash, temperature"):
+        run_evaluation(config(tmp_path, tasks=[0], episodes_per_task=1, temperature=1.6, resume=True))
+    more = run_evaluation(config(tmp_path, tasks=[0], episodes_per_task=2, resume=True))
+    assert more["episodes"] == 2
+
+
+def test_the_protocol_hash_is_stable_and_notices_what_matters() -> None:
+    suite = FakeSuite()
+    base = Protocol.of(suite, "eval", "greedy", 1.0, 0)
+    assert base.digest() == "4ee01e56dc846b85d505f6f85f4aac1d13f87dbbd7ba4242bf862b6253e57b09"
+    assert Protocol.of(suite, "eval", "greedy", 1.6, 5).digest() == base.digest()
+    others = [
+        Protocol.of(suite, "train", "greedy", 1.0, 0),
+        Protocol.of(suite, "eval", "sample", 1.0, 0),
+        Protocol.of(suite, "eval", "sample", 1.6, 0),
+        Protocol.of(suite, "eval", "sample", 1.0, 1),
+        Protocol.of(FakeSuite("other"), "eval", "greedy", 1.0, 0),
+    ]
+    assert len({base.digest(), *(other.digest() for other in others)}) == 6
+    assert base.document()["hash"] == base.digest()
+
+
+def row(task: int, state: int, success: bool, protocol: str = "p") -> dict[str, Any]:
+    return {"task_id": task, "init_state_id": state, "success": success, "protocol": protocol}
+
+
+def test_comparison_is_paired_and_refuses_different_protocols() -> None:
+    before = [row(0, 0, False), row(0, 1, False), row(0, 2, True)]
+    after = [row(0, 1, True), row(0, 2, True), row(1, 0, True)]
+    paired = compare(before, after)
+    assert paired is not None
+    assert (paired.pairs, paired.only_a, paired.only_b, paired.difference) == (2, 0, 1, 0.5)
+    assert compare(before, [row(1, 0, True)]) is None
+    with pytest.raises(ReflexError, match="different protocols"):
+        compare(before, [row(0, 0, True, "q")])
+    with pytest.raises(ReflexError, match="no protocol hash"):
+        check_same([{"task_id": 0}], before)
+
+
+def test_an_empty_evaluation_claims_nothing() -> None:
+    result = EvaluationResult([], "p")
+    assert result.summary() == {"success_rate": 0.0, "episodes": 0, "wilson_low": 0.0, "wilson_high": 1.0}
+    assert result.per_task == []
