@@ -19,6 +19,7 @@ from vla.errors import ReflexError
 from vla.imitation.augmentation import AugmentationConfig, augment_frames
 from vla.imitation.samples import EpisodeSamples, SampleSource
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
+from vla.training.devices import autocast
 
 Metrics = dict[str, float]
 
@@ -45,6 +46,8 @@ class ImitationConfig:
     """Largest gradient norm."""
     label_sigma: float = 1.0
     """Standard deviation, in bins, of the Gaussian soft targets; 0 gives one-hot targets."""
+    precision: str = "auto"
+    """"float32", "bfloat16", or "auto": bfloat16 where CUDA supports it."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Random changes of the pictures."""
     seed: int = 0
@@ -149,7 +152,7 @@ class ImitationTrainer:
         rate = learning_rate_at(step, config)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast(policy.device.type, torch.bfloat16, enabled=policy.device.type == "cuda"):
+        with autocast(policy.device, config.precision):
             features = policy.forward_features(inputs)
             logits = policy.action_logits(features.action_hidden)
             loss = token_loss(logits, tokens, self._targets)

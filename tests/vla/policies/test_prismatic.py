@@ -1,0 +1,241 @@
+"""Decoding, log-probabilities and shapes of the Prismatic policy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from sim.contract import ObservationBatch
+from tests.vla.policies.helpers import generators, make_observations, small_config, small_policy
+from vla.errors import ReflexError
+from vla.policies import ModelInputs, Policy, PrismaticPolicy, openvla_oft_config, reflex_tiny_config
+from vla.policies.configuration_prismatic import VisionTowerConfig
+from vla.policies.prismatic import attention_mask, log_probs_and_entropies, sample_tokens
+from vla.policies.processing_prismatic import WordTokenizer
+
+
+def take(observations: ObservationBatch, rows: list[int]) -> ObservationBatch:
+    return ObservationBatch(
+        image=observations["image"][rows],
+        wrist_image=observations["wrist_image"][rows],
+        state=observations["state"][rows],
+        instruction=[observations["instruction"][row] for row in rows],
+    )
+
+
+def test_satisfies_the_protocol_and_emits_actions_in_range() -> None:
+    policy = small_policy()
+    assert isinstance(policy, Policy)
+    output = policy.act(make_observations(3), "sample", 1.0, generators(3))
+    assert output.actions.shape == (3, 4, 7) and output.actions.dtype == np.float32
+    assert output.tokens.shape == output.log_probs.shape == (3, 28) and output.tokens.dtype == np.int64
+    assert np.abs(output.actions).max() <= 1.0
+    np.testing.assert_array_equal(output.actions, policy.detokenize(output.tokens))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+@pytest.mark.parametrize("queries", ["per_step", "per_dimension"])
+def test_log_prob_equals_what_act_reported(temperature: float, queries: str) -> None:
+    policy = small_policy(action_queries=queries)
+    observations = make_observations(5)
+    output = policy.act(observations, "sample", temperature, generators(5))
+    inputs = policy.prepare(observations)
+    log_probs, entropies = policy.log_prob_from_inputs(inputs, torch.from_numpy(output.tokens), temperature)
+    np.testing.assert_allclose(log_probs.detach().numpy(), output.log_probs, atol=1e-5)
+    assert log_probs.requires_grad
+    distribution = torch.softmax(policy(inputs) / temperature, dim=-1)
+    expected = -(distribution * distribution.log()).sum(-1)
+    np.testing.assert_allclose(entropies.detach().numpy(), expected.detach().numpy(), atol=1e-4)
+
+
+def test_greedy_takes_the_most_likely_token_and_reports_temperature_one() -> None:
+    policy = small_policy()
+    observations = make_observations(2)
+    output = policy.act(observations, "greedy", temperature=1.6)
+    logits = policy(policy.prepare(observations))
+    np.testing.assert_array_equal(output.tokens, logits.argmax(-1).numpy())
+    log_probs, _ = log_probs_and_entropies(logits, torch.from_numpy(output.tokens), 1.0)
+    np.testing.assert_allclose(output.log_probs, log_probs.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["text_first", "vision_first"])
+@pytest.mark.parametrize("attention", ["bidirectional", "causal_prefix"])
+def test_a_decision_does_not_depend_on_its_batch(order: str, attention: str) -> None:
+    policy = small_policy(prompt_order=order, attention=attention)
+    observations = make_observations(6)  # instructions of different lengths, so padding differs between batches
+    together = policy(policy.prepare(observations))
+    for row in range(6):
+        alone = policy(policy.prepare(take(observations, [row])))
+        np.testing.assert_allclose(alone[0].detach().numpy(), together[row].detach().numpy(), atol=1e-5)
+    seeds = generators(6)
+    sampled = policy.act(observations, "sample", 1.0, seeds)
+    pair = policy.act(take(observations, [4, 1]), "sample", 1.0, [generators(6)[4], generators(6)[1]])
+    np.testing.assert_array_equal(pair.tokens, sampled.tokens[[4, 1]])
+
+
+def test_every_input_reaches_the_logits() -> None:
+    policy = small_policy()
+    observations = make_observations(1)
+    before = policy(policy.prepare(observations))
+    changes: list[ObservationBatch] = [
+        {**observations, "image": 255 - observations["image"]},
+        {**observations, "wrist_image": 255 - observations["wrist_image"]},
+        {**observations, "state": observations["state"] + 0.3},
+        {**observations, "instruction": ["close the drawer"]},
+    ]
+    for changed in changes:
+        assert (policy(policy.prepare(changed)) - before).abs().max() > 1e-3
+
+
+def test_sampling_follows_the_distribution() -> None:
+    logits = torch.log(torch.tensor([0.1, 0.0, 0.6, 0.3])).expand(1, 20000, 4)
+    uniforms = torch.from_numpy(np.random.default_rng(0).random((1, 20000)))
+    counts = torch.bincount(sample_tokens(logits, 1.0, uniforms).flatten(), minlength=4) / 20000
+    np.testing.assert_allclose(counts.numpy(), [0.1, 0.0, 0.6, 0.3], atol=0.012)
+    hot = torch.bincount(sample_tokens(logits, 2.0, uniforms).flatten(), minlength=4) / 20000
+    weights = np.sqrt([0.1, 0.0, 0.6, 0.3])
+    np.testing.assert_allclose(hot.numpy(), weights / weights.sum(), atol=0.012)
+
+
+def test_sampling_at_the_ends_of_the_unit_interval() -> None:
+    logits = torch.tensor([[[-1e9, 0.0, 0.0, -1e9]]])
+    assert sample_tokens(logits, 1.0, torch.tensor([[0.0]])).item() == 1
+    assert sample_tokens(logits, 1.0, torch.tensor([[1.0 - 1e-12]], dtype=torch.float64)).item() == 2
+
+
+def test_log_probability_by_hand() -> None:
+    logits = torch.log(torch.tensor([[[0.25, 0.75]]]))
+    log_probs, entropies = log_probs_and_entropies(logits, torch.tensor([[1]]), 1.0)
+    assert log_probs.item() == pytest.approx(np.log(0.75))
+    assert entropies.item() == pytest.approx(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75)))
+
+
+def test_causal_prefix_mask_by_hand() -> None:
+    valid = torch.tensor([[True, False, True, True, True]])  # prefix of 3 with one padding position, 2 queries
+    expected = [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 0, 1, 0, 0],
+        [1, 0, 1, 1, 1],
+        [1, 0, 1, 1, 1],
+    ]
+    assert attention_mask(valid, 2, "causal_prefix")[0, 0].int().tolist() == expected
+    assert attention_mask(valid, 2, "bidirectional")[0, 0].int().tolist() == [[1, 0, 1, 1, 1]] * 5
+
+
+def test_causal_prefix_hides_later_vision_from_earlier_vision() -> None:
+    observations = make_observations(1)
+    changed: ObservationBatch = {**observations, "wrist_image": 255 - observations["wrist_image"]}
+    for attention, equal in (("causal_prefix", True), ("bidirectional", False)):
+        policy = small_policy(attention=attention)
+        before = policy.forward_features(policy.prepare(observations)).vision_hidden
+        after = policy.forward_features(policy.prepare(changed)).vision_hidden
+        assert torch.allclose(before[:, :4], after[:, :4], atol=1e-6) is equal  # the first camera's tokens
+        assert not torch.allclose(before[:, 4:], after[:, 4:], atol=1e-3)
+
+
+def test_two_vit_towers_are_fused_channel_wise() -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    dinov2 = VisionTowerConfig({"model_type": "dinov2", **shape}, feature_layer=-2, prefix_tokens=1)
+    siglip = VisionTowerConfig({"model_type": "siglip_vision_model", "intermediate_size": 32, **shape})
+    policy = small_policy(vision_towers=(dinov2, siglip), projector="fused_mlp", vision_norm=False)
+    features = policy.forward_features(policy.prepare(make_observations(2)))
+    assert features.vision.shape == (2, 8, 16)
+    assert features.action_hidden.shape == (2, 4, 16)
+    assert policy.projector[0].in_features == 32
+
+
+def test_openvla_oft_is_the_same_class() -> None:
+    with torch.device("meta"):
+        policy = PrismaticPolicy.from_config(openvla_oft_config())
+    assert 7.2e9 < sum(parameter.numel() for parameter in policy.parameters()) < 7.7e9
+    assert policy.spec.tokens_per_chunk == 56 and policy.action_queries.shape == (56, 4096)
+    assert policy.projector[0].in_features == 1024 + 1152
+
+
+def test_tiny_policy_has_the_stated_shape() -> None:
+    policy = PrismaticPolicy.from_config(reflex_tiny_config())
+    assert 2e6 <= sum(parameter.numel() for parameter in policy.parameters()) <= 6e6
+    assert policy.spec.image_size == 64 and policy.spec.tokens_per_chunk == 56
+    assert policy.act(make_observations(1, size=64)).actions.shape == (1, 8, 7)
+    assert not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in policy.modules())
+
+
+def test_frames_of_another_size_are_resized() -> None:
+    policy = small_policy()
+    flat = make_observations(2, size=32)
+    flat["image"][:] = 77
+    inputs = policy.prepare(flat)
+    assert inputs.images.shape == (2, 2, 16, 16, 3) and inputs.images.dtype == torch.uint8
+    assert (inputs.images[:, 0] == 77).all()
+    block = np.kron(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), np.ones((1, 2, 2, 3), np.uint8))
+    shrunk = policy.prepare({**flat, "image": np.repeat(block, 2, axis=0)}).images[0, 0, :, :, 0]
+    np.testing.assert_array_equal(shrunk.numpy(), np.arange(256).reshape(16, 16))
+
+
+def test_inputs_are_indexed_and_joined() -> None:
+    policy = small_policy()
+    inputs = policy.prepare(make_observations(4))
+    parts = ModelInputs.concatenate([inputs[torch.tensor([2, 3])], inputs[torch.tensor([0, 1])]])
+    whole = policy(inputs).detach().numpy()
+    np.testing.assert_allclose(policy(parts).detach().numpy(), whole[[2, 3, 0, 1]], atol=1e-5)
+
+
+def test_word_tokenizer() -> None:
+    tokenizer = WordTokenizer(["pick", "red"], num_buckets=8)
+    assert tokenizer.encode("Pick, RED!") == [1, 10, 11]
+    unknown = tokenizer.encode("zorblat")
+    assert unknown == tokenizer.encode("zorblat") and 2 <= unknown[1] < 10
+    assert WordTokenizer().encode("pick up the red cube and put it on the plate").count(1) == 1
+
+
+def test_training_mode_changes_nothing() -> None:
+    policy = small_policy()
+    inputs = policy.prepare(make_observations(3))
+    evaluated = policy.eval()(inputs)
+    assert torch.equal(policy.train()(inputs), evaluated)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_temperatures_are_refused(temperature: float) -> None:
+    with pytest.raises(ReflexError, match="temperature"):
+        small_policy().act(make_observations(1), "sample", temperature, generators(1))
+
+
+def test_bad_requests_are_refused() -> None:
+    policy = small_policy()
+    observations = make_observations(2)
+    with pytest.raises(ReflexError, match="one generator per environment"):
+        policy.act(observations, "sample")
+    with pytest.raises(ReflexError, match="decoding mode"):
+        policy.act(observations, "beam")  # type: ignore[arg-type] # the point
+    broken = observations["state"].copy()
+    broken[1, 3] = np.nan
+    with pytest.raises(ReflexError, match=r"rows \[1\]"):
+        policy.act({**observations, "state": broken})
+    with pytest.raises(ReflexError, match="uint8"):
+        policy.act({**observations, "image": observations["image"].astype(np.float32)})  # type: ignore[typeddict-item]
+    with pytest.raises(ReflexError, match="expected \\[2, 28\\]"):
+        policy.log_prob(observations, torch.zeros(2, 27, dtype=torch.long))
+    with torch.no_grad():
+        policy.action_head.bias[3] = float("inf")
+    with pytest.raises(ReflexError, match="NaN or infinite logits"):
+        policy.act(observations)
+
+
+def test_bad_configurations_are_refused() -> None:
+    config = small_config()
+    with pytest.raises(ReflexError, match="execute_steps is 9"):
+        dataclasses.replace(config, execute_steps=9)
+    with pytest.raises(ReflexError, match="attention"):
+        small_config(attention="sideways")
+    with pytest.raises(ReflexError, match="unknown policy configuration field colour"):
+        small_config(colour="red")
+    with pytest.raises(ReflexError, match="vision tower"):
+        PrismaticPolicy.from_config(small_config(vision_towers=(VisionTowerConfig({"model_type": "no-such-model"}),)))
+    with pytest.raises(ReflexError, match="gives? 4 tokens a frame"):
+        policy = PrismaticPolicy.from_config(small_config(vision_tokens=9, camera_embedding=False))
+        policy.act(make_observations(1))

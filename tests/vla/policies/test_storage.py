@@ -1,0 +1,124 @@
+"""Policies on disk: exact round trips, and one clear error for each way a folder can be damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.vla.policies.helpers import generators, make_observations, small_policy
+from vla.errors import ReflexError
+from vla.policies import PrismaticPolicy, load_policy
+from vla.policies.storage import shipped_names
+from vla.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    policy = small_policy()
+    policy.set_normalisation(np.full(7, -0.5), np.full(7, 0.25), np.full(8, -2.0), np.full(8, 3.0))
+    policy.save_pretrained(tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def test_round_trip_is_exact(folder: Path) -> None:
+    original = small_policy()
+    loaded = PrismaticPolicy.from_pretrained(folder)
+    assert loaded.has_normalisation and loaded.config == original.config
+    assert loaded.normalisation.action_q99.tolist() == [0.25] * 7
+    for name, value in original.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    original.set_normalisation(np.full(7, -0.5), np.full(7, 0.25), np.full(8, -2.0), np.full(8, 3.0))
+    first = original.act(make_observations(3), "sample", 1.6, generators(3))
+    second = loaded.act(make_observations(3), "sample", 1.6, generators(3))
+    np.testing.assert_array_equal(first.tokens, second.tokens)
+    np.testing.assert_array_equal(first.log_probs, second.log_probs)
+    np.testing.assert_array_equal(first.actions, second.actions)
+
+
+def test_saving_replaces_a_folder_and_leaves_nothing_beside_it(folder: Path) -> None:
+    small_policy(seed=1).save_pretrained(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["policy"]
+    expected = small_policy(seed=1).action_queries
+    assert torch.equal(load_policy(folder).action_queries, expected)
+
+
+def test_half_precision_storage_is_smaller_and_close(folder: Path, tmp_path: Path) -> None:
+    policy = load_policy(folder)
+    policy.save_pretrained(tmp_path / "half", dtype="float16")
+    sizes = [(path / "model.safetensors").stat().st_size for path in (tmp_path / "half", folder)]
+    assert sizes[0] < 0.6 * sizes[1]
+    loaded = load_policy(tmp_path / "half")
+    assert loaded.action_queries.dtype == torch.float32
+    torch.testing.assert_close(loaded.action_queries, policy.action_queries, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ReflexError, match="int4"):
+        policy.save_pretrained(tmp_path / "no", dtype="int4")
+    assert not (tmp_path / "no").exists()
+
+
+def test_truncated_weights_are_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ReflexError, match=r"model\.safetensors: the weights are truncated"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "normalisation.json", "model.safetensors"])
+def test_missing_files_are_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ReflexError, match=name.replace(".", r"\.")):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "normalisation.json"])
+def test_damaged_json_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_text('{"half')
+    with pytest.raises(ReflexError, match=name.replace(".", r"\.")):
+        load_policy(folder)
+
+
+def test_unknown_configuration_field_is_named(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "red"}))
+    with pytest.raises(ReflexError, match=r"config\.json: unknown policy configuration field colour"):
+        load_policy(folder)
+
+
+def test_weights_of_another_shape_or_with_nan_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole = load_file(path)
+    save_file({**whole, "action_queries": torch.zeros(3, 3)}, path)
+    with pytest.raises(ReflexError, match=r"misshapen action_queries \[3, 3\]"):
+        load_policy(folder)
+    save_file({name: value for name, value in whole.items() if name != "action_queries"}, path)
+    with pytest.raises(ReflexError, match="lacks action_queries"):
+        load_policy(folder)
+    save_file({**whole, "action_queries": whole["action_queries"] * float("nan")}, path)
+    with pytest.raises(ReflexError, match="action_queries holds NaN"):
+        load_policy(folder)
+
+
+def test_load_policy_finds_checkpoints_and_names_what_it_knows(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", resume=False) as run:
+        for step in (1, 2):
+            run.save_checkpoint(step, lambda path, seed=step: small_policy(seed).save_pretrained(path / "policy"))
+    assert torch.equal(load_policy(tmp_path / "run").action_queries, small_policy(2).action_queries)
+    checkpoint = tmp_path / "run" / "checkpoints" / "1"
+    assert torch.equal(load_policy(str(checkpoint)).action_queries, small_policy(1).action_queries)
+    with pytest.raises(ReflexError, match="no policy 'nonsense'"):
+        load_policy("nonsense")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ReflexError, match="neither config.json nor a checkpoint"):
+        load_policy(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_policies_load_and_are_small(name: str) -> None:
+    policy = load_policy(name)
+    assert policy.policy_id == name and policy.has_normalisation
+    folder = Path(__import__("vla.policies.storage", fromlist=["x"]).__file__).parent / "weights" / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 12_000_000

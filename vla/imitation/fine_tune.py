@@ -1,0 +1,248 @@
+"""`vla sft`: supervised fine-tuning of a policy on a LeRobot dataset, in a run folder, resumable step for step."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from vla.data.episode import Episode
+from vla.errors import ReflexError
+from vla.imitation.augmentation import AugmentationConfig
+from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
+from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
+from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
+from vla.rl.interrupts import held_interrupts
+from vla.training.devices import resolve_device
+from vla.training.progress import progress_bar
+from vla.training.run_folder import RunFolder
+
+SCRATCH = "scratch"
+"""Policy name that means a tiny policy with random weights."""
+
+Evaluator = Callable[[PrismaticPolicy, int], Metrics]
+"""Called with the policy and the steps done; returns metrics such as `eval/success_rate`."""
+
+_MAY_CHANGE = frozenset(
+    {"output", "resume", "device", "checkpoint_every", "keep_checkpoints", "log_every", "num_workers"}
+)
+
+
+@dataclass
+class FineTuneConfig:
+    """Supervised fine-tuning of a policy on demonstrations."""
+
+    dataset: str
+    """LeRobot v3 dataset: a local folder or a hub id."""
+    policy: str = "reflex-tiny"
+    """Where to start: a policy folder, a run folder, a shipped name, or "scratch" for random weights."""
+    output: str = "runs/sft"
+    """Run folder."""
+    policy_id: str | None = None
+    """Name written into episodes of the result; null keeps the base policy's."""
+    tasks: list[int] | None = None
+    """Task ids to train on; null takes all in the dataset."""
+    episodes_per_task: int | None = None
+    """Demonstrations of each task (the dataset's first ones); null takes all."""
+    normalisation: Literal["keep", "dataset"] = "keep"
+    """"keep" the base policy's action quantiles (so its action space stays), or take the dataset's."""
+    steps: int = 1500
+    """Optimiser steps."""
+    batch_size: int = 48
+    """Samples a step."""
+    learning_rate: float = 6e-4
+    """Peak of the schedule: linear warm-up, then cosine."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    final_learning_rate: float = 0.02
+    """Learning rate at the end of the cosine, as a share of the peak."""
+    weight_decay: float = 0.02
+    """AdamW decay of matrices."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm."""
+    label_sigma: float = 1.0
+    """Standard deviation of the soft targets in bins; 0 gives one-hot targets."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Random changes of the pictures."""
+    eval_every: int = 0
+    """Steps between evaluations in simulation; 0 for none."""
+    eval_suite: str | None = None
+    """Suite to evaluate in; null takes the dataset's."""
+    eval_episodes_per_task: int = 10
+    """Episodes of each task in an evaluation."""
+    eval_split: Literal["train", "eval"] = "eval"
+    """Initial states to evaluate from."""
+    num_workers: int = 1
+    """Simulator processes of an evaluation."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    seed: int = 0
+    """Determines data order, augmentation, and random weights when starting from scratch."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<n>."""
+    resume: bool = False
+    """Continue the run in `output` from its last checkpoint."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "keep_checkpoints", "log_every", "eval_episodes_per_task", "num_workers"):
+            if getattr(self, name) < 1:
+                raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.eval_every < 0:
+            raise ReflexError(f"eval_every is {self.eval_every}; use 0 for no evaluation, or a number of steps")
+        if self.normalisation not in ("keep", "dataset"):
+            raise ReflexError(f"normalisation is {self.normalisation!r}; choose keep or dataset")
+        self.imitation()  # checks the shared fields
+
+    def imitation(self) -> ImitationConfig:
+        """The part that concerns the optimisation."""
+        names = [entry.name for entry in dataclasses.fields(ImitationConfig)]
+        return ImitationConfig(**{name: getattr(self, name) for name in names})
+
+
+def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> dict[str, Any]:
+    """Fine-tune and return the summary; checkpoints hold the policy in `checkpoints/<step>/policy`.
+
+    `on_evaluate` replaces the evaluation in simulation that `eval_every` asks for. Raises `ReflexError` for settings,
+    datasets and checkpoints that cannot be used. Ctrl-C leaves a checkpoint of the last whole step.
+    """
+    from vla.data.lerobot_reader import read_demonstrations
+
+    device = resolve_device(config.device)
+    with RunFolder(config.output, resume=config.resume) as run:
+        restart = _restart_point(run, config)
+        episodes = read_demonstrations(config.dataset, config.tasks, config.episodes_per_task)
+        policy = _open_policy(config, episodes, restart, device)
+        samples = EpisodeSamples(policy, episodes)
+        trainer = ImitationTrainer(policy, samples, config.imitation())
+        if restart is not None:
+            trainer.load(restart)
+        run.truncate_after(trainer.steps_done if restart is not None else -1)
+        run.write_config(dataclasses.asdict(config))
+        evaluate = on_evaluate or _simulation_evaluator(config, episodes)
+        _train(trainer, run, config, evaluate)
+        return _summarise(run, config, episodes, len(samples))
+
+
+def _restart_point(run: RunFolder, config: FineTuneConfig) -> Path | None:
+    """The checkpoint to continue from, after checking that the settings are those it was made with."""
+    before = run.read_config()
+    if not before:
+        return None
+    now = dataclasses.asdict(config)
+    changed = sorted(name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name])
+    if changed:
+        raise ReflexError(
+            f"{run.path} was started with other settings ({', '.join(changed)}), and continuing would mix two runs; "
+            "use the settings in its config.yaml, or a new output folder"
+        )
+    last = run.last_checkpoint()
+    return None if last is None else last[1]
+
+
+def _open_policy(
+    config: FineTuneConfig, episodes: Sequence[Episode], restart: Path | None, device: torch.device
+) -> PrismaticPolicy:
+    if restart is not None:
+        return load_policy(restart, str(device))
+    torch.manual_seed(config.seed)
+    if config.policy == SCRATCH:
+        policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
+    else:
+        policy = load_policy(config.policy, str(device))
+    if config.policy_id is not None:
+        policy.config = dataclasses.replace(policy.config, policy_id=config.policy_id)
+    if config.normalisation == "dataset" or not policy.has_normalisation:
+        set_normalisation_from_episodes(policy, episodes)
+    return policy
+
+
+def _train(trainer: ImitationTrainer, run: RunFolder, config: FineTuneConfig, evaluate: Evaluator | None) -> None:
+    started, first = time.perf_counter(), trainer.steps_done
+    evaluated = {line["step"] for line in run.read_metrics() if "eval/success_rate" in line}
+    saved = first
+
+    def evaluate_and_save() -> None:
+        nonlocal saved
+        step = trainer.steps_done
+        # also at the first pass after a resume: the run may have been stopped during this evaluation
+        if evaluate is not None and config.eval_every and step and step % config.eval_every == 0:
+            if step not in evaluated:
+                run.append_metrics(step, evaluate(trainer.policy, step))
+        if step > saved and (step % config.checkpoint_every == 0 or step == config.steps):
+            run.save_checkpoint(step, trainer.save, keep=config.keep_checkpoints)
+            saved = step
+
+    with progress_bar("fine-tuning", config.steps, first) as update:
+        try:
+            evaluate_and_save()
+            while trainer.steps_done < config.steps:
+                with held_interrupts():
+                    metrics = trainer.step()
+                    step = trainer.steps_done
+                    if step % config.log_every == 0 or step == config.steps:
+                        metrics["time/step_seconds"] = (time.perf_counter() - started) / (step - first)
+                        run.append_metrics(step, metrics)
+                evaluate_and_save()
+                update(step, f"loss {metrics['train/loss']:.3f}")
+        except KeyboardInterrupt:
+            if trainer.steps_done > saved:
+                run.save_checkpoint(trainer.steps_done, trainer.save, keep=config.keep_checkpoints)
+            raise
+
+
+def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -> Evaluator | None:
+    """Success rate in the simulator; the pool lives for one evaluation, so that training has the cores to itself."""
+    if not config.eval_every:
+        return None
+    tasks = sorted({episode.task_id for episode in episodes})
+    suite_name = config.eval_suite or episodes[0].suite
+
+    def evaluate_policy(policy: PrismaticPolicy, step: int) -> Metrics:
+        from sim.pool import EnvironmentPool
+        from sim.suites import get_suite
+        from vla.evaluation.runner import evaluate
+
+        suite = get_suite(suite_name)
+        slots = min(32, len(tasks) * config.eval_episodes_per_task)
+        with EnvironmentPool(suite_name, num_slots=slots, num_workers=config.num_workers) as pool:
+            result = evaluate(
+                policy,
+                suite,
+                pool,
+                tasks=tasks,
+                episodes_per_task=config.eval_episodes_per_task,
+                split=config.eval_split,
+                seed=config.seed,
+            )
+        return {f"eval/{name}": float(value) for name, value in result.summary().items()}
+
+    return evaluate_policy
+
+
+def _summarise(run: RunFolder, config: FineTuneConfig, episodes: Sequence[Episode], samples: int) -> dict[str, Any]:
+    lines = run.read_metrics()
+    trained = [line for line in lines if "train/loss" in line]
+    evaluated = [line for line in lines if "eval/success_rate" in line]
+    summary: dict[str, Any] = {
+        "steps": config.steps,
+        "episodes": len(episodes),
+        "samples": samples,
+        "policy": str(run.path / "checkpoints" / str(config.steps) / "policy"),
+        "final_loss": trained[-1]["train/loss"] if trained else None,
+        "token_accuracy": trained[-1]["train/token_accuracy"] if trained else None,
+    }
+    if evaluated:
+        summary |= {key.removeprefix("eval/"): evaluated[-1][key] for key in evaluated[-1] if key.startswith("eval/")}
+        summary["episodes"] = len(episodes)
+        summary["eval_episodes"] = evaluated[-1].get("eval/episodes")
+    run.write_summary(summary)
+    return summary
