@@ -203,7 +203,8 @@ class EnvironmentPool:
         result = reply.result
         if isinstance(command, StepCommand) and isinstance(result, ChunkResult):
             state.actions.append(command.actions[: result.steps])
-            reply = replace(reply, result=replace(result, worker_restarted=state.restarted))
+            if state.restarted:
+                reply = replace(reply, result=replace(result, worker_restarted=True))
         if isinstance(result, Failure) or (isinstance(result, ChunkResult) and result.done):
             state.request, state.actions = None, []
         state.pending, state.reply = None, reply

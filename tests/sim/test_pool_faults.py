@@ -78,7 +78,7 @@ def test_a_killed_worker_comes_back_and_changes_nothing(caplog: pytest.LogCaptur
 def test_a_worker_lost_in_the_middle_of_a_chunk_comes_back(fault: str, tmp_path: Path) -> None:
     once = tmp_path / "once"
     once.touch()
-    with EnvironmentPool(f"{fault}:{once}", 3, 2, factory=FAULTY, timeout=2.0) as pool:
+    with EnvironmentPool(f"{fault}:{once}", 3, 2, factory=FAULTY, timeout=4.0) as pool:
         rounds = play(pool)  # task 1 in slot 1, worker 1, fails at its step 5, in the second chunk
     assert not once.exists()
     assert_same_outcomes(rounds, undisturbed())
@@ -142,7 +142,7 @@ def test_close_ends_hanging_frozen_and_dead_workers() -> None:
     os.kill(pids[2], signal.SIGSTOP)  # SIGTERM does not end a stopped process
     start = time.monotonic()
     pool.close()
-    assert time.monotonic() - start < 8.0
+    assert time.monotonic() - start < 20.0
     assert wait_until_gone(pids, 0.5)
 
 
@@ -177,7 +177,7 @@ def test_workers_end_with_their_parent(ending: str) -> None:
             for pid in pids if ending == "SIGINT" else []:
                 os.kill(pid, signal.SIGINT)  # a worker ignores it even when it gets it
             parent.send_signal(signal.Signals[ending])
-        parent.wait(20)
+        parent.wait(60)
         errors = parent.stderr.read()
     assert wait_until_gone(pids, 8.0)
     assert errors.count("Traceback") == (1 if ending == "SIGINT" else 0), errors
