@@ -1,0 +1,221 @@
+"""The report: what it shows, that it needs nothing else, and that it refuses what is no run."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla.data.episode import Episode
+from vla.errors import ReflexError
+from vla.evaluation.charts import CurvePoint, learning_curve, nice_ticks, number, percent, sparkline
+from vla.evaluation.report import write_report
+from vla.evaluation.report_command import main
+from vla.evaluation.report_data import load_run, order_phases
+from vla.evaluation.results import EvaluationResult
+from vla.evaluation.videos import find_videos, side_by_side, write_videos
+from vla.training.run_folder import RunFolder
+
+INSTRUCTIONS = ["put the <red> cube & the cup away", "open the drawer"]
+
+
+def film(task: int, success: bool, state: int = 0) -> Episode:
+    frames = np.full((5, 16, 16, 3), 40 + 60 * task, dtype=np.uint8)
+    return Episode(
+        suite="tabletop",
+        task_id=task,
+        instruction=INSTRUCTIONS[task],
+        split="eval",
+        init_state_id=state,
+        seed=0,
+        policy_id="p",
+        success=success,
+        actions=np.zeros((8, 7), np.float32),
+        observation_steps=np.arange(0, 10, 2),
+        images=frames,
+        wrist_images=255 - frames,
+        states=np.zeros((5, 8), np.float32),
+        rewards=np.zeros(8, np.float32),
+        costs=np.zeros(8, np.float32),
+        progress=np.zeros(8, np.float32),
+    )
+
+
+def evaluation(successes: list[int], of: int = 10) -> EvaluationResult:
+    records = [
+        {"task_id": t, "init_state_id": i, "success": i < count, "instruction": INSTRUCTIONS[t], "protocol": "p"}
+        for t, count in enumerate(successes)
+        for i in range(of)
+    ]
+    return EvaluationResult([{**record, "split": "eval"} for record in records], "p")
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    with RunFolder(tmp_path / "demo") as run:
+        run.write_config({"suite": "tabletop", "seed": 3})
+        run.write_protocol({"suite": "tabletop", "hash": "c0ffee"})
+        for step, successes in ((0, [2, 4]), (1, None), (2, [9, 10])):
+            metrics = {"train/kl": 0.5 - 0.1 * step, "train/episodes": 1000.0 * step, "train/nan": float("nan")}
+            if successes is not None:
+                result = evaluation(successes)
+                metrics |= result.metrics()
+                run.append_episodes(result.records, step=step)
+            run.append_metrics(step, metrics)
+        run.write_summary(
+            {"sft": evaluation([2, 4]).summary(), "srpo": evaluation([9, 10]).summary(), "wall_seconds": 90}
+        )
+        write_videos(run.videos_path / "sft", [film(0, True, 1), film(0, False, 0), film(1, True)])
+        write_videos(run.videos_path / "srpo", [film(0, True, 1), film(0, True, 0), film(1, True)])
+    return tmp_path / "demo"
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced and collects text and addresses."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "line", "circle", "polygon", "polyline"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.addresses: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [str(value) for name, value in attrs if name in ("src", "href", "poster", "srcset")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_report_of_a_training_run(trained: Path) -> None:
+    text = write_report(trained).read_text(encoding="utf-8")
+    page = Page(text)
+    shown = " ".join(page.text.split())
+    assert "SRPO reaches 95 % success, +65.0 points from 30 % (Fine-tuned)." in shown
+    assert "95 % interval 76.4 % to 99.1 %, 20 episodes" in shown  # Wilson, 19 of 20
+    assert "paired on 20 initial states" in shown
+    assert "13 newly solved, 0 lost" in shown
+    assert "put the <red> cube & the cup away" in page.text
+    assert "iteration 2: 95 % of 20 episodes, after 2000 training episodes" in shown
+    assert "train/kl" in shown
+    assert "train/nan" not in shown
+    assert "Protocol c0ffee" in shown
+    assert "Wall time 1.5 minutes" in shown
+    assert len(page.addresses) == 4  # two tasks, first and last policy
+    assert all(address.startswith("data:video/mp4;base64,") for address in page.addresses)
+    # The pair shown for a task is one where training turned a failure into a success.
+    assert re.search(r"Fine-tuned, initial state 0: failure.*?SRPO, initial state 0: success", shown)
+    without_videos = re.sub(r'"data:video/mp4;base64,[^"]*"', "", text)
+    assert "//" not in without_videos
+    assert "url(" not in without_videos
+    assert "<script" not in without_videos
+
+
+def test_report_of_a_single_evaluation(tmp_path: Path) -> None:
+    result = evaluation([10, 8])
+    with RunFolder(tmp_path) as run:
+        run.append_episodes(result.records, step=0)
+        run.append_metrics(0, result.metrics())
+        run.write_summary({**result.summary(), "policy": "reflex-tiny"})
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    shown = " ".join(page.text.split())
+    assert "reflex-tiny succeeds in 90 % of 20 episodes." in shown
+    assert "Learning curve" not in shown
+    assert "Gain" not in shown
+    assert "open the drawer80 %49 to 94, 8/10" in shown
+
+
+def test_a_run_without_a_summary_is_shown_from_its_metrics(trained: Path) -> None:
+    (trained / "summary.json").unlink()
+    arms = load_run(trained).arms
+    assert [(arm.name, arm.success_rate, arm.episodes) for arm in arms] == [
+        ("Iteration 0", 0.3, 20),
+        ("Iteration 2", 0.95, 20),
+    ]
+
+
+def test_what_is_no_run_is_refused_and_a_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReflexError, match="is not a folder"):
+        write_report(tmp_path / "none")
+    with pytest.raises(ReflexError, match="holds no run"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "metrics.jsonl").write_text("not json\n")
+    with pytest.raises(ReflexError, match=r"line 1 of .*metrics\.jsonl"):
+        write_report(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1}\n')
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(ReflexError, match=r"config\.yaml is not valid YAML"):
+        write_report(tmp_path)
+
+
+def test_the_command_prints_the_path(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(trained)]) == 0
+    assert capsys.readouterr().out == f"{trained / 'report.html'}\n"
+
+
+def test_a_new_outcome_replaces_the_old_video(tmp_path: Path) -> None:
+    write_videos(tmp_path / "eval", [film(0, False)])
+    write_videos(tmp_path / "eval", [film(0, True)])
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["task0_init0_success.mp4"]
+    assert find_videos(tmp_path)[0].success
+
+
+def test_cameras_side_by_side() -> None:
+    left = np.full((2, 65, 65, 3), 10, np.uint8)
+    frames = side_by_side(left, left + 100)
+    assert frames.shape == (2, 196, 392, 3)
+    assert frames[1, 100, 100, 0] == 10
+    assert frames[1, 100, 300, 0] == 110
+
+
+def test_phases_are_ordered_as_they_were_trained() -> None:
+    assert order_phases({"step10", "step2", "sft"}) == ["sft", "step2", "step10"]
+    assert order_phases({"srpo", "sft"}) == ["sft", "srpo"]
+
+
+def test_curve_places_points_where_they_belong() -> None:
+    points = [CurvePoint(0, 0.0, 0.0, 0.3, "a"), CurvePoint(10, 1.0, 0.7, 1.0, "b < c")]
+    root = ElementTree.fromstring(learning_curve(points, width=860, height=300))
+    dots = root.iter("circle")
+    places = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in dots]
+    assert places == [(46.0, 260.0), (802.0, 14.0)]
+    assert [title.text for title in root.iter("title")] == ["a", "b < c"]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_round_and_inside(low: float, span: float) -> None:
+    ticks = nice_ticks(low, low + span)
+    assert 2 <= len(ticks) <= 7
+    slack = 1e-6 * (abs(low) + span)
+    assert low - slack <= ticks[0] <= ticks[-1] <= low + span + slack
+    steps = np.diff(ticks)
+    assert steps == pytest.approx(steps[0], rel=1e-3)
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20))
+def test_sparklines_stay_inside_their_box(values: list[float]) -> None:
+    root = ElementTree.fromstring(sparkline(list(range(len(values))), values))
+    dot = next(iter(root.iter("circle")))
+    assert 0 <= float(dot.attrib["cx"]) <= 250
+    assert 0 <= float(dot.attrib["cy"]) <= 84
+
+
+def test_numbers_read_well() -> None:
+    assert [percent(value) for value in (0, 0.5, 0.8754, 1)] == ["0 %", "50 %", "87.5 %", "100 %"]
+    assert [number(value) for value in (11520, 0.00149412, 6, -2.5)] == ["11,520", "0.001494", "6", "-2.5"]
