@@ -1,0 +1,185 @@
+"""The command line: exit statuses, one line per error, help that shows every field."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vla.cli
+from sim.contract import EnvironmentRequestError
+from vla.cli import CONFIGURED, ConfiguredCommand, main
+from vla.conf.schema import fields_of, is_config, strip_optional
+from vla.errors import ReflexError
+from vla.rl.config import TrainConfig
+from world_models.errors import WorldModelError
+
+
+@dataclass
+class ToyConfig:
+    """A command small enough to see through."""
+
+    steps: int = 3
+    """How many."""
+    resume: bool = False
+    """Go on."""
+
+
+RAISED: list[BaseException] = []
+
+
+def run_toy(config: ToyConfig) -> dict[str, Any]:
+    if RAISED:
+        raise RAISED[0]
+    return {"steps": config.steps, "resumed": config.resume}
+
+
+def progress_toy(config: ToyConfig, on_progress: Any = None) -> Path:
+    for step in range(config.steps):
+        on_progress(step + 1, config.steps, step)
+    return Path("done")
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """`vla demo` with the toy configuration; put an exception in the list to have it raised."""
+    monkeypatch.setattr(vla.cli, "_load", lambda target: {"c": ToyConfig, "r": run_toy, "p": progress_toy}[target])
+    monkeypatch.setitem(CONFIGURED, "demo", ConfiguredCommand("Toy.", "c", "r", "vla demo steps=4"))
+    monkeypatch.setitem(CONFIGURED, "collect", ConfiguredCommand("Toy.", "c", "p", "vla collect"))
+    RAISED.clear()
+    return RAISED
+
+
+def test_help_is_immediate_and_lists_every_command() -> None:
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "vla", "--help"], capture_output=True, text=True, check=True)
+    # A loose bound, for busy machines: what takes long is importing, so the heavy imports are looked for too.
+    assert time.perf_counter() - start < 10
+    for command in ("demo", "collect", "sft", "train", "eval", "report", "doctor", "bench"):
+        assert f"\n  {command} " in done.stdout
+    code = (
+        "import sys, vla.cli; vla.cli.main(['--help']); "
+        "print([name for name in ('torch', 'hydra', 'numpy') if name in sys.modules])"
+    )
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert listed.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_run_prints_its_result(toy: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "steps=5"]) == 0
+    assert '"steps": 5' in capsys.readouterr().out
+
+
+def test_progress_is_shown_where_the_command_reports_it(
+    toy: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["collect", "steps=2"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "done\n"
+    assert "episodes (1 succeeded)" in captured.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ReflexError("cannot write x: [bold]no[/bold]\nspace"),
+        EnvironmentRequestError("cannot write x: [bold]no[/bold]\nspace"),
+        WorldModelError("cannot write x: [bold]no[/bold]\nspace"),
+    ],
+)
+def test_user_errors_are_one_line_and_status_2(
+    error: Exception, toy: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.append(error)
+    assert main(["demo"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "vla: cannot write x: [bold]no[/bold] space\n"
+    assert captured.out == ""
+
+
+def test_a_defect_keeps_its_traceback(toy: list[BaseException]) -> None:
+    toy.append(ZeroDivisionError("a defect"))
+    with pytest.raises(ZeroDivisionError):
+        main(["demo"])
+
+
+def test_an_interrupt_says_how_to_go_on(toy: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+    toy.append(KeyboardInterrupt())
+    assert main(["demo", "steps=7", "resume=false"]) == 130
+    assert capsys.readouterr().err == "vla: interrupted; continue with: vla demo steps=7 resume=true\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "there is no command 'trian' (did you mean 'train'?)"),
+        (["train", "sed=1"], "did you mean 'seed'?"),
+        (["train", "seed=x"], "seed must be an integer"),
+        (["train", "algo=ppo"], "algo has no option 'ppo'; it has grpo, srpo"),
+        (["train", "--seed", "3"], "not '--seed'"),
+        (["train", "algo.alpha=2"], "algo.alpha is 2.0"),
+        (["report"], "takes one run folder"),
+        (["report", "no/such/folder"], "there is no run folder no/such/folder"),
+        (["doctor", "--fix"], "not '--fix'"),
+        (["bench", "disk"], "'disk'"),
+    ],
+)
+def test_wrong_usage_is_status_2_on_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_train_help_shows_groups_every_field_docs_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help", "algo=grpo", "seed=11"]) == 0
+    page = capsys.readouterr().out
+    assert "algo    grpo, srpo (default)" in page
+    assert "libero_spatial" in page
+    assert "seed=11" in page
+    assert "algo.reward=binary" in page
+    words = " ".join(page.split())
+    for info in fields_of(TrainConfig):
+        inner, _ = strip_optional(info.annotation)
+        if info.key == "suite" or is_config(inner):
+            continue
+        assert f"  {info.key}=" in page, info.key
+        assert info.doc, f"{info.key} has no docstring"
+        assert info.doc in words
+
+
+@pytest.mark.parametrize("command", sorted(CONFIGURED))
+def test_every_command_has_a_documented_configuration(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"usage: vla {command}" in capsys.readouterr().out
+    config_class: Any = vla.cli._load(CONFIGURED[command].config)
+    undocumented = [info.key for info in fields_of(config_class) if not info.doc]
+    assert undocumented == []
+    assert callable(vla.cli._load(CONFIGURED[command].runner))
+
+
+def test_show_config_prints_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "algo=grpo", "--show-config"]) == 0
+    assert "reward: binary" in capsys.readouterr().out
+
+
+def test_environment_is_prepared_before_heavy_imports() -> None:
+    code = (
+        "import os, sys; from vla.cli import prepare_environment; prepare_environment(); "
+        "names = ('MUJOCO_GL', 'LP_NUM_THREADS', 'OMP_NUM_THREADS'); "
+        "print(*(os.environ[name] for name in names), 'torch' in sys.modules)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ("LP_NUM_THREADS", "OMP_NUM_THREADS")}
+    environment["MUJOCO_GL"] = ""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    gl, llvmpipe, threads, torch_loaded = done.stdout.split()
+    assert (gl, llvmpipe, torch_loaded) == ("egl" if sys.platform == "linux" else "", "0", "False")
+    assert int(threads) == vla.cli.usable_cores()
