@@ -127,8 +127,9 @@ def _curve_point(line: dict[str, Any]) -> CurvePoint:
     note = f"iteration {line['step']}: {percent(rate)}"
     if line.get("eval/episodes"):
         note += f" of {line['eval/episodes']:g} episodes"
-    if line.get("train/episodes"):
-        note += f", after {line['train/episodes']:g} training episodes"
+    trained = line.get("train/episodes") or line.get("progress/episodes")
+    if trained:
+        note += f", after {trained:g} training episodes"
     return CurvePoint(
         int(line["step"]), rate, rate if low is None else float(low), rate if high is None else float(high), note
     )

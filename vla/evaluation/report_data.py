@@ -18,7 +18,15 @@ from vla.training.run_folder import read_config
 
 __all__ = ["Arm", "RunData", "Series", "load_run", "order_phases"]
 
-NAMES = {"sft": "Fine-tuned", "srpo": "SRPO", "grpo": "GRPO", "ppo": "PPO", "base": "Pretrained", "eval": "Evaluated"}
+NAMES = {
+    "sft": "Fine-tuned",
+    "srpo": "SRPO",
+    "grpo": "GRPO",
+    "ppo": "PPO",
+    "base": "Pretrained",
+    "eval": "Evaluated",
+    "start": "Start",
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ def load_run(path: Path) -> RunData:
 
 def order_phases(names: set[str]) -> list[str]:
     """Phases in the order of training: pretrained, fine-tuned, then by the numbers in their names, then by name."""
-    known = ["base", "sft", "first", "initial"]
+    known = ["base", "sft", "start", "first", "initial"]
 
     def key(name: str) -> tuple[int, int, str]:
         rank = known.index(name) if name in known else len(known)
@@ -117,6 +125,13 @@ def _arms(
 ) -> list[Arm]:
     named = [(arm_name(key), value) for key, value in summary.items() if isinstance(value, dict)]
     found = [(name, value) for name, value in named if isinstance(value.get("success_rate"), int | float)]
+    if len(found) == 1 and isinstance(
+        summary.get("success_rate"), int | float
+    ):  # a trainer's: where it began, where it ended
+        trained = (
+            "srpo" if summary.get("reward") == "srpo" else "grpo" if summary.get("reward") == "binary" else "trained"
+        )
+        found.append((arm_name(trained), dict(summary)))
     if found:
         return [_arm(name, value) for name, value in found]
     if len(curve) > 1:
@@ -161,7 +176,8 @@ def _telemetry(metrics: Sequence[Mapping[str, Any]]) -> list[Series]:
             series = columns.setdefault(key, Series(key, [], []))
             series.steps.append(int(line["step"]))
             series.values.append(float(value))
-    return [series for series in columns.values() if len(series.values) > 1]
+    shown = [series for series in columns.values() if len(series.values) > 1]
+    return sorted(shown, key=lambda series: series.key.startswith("time/"))  # stable: how long things took comes last
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -149,6 +149,18 @@ def test_a_run_without_a_summary_is_shown_from_its_metrics(trained: Path) -> Non
     ]
 
 
+def test_a_trainers_summary_shows_where_it_began_and_ended(trained: Path) -> None:
+    RunFolder(trained, resume=True).write_summary(
+        {
+            **evaluation([9, 10]).summary(),
+            "start": evaluation([2, 4]).summary(),
+            "reward": "binary",
+            "stopped_by": "target",
+        }
+    )
+    assert [(arm.name, arm.success_rate) for arm in load_run(trained).arms] == [("Start", 0.3), ("GRPO", 0.95)]
+
+
 def test_what_is_no_run_is_refused_and_a_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match="is not a folder"):
         write_report(tmp_path / "none")
