@@ -1,0 +1,52 @@
+"""The GPU checks themselves, at toy size on the CPU, and what they say where there is no GPU."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check.py"
+
+
+@pytest.fixture(scope="module")
+def gpu_check() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_check"] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_no_device_is_said_and_is_status_3(
+    gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
+    assert gpu_check.main() == 3
+    assert "no CUDA device" in capsys.readouterr().out
+
+
+def test_the_agreement_check_passes_and_can_fail(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_check.check_policy_agreement("cpu", quick=True).passed
+    copy = gpu_check.copy.deepcopy
+
+    def perturbed(policy: torch.nn.Module) -> torch.nn.Module:
+        other: torch.nn.Module = copy(policy)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.add_(0.05)
+        return other
+
+    monkeypatch.setattr(gpu_check.copy, "deepcopy", perturbed)
+    assert not gpu_check.check_policy_agreement("cpu", quick=True).passed
+
+
+def test_the_encoder_check_runs_the_projects_encoder(gpu_check: ModuleType) -> None:
+    outcome = gpu_check.check_vjepa2("cpu", quick=True)
+    assert outcome.passed, outcome
+    assert "clips/s" in outcome.detail
