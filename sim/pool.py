@@ -2,7 +2,7 @@
 
 A slot is one running episode. Slots are assigned to workers statically (slot modulo number of workers) and results do
 not depend on how many workers there are. Chunks of actions go to a worker whole; it renders only the frames somebody
-asked for. Observations travel pickled over a socket pair: less than 2 % of a chunk's time at 64 px.
+asked for. Observations travel pickled over a socket pair, one message per worker and call.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sim.contract import ACTION_SIZE, EnvironmentRequestError, Observation
 from sim.pool_process import DEATH_SECONDS, WorkerProcess, shut_down
 from sim.pool_worker import (
     ChunkResult,
+    Command,
     EpisodeRequest,
     Failure,
     ReplayCommand,
@@ -144,7 +145,12 @@ class EnvironmentPool:
         for slot, request in zip(slots, requests, strict=True):
             state = self._slots[slot]
             state.request, state.actions, state.restarted = request, [], False
-            self._submit(ResetCommand(slot, state.ticket + 1, request))
+        self._submit(
+            [
+                ResetCommand(slot, self._slots[slot].ticket + 1, request)
+                for slot, request in zip(slots, requests, strict=True)
+            ]
+        )
 
     def begin_step_chunk(
         self, slots: Sequence[int], actions: NDArray[np.float32], frame_stride: int | None = None
@@ -158,8 +164,12 @@ class EnvironmentPool:
             state = self._slots[slot]
             if state.request is None or state.pending is not None or state.reply is not None:
                 raise EnvironmentRequestError(f"slot {slot} has no episode that waits for actions; reset it first")
-        for slot, chunk in zip(slots, chunks, strict=True):
-            self._submit(StepCommand(slot, self._slots[slot].ticket + 1, chunk, frame_stride))
+        self._submit(
+            [
+                StepCommand(slot, self._slots[slot].ticket + 1, chunk, frame_stride)
+                for slot, chunk in zip(slots, chunks, strict=True)
+            ]
+        )
 
     def finish_reset(self, slots: Sequence[int]) -> list[Observation]:
         """Wait for the resets of these slots. Returns their first observations, in the order of `slots`."""
@@ -184,15 +194,18 @@ class EnvironmentPool:
                 f"slots must be distinct and within 0 .. {self.num_slots - 1}, not {list(slots)}"
             )
 
-    def _submit(self, command: ResetCommand | StepCommand) -> None:
-        state = self._slots[command.slot]
-        state.ticket, state.pending, state.reply = command.ticket, command, None
+    def _submit(self, commands: Sequence[ResetCommand | StepCommand]) -> None:
+        """Run the commands here, or send each worker its share in one message."""
+        for command in commands:
+            state = self._slots[command.slot]
+            state.ticket, state.pending, state.reply = command.ticket, command, None
         if self._runner is not None:
-            reply = self._runner.handle(command)
-            assert reply is not None  # only a replay has no reply, and a pool without workers never replays
-            self._accept(reply)
-        else:
-            self._workers[command.slot % self.num_workers].send(command)
+            for command in commands:
+                reply = self._runner.handle(command)
+                assert reply is not None  # only a replay has no reply, and a pool without workers never replays
+                self._accept(reply)
+        for worker in self._workers:
+            worker.send([command for command in commands if command.slot % self.num_workers == worker.index])
 
     def _accept(self, reply: Reply) -> None:
         """Note a reply and what it says about the slot's episode."""
@@ -248,7 +261,7 @@ class EnvironmentPool:
 
     def _read(self, worker: WorkerProcess) -> None:
         try:
-            reply = worker.connection.recv()
+            replies: list[Reply] = worker.connection.recv()
         except (EOFError, OSError, UnpicklingError):
             self._restart(worker, None)
             return
@@ -258,7 +271,7 @@ class EnvironmentPool:
             raise
         worker.ready = True
         worker.expect_answer(self._timeout)
-        if reply is not None:
+        for reply in replies:
             self._accept(reply)
 
     def _restart(self, worker: WorkerProcess, reason: str | None) -> None:
@@ -281,17 +294,19 @@ class EnvironmentPool:
         _log.warning("%s; restart %d of %d, replaying its episodes", what, worker.restarts, MAX_RESTARTS)
         worker.start()
         worker.expect_answer(self._timeout)
-        for slot in own_slots:
-            self._resume(worker, slot)
+        worker.send([command for slot in own_slots for command in self._recovery(slot)])
 
-    def _resume(self, worker: WorkerProcess, slot: int) -> None:
+    def _recovery(self, slot: int) -> list[Command]:
+        """What brings a slot of a fresh worker to where it was."""
         state = self._slots[slot]
+        commands: list[Command] = []
         if state.request is not None and not isinstance(state.pending, ResetCommand):
             state.restarted = True
             done = np.concatenate(state.actions) if state.actions else np.zeros((0, ACTION_SIZE), np.float32)
-            worker.send(ReplayCommand(slot, state.ticket, state.request, done))
+            commands.append(ReplayCommand(slot, state.ticket, state.request, done))
         if state.pending is not None:
-            worker.send(state.pending)
+            commands.append(state.pending)
+        return commands
 
 
 def _check_actions(slots: Sequence[int], actions: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -71,10 +71,12 @@ class WorkerProcess:
         """Count `timeout` seconds (more for a worker that is still starting) from now until it is taken for dead."""
         self.deadline = time.monotonic() + (timeout if self.ready else max(timeout, START_SECONDS))
 
-    def send(self, command: Command) -> None:
-        """Send a command. A dead worker is noticed when its reply is awaited, in one place only."""
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send commands. A dead worker is noticed when its reply is awaited, in one place only."""
+        if not commands:
+            return
         try:
-            self.connection.send(command)
+            self.connection.send(commands)
         except OSError:
             _log.debug("worker %d is gone; noticed while sending", self.index)
 

@@ -27,7 +27,10 @@ DEFAULT_MAX_ENVIRONMENTS = 64
 """Live environments one worker keeps when neither the caller nor the suite says otherwise."""
 
 PARENT_CHECK_SECONDS = 1.0
-"""How often a waiting worker looks whether its parent still exists."""
+"""How often a worker looks whether its parent still exists."""
+
+ANSWER_SECONDS = 5.0
+"""A worker busy for longer sends what it has, so that it is not taken for dead."""
 
 EXIT_GRACE_SECONDS = 5.0
 """How long a worker may go on with its present command after its parent went away."""
@@ -290,16 +293,17 @@ def main(descriptor: int, factory: str, suite_name: str, image_size: int | None,
     """Serve commands from the socket `descriptor` until the parent closes it or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     connection = Connection(descriptor)
-    commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+    batches: queue.SimpleQueue[list[Command]] = queue.SimpleQueue()
     stopping = threading.Event()
     # A thread of its own reads, so that a parent that sends never waits for a worker that sends, and so that the
     # parent's death is noticed while an environment hangs.
-    threading.Thread(target=_read_commands, args=(connection, commands, stopping, os.getppid()), daemon=True).start()
+    threading.Thread(target=_read_commands, args=(connection, batches, stopping), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     runner = SlotRunner(factory, suite_name, image_size, max_environments)
     try:
-        connection.send(None)  # ready
-        while (command := commands.get()) is not None and not stopping.is_set():
-            connection.send(runner.handle(command))  # None after a replay tells that the worker is alive
+        connection.send([])  # ready
+        while not stopping.is_set():
+            _answer(connection, runner, batches.get(), stopping)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the parent went away: nobody is left to tell
     runner.close()
@@ -308,18 +312,37 @@ def main(descriptor: int, factory: str, suite_name: str, image_size: int | None,
     os._exit(0)  # interpreter teardown would destroy GL contexts in an arbitrary order, noisily
 
 
+def _answer(connection: Connection, runner: SlotRunner, batch: list[Command], stopping: threading.Event) -> None:
+    """Run commands in order; their replies go out in one message, or more when they take long."""
+    replies: list[Reply] = []
+    last_sent = time.monotonic()
+    for command in batch:
+        if stopping.is_set():
+            return
+        reply = runner.handle(command)
+        if reply is not None:
+            replies.append(reply)
+        if time.monotonic() - last_sent > ANSWER_SECONDS:
+            connection.send(replies)
+            replies, last_sent = [], time.monotonic()
+    connection.send(replies)
+
+
 def _read_commands(
-    connection: Connection, commands: queue.SimpleQueue[Command | None], stopping: threading.Event, parent: int
+    connection: Connection, batches: queue.SimpleQueue[list[Command]], stopping: threading.Event
 ) -> None:
     try:
         while True:
-            while not connection.poll(PARENT_CHECK_SECONDS):
-                # A process forked from the parent can hold its end of the socket open after the parent's death.
-                if os.getppid() != parent:
-                    raise EOFError
-            commands.put(connection.recv())
+            batches.put(connection.recv())
     except (EOFError, OSError):
         stopping.set()
-        commands.put(None)
+        batches.put([])
     time.sleep(EXIT_GRACE_SECONDS)
+    os._exit(0)
+
+
+def _watch_parent(parent: int) -> None:
+    """A process forked from the parent can hold its end of the socket open after the parent's death."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
     os._exit(0)
