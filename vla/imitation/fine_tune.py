@@ -67,6 +67,8 @@ class FineTuneConfig:
     """Largest gradient norm."""
     label_sigma: float = 1.0
     """Standard deviation of the soft targets in bins; 0 gives one-hot targets."""
+    precision: str = "auto"
+    """"float32", "bfloat16", or "auto": bfloat16 where CUDA supports it."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Random changes of the pictures."""
     eval_every: int = 0
@@ -174,9 +176,9 @@ def _train(trainer: ImitationTrainer, run: RunFolder, config: FineTuneConfig, ev
         nonlocal saved
         step = trainer.steps_done
         # also at the first pass after a resume: the run may have been stopped during this evaluation
-        if evaluate is not None and config.eval_every and step and step % config.eval_every == 0:
-            if step not in evaluated:
-                run.append_metrics(step, evaluate(trainer.policy, step))
+        due = config.eval_every and step and step % config.eval_every == 0 and step not in evaluated
+        if evaluate is not None and due:
+            run.append_metrics(step, evaluate(trainer.policy, step))
         if step > saved and (step % config.checkpoint_every == 0 or step == config.steps):
             run.save_checkpoint(step, trainer.save, keep=config.keep_checkpoints)
             saved = step

@@ -52,9 +52,9 @@ def test_normalisation_by_hand() -> None:
 def test_bad_values_are_refused() -> None:
     with pytest.raises(ReflexError, match="NaN"):
         ActionTokenizer().encode(np.array([np.nan]))
-    with pytest.raises(ReflexError, match="0 .. 255"):
+    with pytest.raises(ReflexError, match=r"0 \.\. 255"):
         ActionTokenizer().decode(np.array([256]))
-    with pytest.raises(ReflexError, match="below action_q01 in dimensions \\[1\\]"):
+    with pytest.raises(ReflexError, match=r"below action_q01 in dimensions \[1\]"):
         Normalisation.create([0, 1], [1, 0], [0], [1])
     with pytest.raises(ReflexError, match="NaN"):
         Normalisation.create([np.nan], [1], [0], [1])

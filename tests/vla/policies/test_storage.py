@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.vla.policies.helpers import generators, make_observations, small_policy
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, load_policy
-from vla.policies.storage import shipped_names
+from vla.policies.storage import SHIPPED_WEIGHTS, shipped_names
 from vla.training.run_folder import RunFolder
 
 
@@ -105,14 +105,19 @@ def test_weights_of_another_shape_or_with_nan_are_refused(folder: Path) -> None:
 def test_load_policy_finds_checkpoints_and_names_what_it_knows(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", resume=False) as run:
         for step in (1, 2):
-            run.save_checkpoint(step, lambda path, seed=step: small_policy(seed).save_pretrained(path / "policy"))
+            policy = small_policy(step)
+
+            def write(path: Path, policy: PrismaticPolicy = policy) -> None:
+                policy.save_pretrained(path / "policy")
+
+            run.save_checkpoint(step, write)
     assert torch.equal(load_policy(tmp_path / "run").action_queries, small_policy(2).action_queries)
     checkpoint = tmp_path / "run" / "checkpoints" / "1"
     assert torch.equal(load_policy(str(checkpoint)).action_queries, small_policy(1).action_queries)
     with pytest.raises(ReflexError, match="no policy 'nonsense'"):
         load_policy("nonsense")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ReflexError, match="neither config.json nor a checkpoint"):
+    with pytest.raises(ReflexError, match=r"neither config\.json nor a checkpoint"):
         load_policy(tmp_path / "empty")
 
 
@@ -120,5 +125,4 @@ def test_load_policy_finds_checkpoints_and_names_what_it_knows(tmp_path: Path) -
 def test_shipped_policies_load_and_are_small(name: str) -> None:
     policy = load_policy(name)
     assert policy.policy_id == name and policy.has_normalisation
-    folder = Path(__import__("vla.policies.storage", fromlist=["x"]).__file__).parent / "weights" / name
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 12_000_000
+    assert sum(path.stat().st_size for path in (SHIPPED_WEIGHTS / name).iterdir()) <= 12_000_000
