@@ -109,7 +109,7 @@ class ManipulationEnvironment(gymnasium.Env[Any, NDArray[np.float32]], ABC):
 
     @abstractmethod
     def advance(self, action: NDArray[np.floating[Any]]) -> StepOutcome:
-        """Run one control step without rendering. Raises `EnvironmentRequestError` on a non-finite or misshapen action."""
+        """Run one control step without rendering. Raises `EnvironmentRequestError` on a bad action."""
 
     @abstractmethod
     def robot_state(self) -> FloatArray:

@@ -1,6 +1,6 @@
 """Operational-space control of a 7-joint arm, compiled.
 
-The law is Khatib's (IEEE J. Robotics and Automation 3(1), 1987) in the decoupled form robosuite 1.4 uses for `OSC_POSE`:
+The law is Khatib's (IEEE J. Robotics and Automation 3(1), 1987) in the decoupled form of robosuite 1.4's `OSC_POSE`:
 position and orientation errors are turned into a wrench through separate 3 x 3 task-space inertias, gravity and
 velocity forces are compensated, and a joint-space spring acts in the null space.
 """

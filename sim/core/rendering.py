@@ -41,7 +41,9 @@ class PrimitiveRenderer:
 
     def __init__(self, model: mujoco.MjModel, size: int) -> None:
         if model.nmesh or model.ntex or model.nhfield:
-            raise EnvironmentRequestError("PrimitiveRenderer draws primitive shapes only; this model has meshes or textures")
+            raise EnvironmentRequestError(
+                "PrimitiveRenderer draws primitive shapes only; this model has meshes or textures"
+            )
         self._model = model
         self._size = size
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
@@ -66,7 +68,7 @@ class PrimitiveRenderer:
         if context is None:
             context = _CONTEXTS[self._size] = _PrimitiveContext(self._model, self._size)
             _CURRENT[:] = [self._size]
-        if _CURRENT != [self._size]:
+        if [self._size] != _CURRENT:
             context.gl_context.make_current()
             _CURRENT[:] = [self._size]
         images = []
@@ -74,7 +76,13 @@ class PrimitiveRenderer:
             self._camera.fixedcamid = camera
             if index == 0:
                 mujoco.mjv_updateScene(
-                    self._model, data, self._option, self._perturb, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+                    self._model,
+                    data,
+                    self._option,
+                    self._perturb,
+                    self._camera,
+                    mujoco.mjtCatBit.mjCAT_ALL,
+                    self._scene,
                 )
             else:
                 mujoco.mjv_updateCamera(self._model, data, self._camera, self._scene)

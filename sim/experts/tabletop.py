@@ -13,7 +13,6 @@ from sim.contract import POSITION_SCALE, ROTATION_SCALE, Expert, FloatArray, Man
 from sim.core.operational_space import orientation_error
 from sim.tabletop.environment import TabletopEnvironment
 from sim.tabletop.goals import (
-    ButtonPressed,
     DrawerOpened,
     DrawerShut,
     Goal,

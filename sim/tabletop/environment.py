@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import mujoco
@@ -38,7 +38,7 @@ IMAGE_SIZE = 64
 
 
 def check_action(action: NDArray[np.floating[Any]]) -> FloatArray:
-    """Return the action as float32 [7] clipped to [-1, 1]. Raises `EnvironmentRequestError` if misshapen or not finite."""
+    """The action as float32 [7] clipped to [-1, 1]. Raises `EnvironmentRequestError` if misshapen or not finite."""
     array = np.asarray(action, dtype=np.float32)
     if array.shape != (ACTION_SIZE,):
         raise EnvironmentRequestError(f"an action has shape ({ACTION_SIZE},), not {array.shape}")
@@ -50,16 +50,18 @@ def check_action(action: NDArray[np.floating[Any]]) -> FloatArray:
 class TabletopEnvironment(ManipulationEnvironment):
     """One task of the embedded suite (or any `Task` of the same kind, with `layouts` of its own)."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}
     suite_name = "tabletop"
 
-    def __init__(self, task_id: int = 0, image_size: int = IMAGE_SIZE, task: Task | None = None) -> None:
+    def __init__(
+        self, task_id: int = 0, image_size: int = IMAGE_SIZE, task: Task | None = None, render_mode: str = "rgb_array"
+    ) -> None:
         self.task_id = task_id
         self.task = task if task is not None else get_task(task_id)
         self.instruction = self.task.instruction
         self.horizon = self.task.horizon
         self.image_size = image_size
-        self.render_mode = "rgb_array"
+        self.render_mode = render_mode
         image_space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(
             {
@@ -162,7 +164,11 @@ class TabletopEnvironment(ManipulationEnvironment):
         if not stable:
             # A simulation that blew up cannot be continued or rewarded; it ends the episode as a failure.
             return StepOutcome(success=False, truncated=True, cost=1.0, progress=0.0)
-        if self._button_address >= 0 and self.data.qpos[self._button_address] > BUTTON_PRESSED and not self._button_latched:
+        if (
+            self._button_address >= 0
+            and self.data.qpos[self._button_address] > BUTTON_PRESSED
+            and not self._button_latched
+        ):
             self._button_latched = True
             self.model.geom_rgba[self._button_geom] = LIT_BUTTON
         world = self.world_state()
@@ -263,9 +269,7 @@ class TabletopEnvironment(ManipulationEnvironment):
         if self._renderer is None:
             self._renderer = PrimitiveRenderer(self.model, self.image_size)
         image, wrist_image = self._renderer.render(self.data, self._cameras)
-        return Observation(
-            image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction
-        )
+        return Observation(image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction)
 
     def render(self) -> Any:
         """The third-person picture, uint8 [H, W, 3]."""

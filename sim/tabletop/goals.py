@@ -105,7 +105,7 @@ class PlacedOn:
         if self.holds(world):
             return 1.0
         position = world.objects[self.item]
-        target, height, _ = self._target(world)
+        target, _, _ = self._target(world)
         start = world.initial_objects[self.item]
         whole = max(float(np.linalg.norm(start[:2] - target[:2])), 0.05)
         carried = np.clip(1.0 - float(np.linalg.norm(position[:2] - target[:2])) / whole, 0.0, 1.0)
@@ -169,7 +169,9 @@ class InDrawer:
         assert world.drawer_position is not None
         offset = world.objects[self.item] - world.drawer_position
         inside = abs(offset[0]) < 0.06 and -0.08 < offset[1] < 0.096 and offset[2] < 0.045
-        released = world.gripper_opening > 0.055 or world.distance_to_gripper(world.objects[self.item]) > RELEASE_DISTANCE
+        released = (
+            world.gripper_opening > 0.055 or world.distance_to_gripper(world.objects[self.item]) > RELEASE_DISTANCE
+        )
         return bool(inside and released)
 
     def progress(self, world: WorldState) -> float:
@@ -204,7 +206,7 @@ __all__ = ["BUTTON_HEIGHT", "LIT_BUTTON", "Goal", "WorldState"]
 
 
 def task_progress(goals: tuple[Goal, ...], world: WorldState) -> float:
-    """Progress in [0, 1] of a task whose goals are reached in order: finished stages plus the share of the present one."""
+    """Progress in [0, 1] of a task whose goals are reached in order: finished stages and a share of the present one."""
     done = 0.0
     for goal in goals:
         if goal.holds(world):

@@ -72,8 +72,8 @@ class Appearance:
     """What the cameras and lights look like. The suite uses the defaults; pretraining draws others."""
 
     camera_position: tuple[float, float, float] = (0.72, 0.0, 0.62)
-    camera_target: tuple[float, float, float] = (-0.03, 0.02, 0.03)
-    camera_fovy: float = 41.0
+    camera_target: tuple[float, float, float] = (-0.05, 0.05, 0.05)
+    camera_fovy: float = 34.0
     wrist_offset: tuple[float, float, float] = (0.065, 0.0, 0.02)
     wrist_tilt: float = 0.28
     """Rotation (rad) of the wrist camera towards the fingertips."""
@@ -122,7 +122,8 @@ def _object_xml(index: int, item: MovableObject) -> str:
 def _plate_xml(index: int, plate: Plate) -> str:
     return f"""
 <body name="plate{index}" pos="0 0 {PLATE_HALF_HEIGHT}">
-  <geom type="cylinder" size="{PLATE_RADIUS} {PLATE_HALF_HEIGHT}" rgba="{_rgba(plate.colour)}" contype="1" conaffinity="2"/>
+  <geom type="cylinder" size="{PLATE_RADIUS} {PLATE_HALF_HEIGHT}" rgba="{_rgba(plate.colour)}"
+   contype="1" conaffinity="2"/>
 </body>"""
 
 
@@ -136,13 +137,14 @@ def _drawer_xml(colour: str) -> str:
   <geom {case} pos="0 0.01 0.068" size="0.086 0.09 0.004"/>
   <body name="drawer" pos="0 0 0">
     <inertial pos="0 0 0.02" mass="0.4" diaginertia="0.002 0.002 0.002"/>
-    <joint name="drawer" type="slide" axis="0 -1 0" range="0 {DRAWER_TRAVEL}" damping="3" frictionloss="0.3" armature="0.05"/>
+    <joint name="drawer" type="slide" axis="0 -1 0" range="0 {DRAWER_TRAVEL}" damping="3" frictionloss="0.3"
+     armature="0.05"/>
     <geom {wall} pos="0 0.01 0.006" size="0.066 0.086 0.004"/>
     <geom {wall} pos="-0.062 0.01 0.03" size="0.004 0.086 0.02"/>
     <geom {wall} pos="0.062 0.01 0.03" size="0.004 0.086 0.02"/>
     <geom {wall} pos="0 -0.08 0.03" size="0.066 0.005 0.028"/>
-    <geom type="box" pos="{DRAWER_HANDLE[0]} {DRAWER_HANDLE[1] + 0.028} {DRAWER_HANDLE[2] - 0.02}" size="0.006 0.028 0.004"
-     rgba="0.15 0.15 0.15 1" contype="0" conaffinity="0"/>
+    <geom type="box" pos="{DRAWER_HANDLE[0]} {DRAWER_HANDLE[1] + 0.028} {DRAWER_HANDLE[2] - 0.02}"
+     size="0.006 0.028 0.004" rgba="0.15 0.15 0.15 1" contype="0" conaffinity="0"/>
     <geom type="box" pos="{DRAWER_HANDLE[0]} {DRAWER_HANDLE[1]} {DRAWER_HANDLE[2]}" size="0.03 0.008 0.022"
      rgba="0.9 0.9 0.9 1" contype="1" conaffinity="2" friction="1.5 0.02 0.001"/>
   </body>
@@ -155,8 +157,8 @@ def _button_xml(colour: str) -> str:
   <geom type="cylinder" pos="0 0 0.012" size="0.038 0.012" rgba="0.3 0.3 0.32 1" contype="1" conaffinity="2"/>
   <body name="button" pos="0 0 {BUTTON_HEIGHT - 0.014}">
     <inertial pos="0 0 0" mass="0.05" diaginertia="1e-5 1e-5 1e-5"/>
-    <joint name="button" type="slide" axis="0 0 -1" range="0 {BUTTON_TRAVEL}" stiffness="150" springref="-0.002" damping="2"
-     armature="0.02"/>
+    <joint name="button" type="slide" axis="0 0 -1" range="0 {BUTTON_TRAVEL}" stiffness="150"
+     springref="-0.002" damping="2" armature="0.02"/>
     <geom name="button_cap" type="cylinder" size="0.026 0.014" rgba="{_rgba(colour)}" contype="1" conaffinity="2"/>
   </body>
 </body>"""
@@ -191,9 +193,11 @@ def scene_xml(scene: Scene) -> str:
     <map znear="0.02" zfar="10"/>
   </visual>
   <worldbody>
-    <light pos="{" ".join(map(str, look.light_position))}" dir="-0.2 -0.15 -1" diffuse="{look.light} {look.light} {look.light}"
+    <light pos="{" ".join(map(str, look.light_position))}" dir="-0.2 -0.15 -1"
+     diffuse="{look.light} {look.light} {look.light}"
      specular="0 0 0" castshadow="false"/>
-    <camera name="agent" pos="{camera}" xyaxes="{_look_at(look.camera_position, look.camera_target)}" fovy="{look.camera_fovy}"/>
+    <camera name="agent" pos="{camera}" xyaxes="{_look_at(look.camera_position, look.camera_target)}"
+     fovy="{look.camera_fovy}"/>
     <geom name="table" type="plane" pos="0 0 0" size="1.5 1.5 0.1" rgba="{table} 1" contype="1" conaffinity="2"
      friction="1 0.02 0.001" condim="4"/>
     {arm}

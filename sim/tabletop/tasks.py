@@ -54,14 +54,28 @@ _PLATES = Scene(objects=(MovableObject("green", "cylinder"),), plates=(Plate("wh
 _PUSH = Scene(objects=(MovableObject("orange", "cube"), MovableObject("cyan", "cylinder")))
 _DRAWER = Scene(objects=(MovableObject("purple", "cube"),), drawer="green")
 _BUTTON = Scene(objects=(MovableObject("yellow", "cylinder"), MovableObject("pink", "cube")), button="red")
-_TIDY = Scene(objects=(MovableObject("blue", "cylinder"), MovableObject("orange", "cylinder")), plates=(Plate("black"),))
+_TIDY = Scene(
+    objects=(MovableObject("blue", "cylinder"), MovableObject("orange", "cylinder")), plates=(Plate("black"),)
+)
 
 TASKS: tuple[Task, ...] = (
     Task("pick_red", "pick up the red cube", _CUBES, (Lifted("red cube"),), 48),
     Task("pick_blue", "pick up the blue cube", _CUBES, (Lifted("blue cube"),), 48),
     Task("stack", "stack the red cube on the blue cube", _CUBES, (PlacedOn("red cube", "blue cube"),), 64),
-    Task("place_white", "put the green cylinder on the white plate", _PLATES, (PlacedOn("green cylinder", "white plate"),), 64),
-    Task("place_yellow", "put the green cylinder on the yellow plate", _PLATES, (PlacedOn("green cylinder", "yellow plate"),), 64),
+    Task(
+        "place_white",
+        "put the green cylinder on the white plate",
+        _PLATES,
+        (PlacedOn("green cylinder", "white plate"),),
+        64,
+    ),
+    Task(
+        "place_yellow",
+        "put the green cylinder on the yellow plate",
+        _PLATES,
+        (PlacedOn("green cylinder", "yellow plate"),),
+        64,
+    ),
     Task("push_left", "push the orange cube to the left", _PUSH, (Pushed("orange cube", LEFT),), 48),
     Task("push_right", "push the orange cube to the right", _PUSH, (Pushed("orange cube", RIGHT),), 48),
     Task(

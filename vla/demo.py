@@ -1,0 +1,184 @@
+"""`vla demo`: the whole idea in one run. Demonstrations, fine-tuning, SRPO, and what it gained on unseen initial states."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sim.pool import EnvironmentPool
+from sim.suites import get_suite
+from vla.data.collect import CollectConfig, collect
+from vla.errors import ReflexError
+from vla.evaluation.report import write_report
+from vla.evaluation.runner import evaluate
+from vla.imitation.augmentation import AugmentationConfig
+from vla.imitation.fine_tune import FineTuneConfig, fine_tune
+from vla.policies import load_policy
+from vla.rl.config import AlgoConfig, TrainConfig
+from vla.rl.trainer import train
+from vla.training.devices import available_cpus
+from vla.training.files import read_json, write_json
+from vla.training.run_folder import RunFolder
+
+SUMMARY_KEYS = ("success_rate", "episodes", "wilson_low", "wilson_high")
+
+
+@dataclass
+class DemoConfig:
+    """A short run on a few tasks of the embedded suite; every value can be overridden."""
+
+    output: str = "runs/demo"
+    """Run folder. Running the command again continues an unfinished one."""
+    tasks: list[int] = field(default_factory=lambda: [2, 3, 4])
+    """Task numbers; see `sim/tabletop/tasks.py`."""
+    policy: str = "reflex-tiny"
+    """Pretrained policy to start from."""
+    demonstrations_per_task: int = 3
+    """Scripted demonstrations of each task that fine-tuning sees."""
+    fine_tune_steps: int = 200
+    """Optimiser steps of fine-tuning."""
+    train_minutes: float = 10.0
+    """SRPO stops after the iteration that uses up this much time."""
+    target_success: float | None = 0.97
+    """SRPO stops early when held-out success reaches this share."""
+    evaluation_episodes_per_task: int = 50
+    """Held-out initial states of each task, before and after."""
+    algo: AlgoConfig = field(default_factory=lambda: AlgoConfig(groups_per_iteration=24))
+    """The reinforcement-learning algorithm."""
+    seed: int = 0
+    """Seed of everything random."""
+    num_workers: int | None = None
+    """Simulator processes; null for one per available core."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[2,3,4]")
+        for name in ("demonstrations_per_task", "fine_tune_steps", "evaluation_episodes_per_task"):
+            if getattr(self, name) < 1:
+                raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def run_demo(config: DemoConfig) -> dict[str, Any]:
+    """Run (or continue) the demo; returns what it writes to `summary.json`."""
+    clock = _Clock(Path(config.output))
+    console = Console(soft_wrap=True, highlight=False)
+    output, workers = Path(config.output), config.num_workers or available_cpus()
+    dataset, tuned, trained = output / "demonstrations", output / "fine_tuning", output / "srpo"
+
+    console.print(f"[bold]1/4[/] {config.demonstrations_per_task} demonstrations of each of {len(config.tasks)} tasks")
+    if not (dataset / "meta" / "info.json").exists():
+        collect(
+            CollectConfig(
+                suite="tabletop",
+                tasks=config.tasks,
+                episodes_per_task=config.demonstrations_per_task,
+                output=str(dataset),
+                seed=config.seed,
+                num_workers=workers,
+            )
+        )
+    console.print("[bold]2/4[/] fine-tuning on them")
+    fine_tune(fine_tune_config(config, dataset, tuned))
+    console.print("[bold]3/4[/] SRPO from the fine-tuned policy, on training initial states")
+    summary = train(train_config(config, dataset, tuned, trained))
+    console.print("[bold]4/4[/] films and report")
+    _film(config, tuned / "checkpoints" / "last", trained, "fine-tuned", workers)
+    _film(config, trained / "checkpoints" / "last", trained, "srpo", workers)
+    return _finish(output, trained, summary, clock, console)
+
+
+def fine_tune_config(config: DemoConfig, dataset: Path, output: Path) -> FineTuneConfig:
+    """Fine-tuning of the demo."""
+    return FineTuneConfig(
+        dataset=str(dataset),
+        policy=config.policy,
+        output=str(output),
+        tasks=config.tasks,
+        steps=config.fine_tune_steps,
+        learning_rate=3e-4,
+        warmup_steps=20,
+        batch_size=32,
+        augmentation=AugmentationConfig(shift_pixels=0, brightness=0.08, contrast=0.1, colour=0.05),
+        seed=config.seed,
+        resume=output.exists(),
+    )
+
+
+def train_config(config: DemoConfig, dataset: Path, tuned: Path, output: Path) -> TrainConfig:
+    """Reinforcement learning of the demo."""
+    return TrainConfig(
+        suite="tabletop",
+        tasks=config.tasks,
+        policy=str(tuned / "checkpoints" / "last"),
+        output=str(output),
+        algo=config.algo,
+        demonstrations=str(dataset),
+        iterations=10_000,
+        max_minutes=config.train_minutes,
+        target_success=config.target_success,
+        evaluate_every=10,
+        evaluation_episodes_per_task=config.evaluation_episodes_per_task,
+        seed=config.seed,
+        num_workers=config.num_workers,
+        keep_checkpoints=2,
+        resume=output.exists(),
+    )
+
+
+def _film(config: DemoConfig, policy: Path, run: Path, phase: str, workers: int) -> None:
+    """Film the first held-out initial states of each task under one policy, for the report."""
+    suite = get_suite("tabletop")
+    with EnvironmentPool("tabletop", num_slots=len(config.tasks), num_workers=min(workers, len(config.tasks))) as pool:
+        evaluate(
+            load_policy(str(policy)),
+            suite,
+            pool,
+            tasks=config.tasks,
+            episodes_per_task=1,
+            video_folder=run / "videos" / phase,
+            videos_per_task=1,
+        )
+
+
+def _finish(output: Path, run: Path, training: dict[str, Any], clock: _Clock, console: Console) -> dict[str, Any]:
+    summary = {
+        "sft": {key: training["start"][key] for key in SUMMARY_KEYS},
+        "srpo": {key: training[key] for key in SUMMARY_KEYS},
+        "training_episodes": training["training_episodes"],
+        "iterations": training["iterations"],
+        "wall_seconds": round(clock.seconds(), 1),
+    }
+    run_folder = RunFolder(run, resume=True)
+    run_folder.write_summary({**training, **summary})
+    run_folder.close()
+    report = write_report(run)
+    shutil.copyfile(report, output / "report.html")
+    write_json(output / "summary.json", summary)
+    for name, label in (("sft", "fine-tuned"), ("srpo", "after SRPO")):
+        part = summary[name]
+        console.print(
+            f"{label:>12}: {part['success_rate']:.1%} of {part['episodes']} held-out episodes "
+            f"(95 % interval {part['wilson_low']:.1%} to {part['wilson_high']:.1%})"
+        )
+    console.print(f"report: {output / 'report.html'}   ({summary['wall_seconds']:.0f} s)")
+    return summary
+
+
+class _Clock:
+    """Wall-clock time of the demo, over interruptions."""
+
+    def __init__(self, output: Path) -> None:
+        self._path = output / "clock.json"
+        self._before = float(read_json(self._path)["seconds"]) if self._path.exists() else 0.0
+        self._started = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Seconds so far; also written down."""
+        total = self._before + time.perf_counter() - self._started
+        write_json(self._path, {"seconds": total})
+        return total

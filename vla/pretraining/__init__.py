@@ -1,0 +1,1 @@
+"""Pretraining of the embedded policy `reflex-tiny` on randomised scripted play."""
