@@ -125,13 +125,10 @@ def _arms(
 ) -> list[Arm]:
     named = [(arm_name(key), value) for key, value in summary.items() if isinstance(value, dict)]
     found = [(name, value) for name, value in named if isinstance(value.get("success_rate"), int | float)]
-    if len(found) == 1 and isinstance(
-        summary.get("success_rate"), int | float
-    ):  # a trainer's: where it began, where it ended
-        trained = (
-            "srpo" if summary.get("reward") == "srpo" else "grpo" if summary.get("reward") == "binary" else "trained"
-        )
-        found.append((arm_name(trained), dict(summary)))
+    if len(found) == 1 and isinstance(summary.get("success_rate"), int | float):
+        # A trainer's summary: where it began, and where it ended.
+        reward = {"srpo": "srpo", "binary": "grpo"}.get(str(summary.get("reward")), "trained")
+        found.append((arm_name(reward), dict(summary)))
     if found:
         return [_arm(name, value) for name, value in found]
     if len(curve) > 1:
