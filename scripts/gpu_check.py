@@ -50,11 +50,16 @@ def largest_difference(left: torch.Tensor, right: torch.Tensor) -> float:
     return float((left - right).abs().max()) / scale
 
 
+def copy_to(policy: PrismaticPolicy, device: str) -> PrismaticPolicy:
+    """The same policy, with weights of its own, on a device."""
+    return copy.deepcopy(policy).to(device)
+
+
 def check_policy_agreement(device: str, quick: bool) -> Outcome:
     """Log-probabilities and gradients in float32 on the device against the CPU's, same weights and inputs."""
     torch.manual_seed(0)
     reference = PrismaticPolicy.from_config(reflex_tiny_config())
-    moved = copy.deepcopy(reference).to(device)
+    moved = copy_to(reference, device)
     observations = random_observations(4 if quick else 32, reference.spec.image_size)
     tokens = torch.from_numpy(reference.act(observations).tokens)
     log_probs = {}

@@ -1,5 +1,6 @@
 """The GPU checks themselves, at toy size on the CPU, and what they say where there is no GPU."""
 
+import copy
 import importlib.util
 import sys
 from pathlib import Path
@@ -33,16 +34,15 @@ def test_no_device_is_said_and_is_status_3(
 
 def test_the_agreement_check_passes_and_can_fail(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu_check.check_policy_agreement("cpu", quick=True).passed
-    copy = gpu_check.copy.deepcopy
 
-    def perturbed(policy: torch.nn.Module) -> torch.nn.Module:
-        other: torch.nn.Module = copy(policy)
+    def perturbed(policy: torch.nn.Module, device: str) -> torch.nn.Module:
+        other = copy.deepcopy(policy).to(device)
         with torch.no_grad():
             for parameter in other.parameters():
                 parameter.add_(0.05)
         return other
 
-    monkeypatch.setattr(gpu_check.copy, "deepcopy", perturbed)
+    monkeypatch.setattr(gpu_check, "copy_to", perturbed)
     assert not gpu_check.check_policy_agreement("cpu", quick=True).passed
 
 

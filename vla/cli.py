@@ -40,6 +40,7 @@ CONFIGURED = {
         "vla.demo:DemoConfig",
         "vla.demo:run_demo",
         "vla demo output=runs/demo seed=1",
+        continues=True,
     ),
     "collect": ConfiguredCommand(
         "Record episodes of an expert or a policy as a LeRobot v3 dataset.",
@@ -177,15 +178,17 @@ def _with_progress(runner: Callable[..., Any], config: Any) -> Any:
 
     if "on_progress" not in inspect.signature(runner).parameters:
         return runner(config)
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from contextlib import ExitStack
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("episodes", total=None)
+    from vla.training.progress import progress_bar
+
+    with ExitStack() as stack:
+        show: list[Callable[[int, str], None]] = []
 
         def update(done: int, total: int, successes: int) -> None:
-            progress.update(bar, completed=done, total=total, description=f"episodes ({successes} succeeded)")
+            if not show:  # how many there are is known from the first report on
+                show.append(stack.enter_context(progress_bar("episodes", total)))
+            show[0](done, f"{successes} succeeded")
 
         return runner(config, on_progress=update)
 

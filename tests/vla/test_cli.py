@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 import vla.cli
+import vla.training.progress
 from sim.contract import EnvironmentRequestError
 from vla.cli import CONFIGURED, ConfiguredCommand, main
 from vla.conf.schema import fields_of, is_config, strip_optional
@@ -43,7 +46,7 @@ def run_toy(config: ToyConfig) -> dict[str, Any]:
 def progress_toy(config: ToyConfig, on_progress: Any = None) -> Path:
     for step in range(config.steps):
         on_progress(step + 1, config.steps, step)
-    return Path("done")
+    return Path(f"done-{config.steps}")
 
 
 @pytest.fixture
@@ -76,13 +79,19 @@ def test_a_run_prints_its_result(toy: list[BaseException], capsys: pytest.Captur
     assert '"steps": 5' in capsys.readouterr().out
 
 
-def test_progress_is_shown_where_the_command_reports_it(
-    toy: list[BaseException], capsys: pytest.CaptureFixture[str]
+def test_progress_reports_reach_the_bar(
+    toy: list[BaseException], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown: list[tuple[str, int, int, str]] = []
+
+    @contextmanager
+    def record(label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        yield lambda done, note: shown.append((label, total, done, note))
+
+    monkeypatch.setattr(vla.training.progress, "progress_bar", record)
     assert main(["collect", "steps=2"]) == 0
-    captured = capsys.readouterr()
-    assert captured.out == "done\n"
-    assert "episodes (1 succeeded)" in captured.err
+    assert shown == [("episodes", 2, 1, "0 succeeded"), ("episodes", 2, 2, "1 succeeded")]
+    assert capsys.readouterr().out == "done-2\n"
 
 
 @pytest.mark.parametrize(
