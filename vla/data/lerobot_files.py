@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -196,10 +197,14 @@ def column_array(table: pa.Table, name: str, size: int, path: Path) -> NDArray[A
     num_rows = len(column)
     if column.null_count:
         raise ReflexError(f"{path} has empty values in column {name!r}; restore this file")
-    if hasattr(column, "flatten") and not pa.types.is_struct(column.type):
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    if is_list or pa.types.is_fixed_size_list(column.type):
+        lengths = set(pc.unique(pc.list_value_length(column)).to_pylist())
         column = column.flatten()
+    else:
+        lengths = {1}
     values = np.asarray(column.to_numpy(zero_copy_only=False))
-    if values.dtype == object or values.size != num_rows * size:
+    if values.dtype == object or lengths - {size}:
         raise ReflexError(f"{path} has rows of another length than {size} in column {name!r}; restore this file")
     if not np.isfinite(values).all():
         raise ReflexError(

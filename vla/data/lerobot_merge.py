@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vla.data import lerobot_keys as keys
 from vla.data.staging import StagedEpisode, write_file
 from vla.data.statistics import Statistics, image_statistics, vector_statistics
-from vla.data.video import VideoJoiner, encoder_header
+from vla.data.video import PixelFormat, VideoJoiner, encoder_header
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class DatasetMerge:
     root: Path
     image_size: int
     fps: int
-    pixel_format: str
+    pixel_format: PixelFormat
     limits: FileLimits
     tasks: dict[str, int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -120,15 +120,17 @@ class DatasetMerge:
         row["data/chunk_index"], row["data/file_index"] = self._add_data(columns)
         row["dataset_from_index"], row["dataset_to_index"] = start, start + length
         statistics = {name: vector_statistics(_two_axes(values)) for name, values in columns.items()}
+        provenance = {"episode_index": index, **episode.record}
         for camera in keys.CAMERAS:
-            row |= self._add_video(camera, episode)
+            location, provenance[f"checksum/{camera}"] = self._add_video(camera, episode)
+            row |= location
             histogram = episode.arrays[f"histogram/{camera}"]
             statistics[camera] = image_statistics(histogram, length)
             self.histograms[camera] = self.histograms.get(camera, np.zeros((3, 256), dtype=np.int64)) + histogram
         for name, feature in statistics.items():
             row |= {f"stats/{name}/{statistic}": value.tolist() for statistic, value in feature.items()}
         self.rows.append(row)
-        self.provenance.append({"episode_index": index, **episode.record})
+        self.provenance.append(provenance)
         for name, values in columns.items():
             self.columns.setdefault(name, []).append(values)
         self.num_frames += length
@@ -153,8 +155,8 @@ class DatasetMerge:
         self.data_tables = []
         self.data_file = keys.next_file(chunk_index, file_index, self.limits.chunks_size)
 
-    def _add_video(self, camera: str, episode: StagedEpisode) -> dict[str, Any]:
-        """Join the episode's video of one camera to the present file, or begin the next one."""
+    def _add_video(self, camera: str, episode: StagedEpisode) -> tuple[dict[str, Any], int]:
+        """Join the episode's video of one camera to the present file, or begin the next; where it is, and its checksum."""
         source = episode.video(camera)
         size, header = source.stat().st_size, encoder_header(source)
         video = self.videos.get(camera)
@@ -165,16 +167,17 @@ class DatasetMerge:
             video.joiner.close()
             chunk_index, file_index = keys.next_file(video.chunk_index, video.file_index, self.limits.chunks_size)
             video = self._open_video(camera, header, chunk_index, file_index)
-        video.joiner.append(source, episode.length)
+        checksum = video.joiner.append(source, episode.length)
         start = video.num_frames
         video.num_frames += episode.length
         video.num_bytes += size
-        return {
+        location = {
             f"videos/{camera}/chunk_index": video.chunk_index,
             f"videos/{camera}/file_index": video.file_index,
             f"videos/{camera}/from_timestamp": start / self.fps,
             f"videos/{camera}/to_timestamp": video.num_frames / self.fps,
         }
+        return location, checksum
 
     def _open_video(self, camera: str, header: bytes, chunk_index: int, file_index: int) -> _VideoFile:
         path = self.root / keys.VIDEO_PATH.format(video_key=camera, chunk_index=chunk_index, file_index=file_index)

@@ -132,7 +132,9 @@ class LeRobotDataset:
         video = template.format(
             video_key=camera, chunk_index=row[prefix + "chunk_index"], file_index=row[prefix + "file_index"]
         )
-        return decode_video(self.root / video, float(row[prefix + "from_timestamp"]), length, self.fps, size)
+        checksum = self._provenance.get(int(row["episode_index"]), {}).get(f"checksum/{camera}")
+        start = float(row[prefix + "from_timestamp"])
+        return decode_video(self.root / video, start, length, self.fps, size, checksum)
 
     def _data_locations(self) -> list[tuple[int, int]]:
         """Chunk and file of every data file, in order, each once."""

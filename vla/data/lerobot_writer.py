@@ -17,7 +17,7 @@ from vla.data import lerobot_keys as keys
 from vla.data.episode import Episode
 from vla.data.lerobot_merge import DatasetMerge, FileLimits, write_json
 from vla.data.staging import read_staged, stage_episode, staged_keys, write_file
-from vla.data.video import PIXEL_FORMAT
+from vla.data.video import PIXEL_FORMAT, PixelFormat
 from vla.errors import ReflexError, writing
 
 MERGED = "dataset"
@@ -48,7 +48,7 @@ class LeRobotWriter:
         fps: int = CONTROL_FREQUENCY,
         resume: bool = False,
         *,
-        pixel_format: str = PIXEL_FORMAT,
+        pixel_format: PixelFormat = PIXEL_FORMAT,
         limits: FileLimits | None = None,
     ) -> None:
         if image_size < 16 or image_size % 2:

@@ -22,7 +22,7 @@ from sim.contract import ACTION_SIZE, STATE_SIZE
 from vla.data.episode import Episode
 from vla.data.lerobot_keys import CAMERAS, IMAGE, WRIST_IMAGE
 from vla.data.statistics import image_histogram
-from vla.data.video import encode_video
+from vla.data.video import PixelFormat, encode_video
 from vla.errors import ReflexError, writing
 
 EPISODES = "episodes"
@@ -84,7 +84,9 @@ def check_demonstration(episode: Episode, image_size: int) -> None:
             raise ReflexError(f"{name} has a value in {field} that is not finite; find the step that produced it")
 
 
-def stage_episode(staging: Path, key: str, episode: Episode, image_size: int, fps: int, pixel_format: str) -> None:
+def stage_episode(
+    staging: Path, key: str, episode: Episode, image_size: int, fps: int, pixel_format: PixelFormat
+) -> None:
     """Write one demonstration under `staging`, whole or not at all.
 
     `key` names it; merged datasets hold their episodes in the order of the keys.

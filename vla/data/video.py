@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import zlib
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import av.container
@@ -14,10 +16,14 @@ from numpy.typing import NDArray
 
 from vla.errors import ReflexError
 
-PIXEL_FORMAT = "yuv420p"
+PixelFormat = Literal["yuv420p", "yuv444p"]
+PIXEL_FORMAT: PixelFormat = "yuv420p"
+"""LeRobot's own, playable everywhere; it keeps colour at half the resolution, which yuv444p does not."""
+
 ENCODER_OPTIONS = {
-    # Near-lossless: at 64 px a file is a few hundred bytes per frame, so size buys nothing here.
-    "crf": "4",
+    # Near-lossless: at 64 px a frame takes one or two kilobytes, so nothing is gained by saving. A fixed quantiser, not
+    # a target quality: with x264's look-ahead, which the latter uses, about 1 in 300 repeated encodings had other bytes.
+    "qp": "4",
     # A key frame every second frame makes random access cheap for training.
     "g": "2",
     # Without B-frames decode and display order agree, which joining episodes packet by packet relies on.
@@ -27,7 +33,7 @@ ENCODER_OPTIONS = {
 }
 
 
-def encode_video(frames: NDArray[np.uint8], fps: int, pixel_format: str = PIXEL_FORMAT) -> bytes:
+def encode_video(frames: NDArray[np.uint8], fps: int, pixel_format: PixelFormat = PIXEL_FORMAT) -> bytes:
     """Encode `frames` [T, H, W, 3] (even H and W) as one h264 mp4 whose frame t is shown at exactly t / fps seconds."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -59,12 +65,12 @@ class VideoJoiner:
         self._fps = fps
         self._num_frames = 0
 
-    def append(self, video: Path, num_frames: int) -> None:
-        """Copy the `num_frames` frames of `video` behind what is there.
+    def append(self, video: Path, num_frames: int) -> int:
+        """Copy the `num_frames` frames of `video` behind what is there, and return the CRC-32 of their packets.
 
         Raises `ReflexError` when the file does not hold that many frames.
         """
-        copied = 0
+        copied, checksum = 0, 0
         with av.open(str(video)) as source:
             template = source.streams.video[0]
             if self._stream is None:
@@ -72,6 +78,7 @@ class VideoJoiner:
             for packet in source.demux(template):
                 if packet.pts is None or packet.dts is None:  # the flush packet at the end
                     continue
+                checksum = zlib.crc32(bytes(packet), checksum)
                 shift = int(Fraction(self._num_frames, self._fps) / packet.time_base)
                 packet.pts += shift
                 packet.dts += shift
@@ -83,6 +90,7 @@ class VideoJoiner:
                 f"{video} holds {copied} frames where {num_frames} were recorded; record this episode again"
             )
         self._num_frames += copied
+        return checksum
 
     def close(self) -> None:
         """Write the index and close the file. Closing twice does nothing."""
@@ -95,11 +103,12 @@ class VideoJoiner:
 
 
 def decode_video(
-    path: Path, from_timestamp: float, num_frames: int, fps: float, shape: tuple[int, int]
+    path: Path, from_timestamp: float, num_frames: int, fps: float, shape: tuple[int, int], checksum: int | None = None
 ) -> NDArray[np.uint8]:
     """Decode `num_frames` consecutive frames of size `shape` (H, W) starting at `from_timestamp` seconds: [T, H, W, 3].
 
-    Seeks to the key frame before the start and decodes forward once.
+    Seeks to the key frame before the start and decodes forward once. `checksum`, where known, is what `VideoJoiner.append`
+    returned: decoders paint over most damage, so that only a checksum finds all of it.
 
     Raises:
         ReflexError: the file is missing, damaged or too short, or its frames have another size or rate.
@@ -107,48 +116,50 @@ def decode_video(
     frames = np.empty((num_frames, *shape, 3), dtype=np.uint8)
     try:
         with av.open(str(path)) as container:
-            found = _decode_into(container, frames, from_timestamp, fps, path)
+            if not container.streams.video:
+                raise ReflexError(f"{path} has no video stream; restore this file")
+            found, actual = _decode_into(container, frames, from_timestamp, fps, path)
     except (av.error.FFmpegError, OSError) as error:
-        raise ReflexError(
-            f"cannot decode {path}: {error.strerror or error}; restore or record this file again"
-        ) from error
+        raise ReflexError(f"cannot decode {path}: {error.strerror or error}; restore this file") from error
     if found != num_frames:
         raise ReflexError(
             f"{path} ends after {found} of the {num_frames} frames from second {from_timestamp:.3f} on; "
             "the file is truncated or belongs to another dataset: restore it"
+        )
+    if checksum is not None and actual != checksum:
+        raise ReflexError(
+            f"{path} is damaged between second {from_timestamp:.3f} and the next episode; restore this file"
         )
     return frames
 
 
 def _decode_into(
     container: av.container.InputContainer, frames: NDArray[np.uint8], from_timestamp: float, fps: float, path: Path
-) -> int:
-    """Fill `frames` and return how many were found in a row."""
-    if not container.streams.video:
-        raise ReflexError(f"{path} has no video stream; restore this file")
+) -> tuple[int, int]:
+    """Fill `frames`; returns how many were found in a row, and the checksum of their packets."""
     stream = container.streams.video[0]
-    # Without this ffmpeg paints over damaged macroblocks and the damage would be trained on.
-    stream.codec_context.options = {"err_detect": "explode"}
     if from_timestamp > 0 and stream.time_base is not None:
         container.seek(int(from_timestamp / stream.time_base), stream=stream)
-    found = 0
-    for frame in container.decode(stream):
-        if frame.time is None:
-            raise ReflexError(f"{path} has a frame without a time; restore this file")
-        offset = round((frame.time - from_timestamp) * fps)
-        if offset < 0:
-            continue
-        if offset != found or frame.is_corrupt:
-            raise ReflexError(
-                f"{path} lacks or damaged the frame at second {from_timestamp + found / fps:.3f}; restore it"
-            )
-        if (frame.height, frame.width) != frames.shape[1:3]:
-            raise ReflexError(
-                f"{path} has frames of {frame.height}x{frame.width} pixels where meta/info.json says "
-                f"{frames.shape[1]}x{frames.shape[2]}"
-            )
-        frames[found] = frame.to_ndarray(format="rgb24")
-        found += 1
-        if found == len(frames):
-            break
-    return found
+    found, checksum = 0, 0
+    for packet in container.demux(stream):
+        if packet.pts is not None and packet.time_base is not None:
+            offset = round((float(packet.pts * packet.time_base) - from_timestamp) * fps)
+            if 0 <= offset < len(frames):
+                checksum = zlib.crc32(bytes(packet), checksum)
+        for frame in packet.decode():
+            second = from_timestamp + found / fps
+            offset = -1 if frame.time is None else round((frame.time - from_timestamp) * fps)
+            if offset < 0:
+                continue
+            if offset != found or frame.is_corrupt:
+                raise ReflexError(f"{path} has no intact frame at second {second:.3f}; restore this file")
+            if (frame.height, frame.width) != frames.shape[1:3]:
+                raise ReflexError(
+                    f"{path} has frames of {frame.height}x{frame.width} pixels where meta/info.json says "
+                    f"{frames.shape[1]}x{frames.shape[2]}"
+                )
+            frames[found] = frame.to_ndarray(format="rgb24")
+            found += 1
+            if found == len(frames):
+                return found, checksum
+    return found, checksum

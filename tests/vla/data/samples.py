@@ -1,0 +1,70 @@
+"""Demonstrations made up for the tests of the dataset format."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vla.data.episode import Episode
+from vla.data.lerobot_merge import FileLimits
+from vla.data.lerobot_writer import LeRobotWriter
+
+SIZE = 32
+
+
+def make_episode(seed: int, length: int = 7, task_id: int = 0, success: bool = True) -> Episode:
+    """Smooth pictures (4:2:0 colour keeps them), random numbers elsewhere."""
+    generator = np.random.default_rng(seed)
+    ramp = np.linspace(0, 120, SIZE)[:, None] + np.linspace(0, 60, SIZE)[None, :]
+    shift = 8.0 * np.arange(length)[:, None, None] + seed
+    frames = np.stack([ramp + shift, ramp[::-1] + shift, np.broadcast_to(ramp[:, ::-1], (length, SIZE, SIZE))], axis=-1)
+    rewards = np.zeros(length, dtype=np.float32)
+    rewards[-1] = success
+    return Episode(
+        suite="point",
+        task_id=task_id,
+        instruction=f"fill gauge {task_id}",
+        split="train",
+        init_state_id=seed,
+        seed=100 + seed,
+        policy_id="expert",
+        success=success,
+        actions=generator.uniform(-1, 1, (length, 7)).astype(np.float32),
+        observation_steps=np.arange(length),
+        images=frames.astype(np.uint8),
+        wrist_images=frames[:, ::-1].astype(np.uint8),
+        states=generator.normal(size=(length, 8)).astype(np.float32),
+        rewards=rewards,
+        costs=generator.uniform(0, 1, length).astype(np.float32),
+        progress=np.linspace(0, 1, length).astype(np.float32),
+    )
+
+
+def sample_episodes() -> list[Episode]:
+    """Five episodes of two tasks (numbers 3 and 8) and of different lengths; the last one fails."""
+    tasks, lengths = (3, 8, 3, 8, 3), (7, 4, 1, 6, 5)
+    episodes = [make_episode(seed, lengths[seed], tasks[seed]) for seed in range(4)]
+    return [*episodes, make_episode(4, 5, 3, success=False)]
+
+
+def write_dataset(folder: Path, episodes: list[Episode] | None = None, limits: FileLimits | None = None) -> Path:
+    """Write the sample episodes, or those given."""
+    writer = LeRobotWriter(folder, "point", SIZE, limits=limits)
+    for episode in episodes or sample_episodes():
+        writer.add_episode(episode)
+    return writer.finalize()
+
+
+def as_rollout(episode: Episode) -> Episode:
+    """The same episode as a rollout keeps it: frames at its decisions and at the end only."""
+    kept = np.array([0, 4, episode.length])
+    rows = np.minimum(kept, episode.length - 1)
+    return replace(
+        episode,
+        observation_steps=kept,
+        images=episode.images[rows],
+        wrist_images=episode.wrist_images[rows],
+        states=episode.states[rows],
+    )

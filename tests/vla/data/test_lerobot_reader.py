@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.vla.data.samples import SIZE, sample_episodes, write_dataset
+from vla.data.lerobot_reader import UNKNOWN, LeRobotDataset, read_demonstrations
+from vla.data.statistics import STATISTIC_NAMES
+from vla.errors import ReflexError
+
+DATA = "data/chunk-000/file-000.parquet"
+EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+VIDEO = "videos/observation.images.image2/chunk-000/file-000.mp4"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "demos")
+
+
+def read_all(folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    assert dataset.stats
+    for index in range(dataset.num_episodes):
+        dataset.episode(index)
+
+
+def test_episodes_come_back(folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    assert (dataset.num_episodes, dataset.num_frames) == (5, 23)
+    assert dataset.tasks == ["fill gauge 3", "fill gauge 8"]
+    for index, written in enumerate(sample_episodes()):
+        read = dataset.episode(index)
+        assert read.record() == written.record()
+        assert read.instruction == written.instruction
+        for name in ("actions", "states", "rewards", "costs", "progress", "observation_steps"):
+            assert np.array_equal(getattr(read, name), getattr(written, name)), name
+            assert getattr(read, name).dtype == getattr(written, name).dtype, name
+        # Colour is stored at half the resolution; another frame or camera would be off by more than 8.
+        assert np.abs(read.images.astype(int) - written.images).mean() < 3.0
+        assert np.abs(read.wrist_images.astype(int) - written.wrist_images).mean() < 3.0
+    with pytest.raises(IndexError):
+        dataset.episode(5)
+
+
+def test_episodes_can_be_read_in_any_order_and_share_no_memory(folder: Path) -> None:
+    dataset = LeRobotDataset(folder)
+    last, first = dataset.episode(3), dataset.episode(0)
+    assert np.array_equal(LeRobotDataset(folder).episode(3).images, last.images)
+    again = dataset.episode(0)
+    again.actions[:], again.images[:] = 7.0, 0
+    assert np.array_equal(dataset.episode(0).actions, first.actions)
+
+
+def test_read_demonstrations_chooses_by_task(folder: Path) -> None:
+    assert [episode.task_id for episode in read_demonstrations(folder)] == [3, 8, 3, 8, 3]
+    chosen = read_demonstrations(folder, task_ids=[3], episodes_per_task=2)
+    assert [(episode.task_id, episode.init_state_id) for episode in chosen] == [(3, 0), (3, 2)]
+    with pytest.raises(ReflexError, match=r"has 2 episodes of task 8, not 3 \(episodes per task: 3: 3, 8: 2\)"):
+        read_demonstrations(folder, episodes_per_task=3)
+    with pytest.raises(ReflexError, match="has 0 episodes of task 5"):
+        read_demonstrations(folder, task_ids=[5])
+
+
+def test_a_dataset_without_our_columns_and_files(folder: Path) -> None:
+    """As the public LIBERO copies are: no rewards, no provenance, no quantiles."""
+    (folder / "meta/reflex_episodes.parquet").unlink()
+    table = pq.read_table(folder / DATA)
+    pq.write_table(table.drop_columns([name for name in table.column_names if name.startswith("next.")]), folder / DATA)
+    stats = json.loads((folder / "meta/stats.json").read_text())
+    kept = ("min", "max", "mean", "std", "count")
+    bare = {name: {key: feature[key] for key in kept} for name, feature in stats.items()}
+    (folder / "meta/stats.json").write_text(json.dumps(bare))
+    dataset = LeRobotDataset(folder)
+    assert set(dataset.stats["action"]) == set(STATISTIC_NAMES)
+    assert dataset.stats["action"]["q99"] == pytest.approx(stats["action"]["q99"])
+    episode = dataset.episode(1)
+    assert (episode.task_id, episode.init_state_id, episode.seed) == (1, UNKNOWN, UNKNOWN)
+    assert episode.success
+    assert episode.rewards.tolist() == [0, 0, 0, 1]
+    assert (episode.suite, episode.policy_id) == ("demos", "demonstration")
+
+
+def test_frames_embedded_as_pictures(folder: Path) -> None:
+    """As in the PNG copies of LIBERO: dtype "image", bytes in the data file, channels declared first."""
+    episodes = sample_episodes()
+    table = pq.read_table(folder / DATA)
+    info = json.loads((folder / "meta/info.json").read_text())
+    for name, field in (("observation.images.image", "images"), ("observation.images.image2", "wrist_images")):
+        frames = np.concatenate([getattr(episode, field) for episode in episodes])
+        cells = [{"bytes": cv2.imencode(".png", frame[..., ::-1])[1].tobytes(), "path": None} for frame in frames]
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        table = table.append_column(name, pa.array(cells, type=kind))
+        names = ["channels", "height", "width"]
+        info["features"][name] = {"dtype": "image", "shape": [3, SIZE, SIZE], "names": names}
+    pq.write_table(table, folder / DATA, row_group_size=9)  # episodes straddle row groups
+    info["video_path"] = None
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    dataset = LeRobotDataset(folder)
+    for index, written in enumerate(episodes):
+        assert np.array_equal(dataset.episode(index).images, written.images)
+        assert np.array_equal(dataset.episode(index).wrist_images, written.wrist_images)
+
+
+def overwrite(path: str, start: float, count: int) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / path).read_bytes())
+        at = int(start * len(content))
+        content[at : at + count] = bytes(value ^ 0xFF for value in content[at : at + count])
+        (folder / path).write_bytes(content)
+
+    return damage
+
+
+def truncate(path: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / path).write_bytes((folder / path).read_bytes()[:-200]) and None
+
+
+def remove(path: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / path).unlink()
+
+
+def change_info(*keys: str, value: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "meta/info.json"
+        info = target = json.loads(path.read_text())
+        for key in keys[:-1]:
+            target = target[key]
+        target[keys[-1]] = value
+        path.write_text(json.dumps(info))
+
+    return damage
+
+
+def change_column(path: str, name: str, change: Callable[[list[Any]], list[Any]]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        table = pq.read_table(folder / path)
+        index = table.column_names.index(name)
+        pq.write_table(table.set_column(index, name, pa.array(change(table[name].to_pylist()))), folder / path)
+
+    return damage
+
+
+DAMAGE = {
+    "info missing": (remove("meta/info.json"), r"info\.json is missing"),
+    "info torn": (truncate("meta/info.json"), r"info\.json cannot be read"),
+    "old format": (change_info("codebase_version", value="v2.1"), r"info\.json is of format v2\.1"),
+    "info lacks fps": (change_info("fps", value=None), r"info\.json lacks or garbles"),
+    "no wrist camera": (
+        change_info("features", value={"action": {}, "observation.state": {}}),
+        r"info\.json has no feature",
+    ),
+    "wrong action shape": (
+        change_info("features", "action", "shape", value=[14]),
+        r"info\.json gives action the shape",
+    ),
+    "wrong picture size": (
+        change_info("features", "observation.images.image", "shape", value=[64, 64, 3]),
+        r"file-000\.mp4 has frames of 32x32 pixels",
+    ),
+    "stats missing": (remove("meta/stats.json"), r"stats\.json is missing"),
+    "tasks missing": (remove("meta/tasks.parquet"), r"tasks\.parquet is missing"),
+    "episodes missing": (remove(EPISODES), r"meta/episodes has no parquet file"),
+    "fewer episodes than info says": (change_info("total_episodes", value=6), r"lists 5 episodes .* 6 with 23"),
+    "data missing": (remove(DATA), r"data/chunk-000/file-000\.parquet is missing"),
+    "data torn": (truncate(DATA), r"data/chunk-000/file-000\.parquet is damaged"),
+    "data flipped": (overwrite(DATA, 0.1, 64), r"data/chunk-000/file-000\.parquet is damaged"),
+    "state of another size": (
+        change_column(DATA, "observation.state", lambda rows: [row[:6] for row in rows]),
+        r"file-000\.parquet has rows of another length than 8 in column 'observation\.state'",
+    ),
+    "a ragged action": (
+        change_column(DATA, "action", lambda rows: [[*rows[0], 0.0], rows[1][:6], *rows[2:]]),
+        r"file-000\.parquet has rows of another length than 7 in column 'action'",
+    ),
+    "an action that is not finite": (
+        change_column(DATA, "action", lambda rows: [[float("nan")] * 7, *rows[1:]]),
+        r"column 'action' that is not finite",
+    ),
+    "an episode number that repeats": (
+        change_column(DATA, "episode_index", lambda rows: [0] * len(rows)),
+        r"file-000\.parquet holds 23 rows of episode 0 where meta/episodes says 7",
+    ),
+    "video missing": (remove(VIDEO), r"image2/chunk-000/file-000\.mp4"),
+    "video torn": (truncate(VIDEO), r"image2/chunk-000/file-000\.mp4"),
+    "video flipped": (overwrite(VIDEO, 0.3, 300), r"image2/chunk-000/file-000\.mp4"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_dataset_is_one_clear_error(folder: Path, name: str) -> None:
+    read_all(folder)
+    damage, message = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(ReflexError, match=message) as caught:
+        read_all(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_neither_a_folder_nor_a_hub_id(tmp_path: Path) -> None:
+    with pytest.raises(ReflexError, match="there is no dataset folder .*nowhere"):
+        LeRobotDataset(tmp_path / "nowhere")
+    (tmp_path / "demos.partial").mkdir()
+    with pytest.raises(ReflexError, match="demos is not finished"):
+        LeRobotDataset(str(tmp_path / "demos"))
+
+
+def test_a_hub_id_without_a_network(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom vla.data.lerobot_reader import LeRobotDataset\nfrom vla.errors import ReflexError\n"
+        "try:\n    LeRobotDataset('some-owner/some-dataset')\nexcept ReflexError as error:\n"
+        "    print(error); sys.exit(2)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2, run.stderr
+    assert "'some-owner/some-dataset'" in run.stdout
+    assert "give a local folder" in run.stdout
