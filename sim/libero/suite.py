@@ -1,0 +1,108 @@
+"""LIBERO's suites: tasks, initial states and protocol behind `sim.contract.Suite`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.contract import EnvironmentRequestError, Expert, ManipulationEnvironment, Split, Suite
+from sim.libero.installation import find_installation, installed_versions
+from sim.libero.rendering import CAMERAS
+from sim.libero.scene import EVALUATION_SEED
+from sim.libero.tasks import (
+    HORIZONS,
+    NUM_INIT_STATES,
+    SETTLE_ACTION,
+    SETTLE_STEPS,
+    LiberoTask,
+    check_suite_name,
+    load_tasks,
+    sha256_of,
+)
+
+
+class LiberoSuite(Suite):
+    """libero_spatial, libero_object, libero_goal, libero_10 or libero_90.
+
+    Evaluation states are the 50 official ones of each task; training states are 50 fresh draws per task, made with
+    seeds that depend on suite, task and index only.
+    """
+
+    def __init__(self, name: str, image_size: int = 256) -> None:
+        """Raises `EnvironmentRequestError` for an unknown suite, a missing or wrong package, or missing assets."""
+        check_suite_name(name)
+        if isinstance(image_size, bool) or not isinstance(image_size, int) or not 16 <= image_size <= 2048:
+            raise EnvironmentRequestError(f"image_size must be an integer from 16 to 2048, not {image_size!r}")
+        self.name = name
+        self.image_size = image_size
+        self._installation = find_installation()
+        self._tasks = load_tasks(name, self._installation)
+
+    @property
+    def task_ids(self) -> tuple[int, ...]:
+        """Task numbers in LIBERO's default order."""
+        return tuple(range(len(self._tasks)))
+
+    def task_name(self, task_id: int) -> str:
+        """LIBERO's task name, e.g. pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate."""
+        return self._task(task_id).name
+
+    def instruction(self, task_id: int) -> str:
+        """The language instruction of a task."""
+        return self._task(task_id).instruction
+
+    def horizon(self, task_id: int) -> int:
+        """Control steps of an episode after settling; the same for all tasks of a suite."""
+        self._task(task_id)
+        return HORIZONS[self.name]
+
+    def num_init_states(self, task_id: int, split: Split) -> int:
+        """50 in either split."""
+        self._task(task_id)
+        return NUM_INIT_STATES
+
+    def make(self, task_id: int) -> ManipulationEnvironment:
+        """Build one environment (a second or more)."""
+        from sim.libero.environment import LiberoEnvironment
+
+        return LiberoEnvironment(self._task(task_id), self._installation, self.image_size)
+
+    def make_expert(self, task_id: int, seed: int) -> Expert:
+        """The scripted expert of a task. Raises `EnvironmentRequestError` for suites that have none yet."""
+        from sim.libero.expert import BowlExpert
+
+        task = self._task(task_id)
+        if self.name != "libero_spatial":
+            raise EnvironmentRequestError(
+                f"there is no scripted expert for {self.name} task {task_id} ({task.name}); "
+                "only libero_spatial has one. Use a trained policy or recorded demonstrations."
+            )
+        return BowlExpert(task, seed)
+
+    def protocol(self) -> dict[str, Any]:
+        """JSON-ready facts that determine results; two results with equal protocols can be compared."""
+        return {
+            "suite": self.name,
+            "versions": installed_versions(),
+            "horizon": HORIZONS[self.name],
+            "settle_steps": SETTLE_STEPS,
+            "settle_action": list(SETTLE_ACTION),
+            "image_size": self.image_size,
+            "image_path": "render at image_size, flip both axes, no re-encoding",
+            "cameras": list(CAMERAS),
+            "state": "eef position, axis-angle of the xyzw quaternion with the sign of w kept, finger positions",
+            "splits": {
+                "train": f"{NUM_INIT_STATES} draws of LIBERO's placement samplers, seed crc32(suite/task/train/index)",
+                "eval": f"{NUM_INIT_STATES} official .pruned_init states, fixture poses of seed {EVALUATION_SEED}",
+            },
+            "tasks": [
+                {"name": task.name, "init_states_sha256": sha256_of(task.init_states_file)} for task in self._tasks
+            ],
+        }
+
+    def _task(self, task_id: int) -> LiberoTask:
+        if isinstance(task_id, bool) or task_id not in self.task_ids:
+            listing = "; ".join(f"{task.index}: {task.instruction}" for task in self._tasks[:10])
+            raise EnvironmentRequestError(
+                f"{self.name} has tasks 0 to {len(self._tasks) - 1}, not {task_id!r} ({listing})"
+            )
+        return self._tasks[task_id]
