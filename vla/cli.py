@@ -59,13 +59,13 @@ CONFIGURED = {
         "Improve a policy by reinforcement learning, with SRPO or GRPO.",
         "vla.rl.config:TrainConfig",
         "vla.rl.trainer:train",
-        "vla train algo=srpo suite=tabletop tasks=[0] policy=runs/sft/checkpoints/last seed=3",
+        "vla train algo=srpo suite=tabletop tasks=[0] policy=runs/sft seed=3",
     ),
     "eval": ConfiguredCommand(
         "Success of a policy on held-out initial states, with intervals.",
         "vla.evaluation.runner:EvaluationConfig",
         "vla.evaluation.runner:run_evaluation",
-        "vla eval policy=runs/train/checkpoints/last suite=tabletop output=runs/eval",
+        "vla eval policy=runs/train suite=tabletop output=runs/eval",
     ),
 }
 
