@@ -332,7 +332,7 @@ class PrismaticPolicy(nn.Module):
         valid = torch.cat([text_valid[:, :first], ones, text_valid[:, first:], query_valid], dim=1)
         hidden = self.language_model(
             inputs_embeds=sequence,
-            attention_mask=attention_mask(valid, queries.shape[1], self.config.attention),
+            attention_mask=self._language_model_mask(valid, queries.shape[1], sequence.dtype),
             position_ids=valid.long().cumsum(1) - 1,
         ).last_hidden_state
         return PrismaticFeatures(
@@ -340,6 +340,13 @@ class PrismaticPolicy(nn.Module):
             vision_hidden=hidden[:, first : first + vision.shape[1]],
             action_hidden=hidden[:, -queries.shape[1] :],
         )
+
+    def _language_model_mask(self, valid: torch.Tensor, num_queries: int, dtype: torch.dtype) -> torch.Tensor:
+        mask = attention_mask(valid, num_queries, self.config.attention)
+        if self.language_model.config._attn_implementation == "sdpa":
+            return mask
+        # transformers' eager attention adds its mask to the scores, so a boolean one would mask nothing
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
 
     def action_logits(self, action_hidden: torch.Tensor) -> torch.Tensor:
         """Query hidden states [B, Q, D] -> logits [B, K, bins]."""

@@ -76,6 +76,15 @@ def test_a_decision_does_not_depend_on_its_batch(order: str, attention: str) -> 
     np.testing.assert_array_equal(pair.tokens, sampled.tokens[[4, 1]])
 
 
+@pytest.mark.parametrize("attention", ["bidirectional", "causal_prefix"])
+def test_attention_implementations_agree(attention: str) -> None:
+    policy = small_policy(attention=attention)
+    inputs = policy.prepare(make_observations(4))  # with padding
+    fused = policy(inputs).detach().numpy()
+    policy.language_model.set_attn_implementation("eager")
+    np.testing.assert_allclose(policy(inputs).detach().numpy(), fused, atol=1e-4)
+
+
 def test_every_input_reaches_the_logits() -> None:
     policy = small_policy()
     observations = make_observations(1)
