@@ -156,7 +156,7 @@ class DatasetMerge:
         self.data_file = keys.next_file(chunk_index, file_index, self.limits.chunks_size)
 
     def _add_video(self, camera: str, episode: StagedEpisode) -> tuple[dict[str, Any], int]:
-        """Join the episode's video of one camera to the present file, or begin the next; where it is, and its checksum."""
+        """Join the video of one camera to the present file, or begin the next; returns its place and its checksum."""
         source = episode.video(camera)
         size, header = source.stat().st_size, encoder_header(source)
         video = self.videos.get(camera)

@@ -22,7 +22,7 @@ PIXEL_FORMAT: PixelFormat = "yuv420p"
 
 ENCODER_OPTIONS = {
     # Near-lossless: at 64 px a frame takes one or two kilobytes, so nothing is gained by saving. A fixed quantiser, not
-    # a target quality: with x264's look-ahead, which the latter uses, about 1 in 300 repeated encodings had other bytes.
+    # a target quality: with x264's look-ahead, which that uses, about 1 in 300 repeated encodings had other bytes.
     "qp": "4",
     # A key frame every second frame makes random access cheap for training.
     "g": "2",
@@ -107,8 +107,8 @@ def decode_video(
 ) -> NDArray[np.uint8]:
     """Decode `num_frames` consecutive frames of size `shape` (H, W) starting at `from_timestamp` seconds: [T, H, W, 3].
 
-    Seeks to the key frame before the start and decodes forward once. `checksum`, where known, is what `VideoJoiner.append`
-    returned: decoders paint over most damage, so that only a checksum finds all of it.
+    Seeks to the key frame before the start and decodes forward once. `checksum`, where known, is what
+    `VideoJoiner.append` returned: decoders paint over most damage, so that only a checksum finds all of it.
 
     Raises:
         ReflexError: the file is missing, damaged or too short, or its frames have another size or rate.
@@ -127,9 +127,7 @@ def decode_video(
             "the file is truncated or belongs to another dataset: restore it"
         )
     if checksum is not None and actual != checksum:
-        raise ReflexError(
-            f"{path} is damaged between second {from_timestamp:.3f} and the next episode; restore this file"
-        )
+        raise ReflexError(f"{path} is damaged in the episode at second {from_timestamp:.3f}; restore this file")
     return frames
 
 

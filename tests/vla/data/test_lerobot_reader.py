@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,9 +24,15 @@ EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 VIDEO = "videos/observation.images.image2/chunk-000/file-000.mp4"
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("written") / "demos")
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "demos")
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(written, tmp_path / "demos"))
 
 
 def read_all(folder: Path) -> None:
@@ -208,7 +215,7 @@ def test_a_damaged_dataset_is_one_clear_error(folder: Path, name: str) -> None:
 
 
 def test_neither_a_folder_nor_a_hub_id(tmp_path: Path) -> None:
-    with pytest.raises(ReflexError, match="there is no dataset folder .*nowhere"):
+    with pytest.raises(ReflexError, match=r"there is no dataset folder .*nowhere"):
         LeRobotDataset(tmp_path / "nowhere")
     (tmp_path / "demos.partial").mkdir()
     with pytest.raises(ReflexError, match="demos is not finished"):
