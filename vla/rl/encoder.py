@@ -72,7 +72,7 @@ def demonstration_clips(config: TrainConfig, tasks: Sequence[int], stride: int) 
     """Clips of the demonstrations, at the rate of decisions; none without `config.demonstrations`."""
     if config.demonstrations is None:
         return []
-    from vla.data import read_demonstrations
+    from vla.data.lerobot_reader import read_demonstrations
 
     clips = []
     for episode in read_demonstrations(config.demonstrations, list(tasks), None):

@@ -32,7 +32,9 @@ class FakeInputs:
 
     @classmethod
     def concatenate(cls, parts: Sequence[FakeInputs]) -> FakeInputs:
-        return cls(torch.cat([part.state for part in parts]), tuple(text for part in parts for text in part.instruction))
+        return cls(
+            torch.cat([part.state for part in parts]), tuple(text for part in parts for text in part.instruction)
+        )
 
 
 class TrainableFakePolicy(FakePolicy):
@@ -50,7 +52,7 @@ class TrainableFakePolicy(FakePolicy):
 
 def load_fake_policy(path_or_name: str, device: str) -> TrainableFakePolicy:
     """A saved fake policy, or "weak": one that overshoots sideways and often fails."""
-    policy = TrainableFakePolicy(gain=0.15)
+    policy = TrainableFakePolicy(gain=0.25)
     if path_or_name == "weak":
         with torch.no_grad():
             policy.bias[0] = 0.25
@@ -85,7 +87,7 @@ def small_config(output: Path, **changes: Any) -> TrainConfig:
         "iterations": 4,
         "evaluate_every": 2,
         "evaluation_episodes_per_task": 4,
-        "checkpoint_every": 2,
+        "checkpoint_every": 100,
         "num_workers": 0,
         "num_slots": 8,
         "device": "cpu",
@@ -93,6 +95,19 @@ def small_config(output: Path, **changes: Any) -> TrainConfig:
     }
     settings |= {key: value for key, value in changes.items() if not key.startswith("algo_")}
     return TrainConfig(algo=AlgoConfig(**algo), **settings)
+
+
+def resumable_config(output: Path, reward: str, resume: bool = False) -> TrainConfig:
+    """The run that is killed and resumed: several epochs, a reference policy, checkpoints every second iteration."""
+    return small_config(
+        output,
+        iterations=6,
+        resume=resume,
+        checkpoint_every=2,
+        algo_reward=reward,
+        algo_kl_coefficient=0.01,
+        algo_update_epochs=2,
+    )
 
 
 def random_generator() -> np.random.Generator:
