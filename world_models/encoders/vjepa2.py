@@ -1,0 +1,160 @@
+"""V-JEPA 2 (arXiv 2506.09985) from transformers as a video encoder: frozen, zero-shot, mean over all patch tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch.nn import functional
+from transformers import VJEPA2Model
+
+from world_models.encoders.base import Clip, check_clips, check_embeddings, sample_frames
+from world_models.errors import WorldModelError
+
+Crop = Literal["whole", "paper"]
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class VJepa2Config:
+    """How clips are shown to V-JEPA 2."""
+
+    frames: int = 16
+    """Frames of each clip, spread evenly; SRPO's recipe uses 64, at about seven times the arithmetic."""
+    crop: Crop = "whole"
+    """"whole": the frame resized to the model's square; "paper": short side to 256/224 of it, then centre crop."""
+    tokens_per_batch: int = 32768
+    """Patch tokens in one forward pass; bounds the memory. A clip larger than this goes alone."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+
+    def __post_init__(self) -> None:
+        """Raises `WorldModelError` for a field out of range."""
+        if self.frames < 1 or self.tokens_per_batch < 1:
+            raise WorldModelError(f"V-JEPA 2 needs frames and tokens_per_batch of at least 1, got {self}")
+        if self.crop not in get_args(Crop):
+            raise WorldModelError(f"crop of V-JEPA 2 must be one of {', '.join(get_args(Crop))}, got {self.crop!r}")
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise WorldModelError(f"dtype of V-JEPA 2 must be auto, float32 or bfloat16, got {self.dtype!r}")
+
+
+class VJepa2Encoder:
+    """Embeds clips with a pretrained V-JEPA 2, [N, hidden size].
+
+    Frames travel to the device as bytes and are resized and normalised there. The predictor is dropped: only the
+    encoder's tokens are pooled.
+    """
+
+    def __init__(
+        self, model: VJEPA2Model, source: str, config: VJepa2Config | None = None, device: str = "cpu"
+    ) -> None:
+        self.config = config or VJepa2Config()
+        self.device = torch.device(device)
+        self.source = source
+        self.dtype = self._choose_dtype()
+        self._settings = model.config
+        # The same tokens as model(..., skip_predictor=True), without the masked copy of all of them that call makes.
+        self._encoder = model.encoder.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        self._mean = torch.tensor(_IMAGENET_MEAN, device=self.device).view(1, 3, 1, 1)
+        self._deviation = torch.tensor(_IMAGENET_DEVIATION, device=self.device).view(1, 3, 1, 1)
+
+    @classmethod
+    def from_pretrained(cls, source: str, config: VJepa2Config | None = None, device: str = "cpu") -> VJepa2Encoder:
+        """Load from a local folder or a hub id such as "facebook/vjepa2-vitl-fpc64-256".
+
+        Raises:
+            WorldModelError: the folder or hub entry is missing, damaged or no V-JEPA 2, or lacks weights.
+        """
+        return cls(load_model(source), source, config, device)
+
+    @property
+    def name(self) -> str:
+        return f"vjepa2-{Path(self.source).name}-{self.config.frames}x{self.crop_size}-{self.config.crop}"
+
+    @property
+    def embedding_size(self) -> int:
+        return int(self._settings.hidden_size)
+
+    @property
+    def crop_size(self) -> int:
+        """Side in pixels of the frames the model sees."""
+        return int(self._settings.crop_size)
+
+    @property
+    def tokens_per_clip(self) -> int:
+        """Patch tokens of one clip; a clip of fewer frames than a tubelet is repeated to fill one."""
+        depth = max(1, self.config.frames // int(self._settings.tubelet_size))
+        return depth * (self.crop_size // int(cast(int, self._settings.patch_size))) ** 2
+
+    def encode(self, clips: Sequence[Clip]) -> NDArray[np.float32]:
+        """As `VideoEncoder.encode`. On CUDA (bfloat16) a row may differ in its last bits with the size of its batch."""
+        checked = check_clips(clips)
+        size = max(1, self.config.tokens_per_batch // self.tokens_per_clip)
+        rows = [self._forward(checked[first : first + size]) for first in range(0, len(checked), size)]
+        embeddings = np.concatenate(rows) if rows else np.zeros((0, self.embedding_size), np.float32)
+        return check_embeddings(embeddings, self.name)
+
+    @torch.inference_mode()
+    def _forward(self, clips: list[Clip]) -> NDArray[np.float32]:
+        pixels = torch.stack([self.preprocess(clip) for clip in clips]).to(self.dtype)
+        tokens = self._encoder(pixel_values_videos=pixels).last_hidden_state
+        # Summed in float32: bfloat16 would lose the small differences between clips over thousands of tokens.
+        pooled: NDArray[np.float32] = tokens.float().mean(dim=1).cpu().numpy()
+        return pooled
+
+    def preprocess(self, clip: Clip) -> torch.Tensor:
+        """Frames of one clip as the model wants them: float32 [T, 3, S, S], ImageNet-normalised, on the device."""
+        chosen = np.ascontiguousarray(clip[sample_frames(len(clip), self.config.frames)])
+        planes = torch.from_numpy(chosen).to(self.device).permute(0, 3, 1, 2).float()
+        planes = _fit(planes, self.crop_size, self.config.crop)
+        return (planes / 255 - self._mean) / self._deviation
+
+    def _choose_dtype(self) -> torch.dtype:
+        if self.config.dtype == "auto":
+            return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        return torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32
+
+
+def load_model(source: str, attention: str = "sdpa") -> VJEPA2Model:
+    """Read a V-JEPA 2 with float32 weights. Raises `WorldModelError` as `VJepa2Encoder.from_pretrained` does."""
+    advice = "give a folder with config.json and model.safetensors, or a hub id while the network is reachable"
+    loaded: Any  # transformers declares a model only, and returns a pair when asked for the loading report
+    try:
+        loaded = VJEPA2Model.from_pretrained(
+            source, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WorldModelError(f"cannot load V-JEPA 2 from {source!r}: {reason} ({advice})") from error
+    model, report = cast(tuple[VJEPA2Model, dict[str, Any]], loaded)
+    # transformers would fill weights it does not find with random numbers and go on.
+    missing = sorted(key for key in report["missing_keys"] if key.startswith("encoder."))
+    if missing:
+        raise WorldModelError(f"{source!r} lacks {len(missing)} V-JEPA 2 encoder weights, the first is {missing[0]}")
+    return model
+
+
+def _fit(planes: torch.Tensor, size: int, crop: Crop) -> torch.Tensor:
+    """Frames [T, 3, H, W] as [T, 3, size, size], bilinear with antialiasing; see `VJepa2Config.crop`."""
+    if crop == "whole":
+        return _resize(planes, size, size)
+    short = size * 256 // 224
+    height, width = planes.shape[-2:]
+    scale = short / min(height, width)
+    planes = _resize(planes, max(short, round(height * scale)), max(short, round(width * scale)))
+    top, left = (planes.shape[-2] - size) // 2, (planes.shape[-1] - size) // 2
+    return planes[..., top : top + size, left : left + size]
+
+
+def _resize(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    if planes.shape[-2:] == (height, width):
+        return planes
+    return functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
