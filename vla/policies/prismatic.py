@@ -22,6 +22,7 @@ from sim.contract import ObservationBatch
 from vla.errors import ReflexError
 from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
 from vla.policies.configuration_prismatic import PrismaticConfig, VisionTowerConfig
+from vla.policies.decoding import check_temperature, log_probs_and_entropies, sample_tokens
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
 from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
 
@@ -121,35 +122,6 @@ def attention_mask(valid: torch.Tensor, num_queries: int, kind: str) -> torch.Te
     pattern[length - num_queries :] = True
     # a padded row must see something, or its softmax is NaN; nobody reads it
     return (mask & pattern) | torch.eye(length, dtype=torch.bool, device=valid.device)
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises `ReflexError` unless the temperature is a finite positive number."""
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise ReflexError(
-            f"temperature is {temperature}; it must be a positive number (mode 'greedy' takes the argmax)"
-        )
-
-
-def log_probs_and_entropies(
-    logits: torch.Tensor, tokens: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of tokens [B, K] under softmax(logits [B, K, bins] / temperature); entropies; both [B, K]."""
-    log_distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
-    log_probs = log_distribution.gather(-1, tokens[..., None]).squeeze(-1)
-    entropies = -(log_distribution.exp() * log_distribution).sum(-1)
-    return log_probs, entropies
-
-
-def sample_tokens(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
-    """Inverse-CDF sampling: logits [B, K, bins], uniforms [B, K] in [0, 1) -> tokens [B, K].
-
-    In float64, so that which bin a uniform falls in depends on the logits alone.
-    """
-    cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(-1)
-    thresholds = uniforms.to(cumulative) * cumulative[..., -1]
-    tokens = torch.searchsorted(cumulative, thresholds[..., None], right=True).squeeze(-1)
-    return tokens.clamp_(max=logits.shape[-1] - 1)
 
 
 class PrismaticPolicy(nn.Module):
@@ -385,8 +357,7 @@ class PrismaticPolicy(nn.Module):
             tokens = sample_tokens(logits, temperature, torch.from_numpy(uniforms).to(logits.device))
         else:
             raise ReflexError(f"unknown decoding mode {mode!r}; choose 'greedy' or 'sample'")
-        log_distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
-        log_probs = log_distribution.gather(-1, tokens[..., None]).squeeze(-1)
+        log_probs, _ = log_probs_and_entropies(logits, tokens, temperature)
         token_array = tokens.cpu().numpy()
         return PolicyOutput(self.detokenize(token_array), token_array, log_probs.cpu().numpy())
 

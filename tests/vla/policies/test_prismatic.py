@@ -13,7 +13,8 @@ from tests.vla.policies.helpers import generators, make_observations, small_conf
 from vla.errors import ReflexError
 from vla.policies import ModelInputs, Policy, PrismaticPolicy, openvla_oft_config, reflex_tiny_config
 from vla.policies.configuration_prismatic import VisionTowerConfig
-from vla.policies.prismatic import attention_mask, log_probs_and_entropies, sample_tokens
+from vla.policies.decoding import log_probs_and_entropies, sample_tokens
+from vla.policies.prismatic import attention_mask
 from vla.policies.processing_prismatic import WordTokenizer
 
 
