@@ -96,9 +96,7 @@ def test_a_random_policy_keeps_every_episode(tmp_path: Path) -> None:
 def test_an_expert_that_cannot_do_the_task_ends_in_an_error(tmp_path: Path) -> None:
     impossible = settings(tmp_path / "demos", episodes_per_task=30, action_noise=1.0)
     with pytest.raises(ReflexError, match=r"expert of point task 0 failed .* lower action_noise=1"):
-        collect(
-            settings(tmp_path / "demos", episodes_per_task=30, action_noise=1.0), "tests.vla.data.hopeless:get_suite"
-        )
+        collect(impossible, "tests.vla.data.hopeless:get_suite")
     assert not (tmp_path / "demos").exists()
 
 
