@@ -157,12 +157,12 @@ def _compare_statistics(theirs: dict[str, Any], ours: dict[str, Any]) -> list[st
 
 
 def main() -> int:
-    """`dump <dataset> <folder>` or `compare <dataset> <folder>`."""
+    """`dump <dataset> <folder>` or `compare <dataset> <folder> <commit>`."""
     mode, dataset, folder = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if mode == "dump":
         dump(dataset, folder)
         return 0
-    result = compare(dataset, folder)
+    result = {"dataset": dataset.name, "commit": sys.argv[4]} | compare(dataset, folder)
     print(json.dumps(result, indent=2))
     return 0 if result["equal"] else 1
 

@@ -26,14 +26,15 @@ if [ ! -e "$environment/ready" ]; then
     # dataset code needs neither, so it goes in without its dependencies and with those that this code imports.
     "${install[@]}" "torch==2.13.0" >&2
     "${install[@]}" "accelerate<2" "datasets>=4,<5" "huggingface-hub>=0.34.2,<0.36" "av>=15,<16" "draccus==0.10.0" "packaging<26" \
-        "deepdiff<9" "einops<0.9" "jsonlines<5" "setuptools<81" pandas pillow termcolor tqdm >&2
+        "deepdiff<9" "einops<0.9" "jsonlines<5" "numpy<2.3" "setuptools<81" pandas pillow termcolor tqdm >&2
     "${install[@]}" --no-deps "lerobot==0.4.4" >&2
     touch "$environment/ready"
 fi
 
+commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 PYTHONPATH=$root "$python" "$root/scripts/check_lerobot.py" dump "$dataset" "$work" >&2
 # A cache of its own: the datasets package would otherwise keep tables of earlier versions of the same folder.
 HF_DATASETS_CACHE="$work/cache" HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_LEROBOT_HOME="$work/lerobot" \
-    "$environment/bin/python" "$root/scripts/check_lerobot.py" compare "$dataset" "$work"
+    "$environment/bin/python" "$root/scripts/check_lerobot.py" compare "$dataset" "$work" "$commit"

@@ -93,6 +93,19 @@ def test_a_random_policy_keeps_every_episode(tmp_path: Path) -> None:
     assert actions.std(axis=0) == pytest.approx(np.full(7, np.sqrt(1 / 3)), rel=0.3)
 
 
+def test_a_policy_folder_keeps_every_episode_with_every_frame(tmp_path: Path) -> None:
+    from vla.policies import PrismaticPolicy, reflex_tiny_config
+
+    PrismaticPolicy.from_config(reflex_tiny_config()).save_pretrained(tmp_path / "policy")
+    changes = {"policy": str(tmp_path / "policy"), "tasks": [1], "episodes_per_task": 2, "image_size": 64}
+    episodes = read_demonstrations(collect(settings(tmp_path / "demos", **changes), FACTORY))
+    assert [episode.init_state_id for episode in episodes] == [0, 1]
+    for episode in episodes:
+        assert episode.policy_id == "reflex-tiny"
+        assert episode.states[:, 1].tolist() == list(range(episode.length))
+        assert episode.images.shape == (episode.length, 64, 64, 3)
+
+
 def test_an_expert_that_cannot_do_the_task_ends_in_an_error(tmp_path: Path) -> None:
     impossible = settings(tmp_path / "demos", episodes_per_task=30, action_noise=1.0)
     with pytest.raises(ReflexError, match=r"expert of point task 0 failed .* lower action_noise=1"):

@@ -119,6 +119,28 @@ def test_frames_embedded_as_pictures(folder: Path) -> None:
         assert np.array_equal(dataset.episode(index).wrist_images, written.wrist_images)
 
 
+@pytest.mark.parametrize("kind", ["video", "pictures"])
+def test_datasets_that_lerobot_wrote(kind: str) -> None:
+    """`lerobot_0_4_4` was recorded with the lerobot package: 3 episodes, AV1 video (its default) or PNG frames."""
+    dataset = LeRobotDataset(Path(__file__).parent / "lerobot_0_4_4" / kind)
+    assert (dataset.num_episodes, dataset.num_frames) == (3, 13)
+    assert dataset.tasks == ["open the drawer", "close the drawer"]
+    tolerance = 2 if kind == "video" else 0
+    for index, length in enumerate((4, 6, 3)):
+        episode = dataset.episode(index)
+        steps = np.arange(length)
+        assert episode.instruction == dataset.tasks[index % 2]
+        assert episode.success == (index != 1)  # the second one ends without success
+        assert episode.states[:, 2] == pytest.approx(2 + index + steps / 10)
+        assert episode.actions[:, 6] == pytest.approx((steps + 1) / 10)
+        assert episode.rewards.tolist() == [0.0] * (length - 1) + [1.0]
+        left, right = 20 * steps + 10 * index, 200 - 20 * steps  # grey levels of the two halves
+        assert np.abs(episode.images[:, 16, 4, :].astype(int) - left[:, None]).max() <= tolerance
+        assert np.abs(episode.images[:, 16, 28, :].astype(int) - right[:, None]).max() <= tolerance
+        assert np.abs(episode.wrist_images[:, 16, 4, :].astype(int) - right[:, None]).max() <= tolerance
+    assert set(dataset.stats["action"]) >= set(STATISTIC_NAMES)
+
+
 def overwrite(path: str, start: float, count: int) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         content = bytearray((folder / path).read_bytes())
