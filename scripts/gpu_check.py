@@ -65,7 +65,7 @@ def check_policy_agreement(device: str, quick: bool) -> Outcome:
     log_probs = {}
     for name, policy in (("cpu", reference), ("device", moved)):
         values, _ = policy.log_prob_from_inputs(policy.prepare(observations), tokens)
-        values.mean().backward()
+        torch.autograd.backward(values.mean())
         log_probs[name] = values
     forward = largest_difference(log_probs["cpu"], log_probs["device"])
     pairs = zip(reference.parameters(), moved.parameters(), strict=True)
@@ -85,7 +85,7 @@ def check_policy_speed(device: str, quick: bool) -> Outcome:
 
     def train_step() -> None:
         log_probs, _ = policy.log_prob_from_inputs(inputs, tokens)
-        log_probs.mean().backward()
+        torch.autograd.backward(log_probs.mean())
 
     decide = median_seconds(lambda: policy.act(observations), device, 3 if quick else 20)
     update = median_seconds(train_step, device, 3 if quick else 20)
@@ -111,7 +111,7 @@ def check_fine_tuning(device: str, quick: bool) -> Outcome:
         with autocast(torch.device(device)):
             log_probs, _ = policy.log_prob_from_inputs(inputs, tokens)
         loss = -log_probs.float().mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         losses.append(float(loss.detach()))
     rate = len(losses) / (time.perf_counter() - start)
@@ -128,8 +128,8 @@ def check_vjepa2(device: str, quick: bool) -> Outcome:
     from world_models.encoders.vjepa2 import VJepa2Config, VJepa2Encoder
 
     # The defaults of transformers are ViT-L at 256 px; `quick` is a toy of the same code path.
-    toy = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "crop_size": 64}
-    predictor = {"pred_hidden_size": 32, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 4}
+    toy: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "crop_size": 64}
+    predictor: dict[str, Any] = {"pred_hidden_size": 32, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 4}
     settings: Any = VJEPA2Config(**({**toy, **predictor} if quick else {"pred_num_hidden_layers": 1}))
     torch.manual_seed(0)
     encoder = VJepa2Encoder(VJEPA2Model(settings), "random-weights", VJepa2Config(), device=device)
