@@ -27,8 +27,8 @@ PACKAGE_VERSIONS = {"hf-libero": "0.1.4", "robosuite": "1.4.0", "bddl": "1.0.1"}
 """Distribution name -> the one version that the official numbers were measured with and that builds every task."""
 
 INSTALL_HINT = (
-    "install it with: pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1 and "
-    "pip install numba termcolor easydict future matplotlib cloudpickle pyyaml opencv-python-headless PyOpenGL "
+    "run `make libero`, or: pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1 and "
+    "pip install cloudpickle easydict future matplotlib networkx numba opencv-python-headless pyyaml termcolor "
     "(see docs/libero.md)"
 )
 
@@ -77,7 +77,7 @@ def find_installation() -> Installation:
 
 
 def import_libero(installation: Installation) -> None:
-    """Import `libero.libero.envs` quietly: no prompt, no download, nothing written to the user's home.
+    """Import `libero.libero.envs` quietly: no prompt, no download, nothing of LIBERO's in the user's home.
 
     Raises `EnvironmentRequestError` when a package that LIBERO imports is missing or no GL library can be loaded.
     """
@@ -111,7 +111,7 @@ def _version(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        hint = "install it with: pip install mujoco==3.3.0" if distribution == "mujoco" else INSTALL_HINT
+        hint = "run: pip install mujoco==3.3.0" if distribution == "mujoco" else INSTALL_HINT
         raise EnvironmentRequestError(
             f"LIBERO needs the package {distribution!r}, which is not installed; {hint}"
         ) from None
@@ -133,7 +133,9 @@ def _package_folder() -> Path:
 def _find_assets(package: Path) -> Path:
     variable = os.environ.get(ASSETS_VARIABLE)
     if variable:
-        assets = Path(variable).expanduser().absolute() / "assets"
+        given = Path(variable).expanduser().absolute()
+        # The folder that contains assets/ is what is asked for; the assets folder itself is understood too.
+        assets = given if (given / "scenes").is_dir() else given / "assets"
         source = f"{ASSETS_VARIABLE}={variable}"
     else:
         assets = package / "assets"

@@ -1,0 +1,166 @@
+"""Initial states, stepping and observations of one LIBERO task."""
+
+import numpy as np
+import pytest
+
+from sim.contract import EnvironmentRequestError
+from sim.libero.environment import LiberoEnvironment
+from sim.libero.suite import LiberoSuite
+from sim.libero.tasks import NUM_INIT_STATES
+
+pytestmark = pytest.mark.libero
+
+
+def test_training_states_never_equal_evaluation_states(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    scene = between_plate_and_ramekin.scene
+    official = scene.official_states()[:, 1 : 1 + scene.model.nq]
+    sampled = []
+    for index in range(NUM_INIT_STATES):
+        scene.reset_to_sampled(index)
+        sampled.append(scene.data.qpos.copy())
+    # The smallest distance between two states of different splits, in the largest coordinate difference.
+    nearest = min(np.abs(official - state).max(axis=1).min() for state in sampled)
+    assert nearest > 1e-4
+    assert len(np.unique(np.round(sampled, 9), axis=0)) == NUM_INIT_STATES
+
+
+def test_a_sampled_state_that_equals_an_evaluation_state_is_drawn_again(
+    between_plate_and_ramekin: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = between_plate_and_ramekin.scene
+    scene.reset_to_sampled(0)
+    collided = scene.flattened_state()
+    planted = scene.official_states().copy()
+    planted[11] = collided
+    monkeypatch.setattr(scene, "_official_states", planted)
+    scene.reset_to_sampled(0)
+    assert np.abs(scene.flattened_state() - collided).max() > 1e-4
+
+
+def test_a_reset_does_not_depend_on_what_happened_before(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    environment = between_plate_and_ramekin
+    pushing = np.array([1.0, 0.3, -1.0, 0.2, 0.0, 0.4, 1.0])
+    states = []
+    for _ in range(2):
+        environment.reset_to("train", 5)
+        for _ in range(5):
+            environment.advance(pushing)
+        states.append((environment.scene.flattened_state(), environment.robot_state()))
+        environment.reset_to("eval", 1)  # other fixture poses, and fingers left closed
+        for _ in range(3):
+            environment.advance(pushing)
+    assert np.array_equal(states[0][0], states[1][0])
+    assert np.array_equal(states[0][1], states[1][1])
+
+
+def test_resetting_leaves_the_callers_random_numbers_alone(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    np.random.seed(5)  # noqa: NPY002
+    expected = np.random.uniform()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    between_plate_and_ramekin.reset_to("train", 2)
+    assert np.random.uniform() == expected  # noqa: NPY002
+
+
+def test_rendering_does_not_change_the_episode(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    environment = between_plate_and_ramekin
+    action = np.array([0.2, 0.1, -1.0, 0.0, 0.0, 0.0, 1.0])
+    final = []
+    for renders in (False, True):
+        environment.close()  # so that the GL context is made in the middle of the second episode
+        environment.reset_to("eval", 0)
+        for step in range(6):
+            environment.advance(action)
+            if renders and step == 2:
+                environment.render_observation()
+        final.append(environment.scene.flattened_state())
+    assert np.array_equal(final[0], final[1])
+
+
+def test_observation_and_step_follow_the_contract(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    environment = between_plate_and_ramekin
+    observation, info = environment.reset(options={"split": "eval", "init_state_id": 2})
+    assert environment.observation_space.contains(observation)
+    assert observation["instruction"] == (
+        "pick up the black bowl between the plate and the ramekin and place it on the plate"
+    )
+    assert info == {"success": False, "cost": 0.0, "task_id": 0, "init_state_id": 2, "progress": 0.0}
+    observation, reward, terminated, truncated, _ = environment.step(np.zeros(7, dtype=np.float32))
+    assert environment.observation_space.contains(observation)
+    assert (reward, terminated, truncated) == (0.0, False, False)
+    # Upright: the wall behind the robot is above the table, and grey; the table is light wood.
+    top, bottom = observation["image"][:8].astype(float), observation["image"][-8:].astype(float)
+    assert bottom.mean() > top.mean() + 30
+    # The gripper hangs over the table, pointing down (a half turn), fingers open.
+    state = observation["state"]
+    assert 0.9 < state[2] < 1.3
+    assert np.linalg.norm(state[3:6]) == pytest.approx(np.pi, abs=0.2)
+    assert state[6] == pytest.approx(-state[7], abs=2e-3)
+    assert state[6] > 0.03
+
+
+def test_the_horizon_truncates(spatial: LiberoSuite, between_plate_and_ramekin: LiberoEnvironment) -> None:
+    environment = between_plate_and_ramekin
+    assert environment.horizon == 220
+    environment.reset_to("eval", 0)
+    environment.horizon = 3
+    try:
+        ends = [environment.advance(np.zeros(7)).truncated for _ in range(3)]
+    finally:
+        environment.horizon = 220
+    assert ends == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.full(7, np.nan), "finite"),
+        (np.array([0.0] * 6 + [np.inf]), "finite"),
+        (np.zeros(6), "shape"),
+        (np.zeros((1, 7)), "shape"),
+    ],
+)
+def test_bad_actions_are_refused_and_change_nothing(
+    between_plate_and_ramekin: LiberoEnvironment, action: np.ndarray, message: str
+) -> None:
+    between_plate_and_ramekin.reset_to("eval", 0)
+    before = between_plate_and_ramekin.scene.flattened_state()
+    with pytest.raises(EnvironmentRequestError, match=message):
+        between_plate_and_ramekin.advance(action)
+    assert np.array_equal(before, between_plate_and_ramekin.scene.flattened_state())
+
+
+@pytest.mark.parametrize(("split", "index"), [("eval", 50), ("train", -1), ("test", 0), ("eval", 1.5), ("eval", True)])
+def test_unknown_initial_states_are_refused(
+    between_plate_and_ramekin: LiberoEnvironment, split: str, index: int
+) -> None:
+    with pytest.raises(EnvironmentRequestError, match=r"initial states 0 to 49|unknown split"):
+        between_plate_and_ramekin.reset_to(split, index)  # type: ignore[arg-type]
+
+
+def test_unknown_reset_options_are_refused(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    with pytest.raises(EnvironmentRequestError, match="init_state"):
+        between_plate_and_ramekin.reset(options={"init_state": 3})
+
+
+def test_stepping_before_a_reset_is_refused(spatial: LiberoSuite) -> None:
+    with pytest.raises(EnvironmentRequestError, match="never reset"):
+        spatial.make(2).advance(np.zeros(7))
+
+
+def test_the_expert_puts_the_bowl_on_the_plate(
+    spatial: LiberoSuite, between_plate_and_ramekin: LiberoEnvironment
+) -> None:
+    environment = between_plate_and_ramekin
+    expert = spatial.make_expert(0, seed=0)
+    environment.reset_to("train", 0)
+    expert.reset(environment)
+    progress = []
+    outcome = environment.advance(expert.act(environment))
+    while not outcome.done:
+        progress.append(outcome.progress)
+        action = expert.act(environment)
+        assert action.shape == (7,) and action.dtype == np.float32 and np.abs(action).max() <= 1.0
+        outcome = environment.advance(action)
+    assert outcome.success
+    assert outcome.progress == 1.0
+    assert set(progress) == {0.0}

@@ -1,0 +1,109 @@
+"""Our environment against hf-libero's own, which renders two frames a step and rebuilds its model at every reset."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim.libero.environment import LiberoEnvironment
+from sim.libero.rendering import CAMERAS
+from sim.libero.scene import axis_angle_from_quaternion
+from sim.libero.suite import LiberoSuite
+from sim.libero.tasks import sampling_seed
+
+SETTLE = [0.0] * 6 + [-1.0]
+SIZE = 64
+
+
+@contextmanager
+def original_environment(environment: LiberoEnvironment, seed: int) -> Iterator[Any]:
+    """hf-libero's environment of the same task, seeded and reset as public evaluations do it."""
+    from libero.libero.envs import OffScreenRenderEnv
+
+    original = OffScreenRenderEnv(
+        bddl_file_name=str(environment.task.bddl_file), camera_heights=SIZE, camera_widths=SIZE
+    )
+    original.seed(seed)
+    original.reset()
+    try:
+        yield original
+    finally:
+        original.close()
+        del original
+        gc.collect()  # its GL objects are freed in whatever context is current, so not in the middle of the next test
+
+
+@contextmanager
+def no_pictures(original: Any) -> Iterator[None]:
+    """Spare the original's two frames per step where nobody compares them; its sampling clock runs on."""
+    from robosuite.utils.observables import sensor
+
+    @sensor(modality="image")
+    def blank(cache: object) -> Any:
+        return np.zeros((SIZE, SIZE, 3), np.uint8)
+
+    observables = [original.env._observables[f"{camera}_image"] for camera in CAMERAS]
+    real = [observable._sensor for observable in observables]
+    for observable in observables:
+        observable._sensor = blank
+    yield
+    for observable, picture in zip(observables, real, strict=True):
+        observable._sensor = picture
+
+
+def mixed_actions() -> list[list[float]]:
+    """Random motion, gripper toggles, and pushing down into contact."""
+    generator = np.random.default_rng(0)
+    actions = [list(generator.uniform(-1.0, 1.0, 7)) for _ in range(20)]
+    return actions + [[0.3, 0.2, -1.0, 0.0, 0.0, 0.0, 1.0]] * 12 + [[0.0, 0.0, 1.0, 0.0, 0.0, 0.5, -1.0]] * 8
+
+
+def original_state(observation: dict[str, Any]) -> np.ndarray[Any, Any]:
+    return np.concatenate(
+        [
+            observation["robot0_eef_pos"],
+            axis_angle_from_quaternion(observation["robot0_eef_quat"]),
+            observation["robot0_gripper_qpos"],
+        ]
+    ).astype(np.float32)
+
+
+@pytest.mark.libero
+def test_evaluation_episode_equals_the_original_to_the_bit(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    ours = between_plate_and_ramekin
+    ours.reset_to("eval", 3)
+    *actions, last = mixed_actions()
+    with original_environment(ours, seed=0) as original:
+        with no_pictures(original):
+            original.set_init_state(ours.scene.official_states()[3])
+            for _ in range(10):
+                original.step(SETTLE)
+            assert np.array_equal(original.sim.model.body_pos, ours.scene.model.body_pos)
+            for step, action in enumerate(actions):
+                outcome = ours.advance(np.array(action))
+                observation, reward, done, _ = original.step(action)
+                assert np.array_equal(original.sim.data.qpos, ours.scene.data.qpos), step
+                assert np.array_equal(original.sim.data.qvel, ours.scene.data.qvel), step
+                assert original.sim.data.ncon == ours.scene.data.ncon, step
+                assert outcome.success == done == bool(reward), step
+                assert np.array_equal(original_state(observation), ours.robot_state()), step
+        ours.advance(np.array(last))
+        observation, *_ = original.step(last)
+        picture = ours.render_observation()
+        for camera, key in zip(CAMERAS, ("image", "wrist_image"), strict=True):
+            assert np.array_equal(observation[f"{camera}_image"][::-1, ::-1], picture[key])  # type: ignore[literal-required]
+
+
+@pytest.mark.libero
+def test_training_states_are_what_the_original_samples(spatial: LiberoSuite) -> None:
+    """Task 4 draws an open drawer and puts a bowl into it, the longest chain of dependent draws in this suite."""
+    ours = spatial.make(4)
+    assert isinstance(ours, LiberoEnvironment)
+    ours.scene.reset_to_sampled(7)
+    with original_environment(ours, seed=sampling_seed(ours.task, "train", 7)) as original:
+        assert np.array_equal(original.get_sim_state(), ours.scene.flattened_state())
+        assert np.array_equal(original.sim.model.body_pos, ours.scene.model.body_pos)
+        assert np.array_equal(original.sim.model.body_quat, ours.scene.model.body_quat)
