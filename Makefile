@@ -11,9 +11,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
 
-# Off-screen rendering; one thread per process, because simulators run one process per core.
+# Off-screen rendering, drawn in the calling thread where the renderer is a software one.
 export MUJOCO_GL ?= egl
-export OMP_NUM_THREADS ?= 1
 export LP_NUM_THREADS ?= 0
 
 BASE_STAMP := $(VENV)/.installed-base
@@ -29,6 +28,7 @@ demo: $(BASE_STAMP) ## Demonstrations, fine-tuning, SRPO and a report, from noth
 	@$(BIN)/vla doctor --brief
 	$(BIN)/vla demo
 
+test: export OMP_NUM_THREADS ?= 1
 test: $(DEV_STAMP) $(LIBERO_STAMP) ## The whole test suite (with LIBERO_ASSETS set: on LIBERO's scenes too)
 	@$(BIN)/vla doctor --brief
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
