@@ -167,9 +167,7 @@ def check_libero() -> Check:
     try:
         installation = find_installation()
     except EnvironmentRequestError as error:
-        return Check(
-            "libero (optional)", "warn", str(error), "make libero; export LIBERO_ASSETS=/path/to/libero/assets"
-        )
+        return Check("libero (optional)", "warn", "cannot be used; nothing else needs it", str(error))
     return Check("libero (optional)", "ok", f"assets in {installation.assets}")
 
 
@@ -279,7 +277,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _print_table(checks: Sequence[Check]) -> None:
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-    table = Table("check", "status", "found", "what to do")
+    table = Table("check", "status")
+    for heading in ("found", "what to do"):
+        table.add_column(heading, overflow="fold")  # a command cut short cannot be copied
     for check in checks:
         table.add_row(check.name, Text(check.status, colours[check.status]), Text(check.detail), Text(check.fix))
     Console().print(table)
