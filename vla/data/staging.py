@@ -108,14 +108,16 @@ def stage_episode(
     record = {**episode.record(), "instruction": episode.instruction, "length": length}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
+    # Not flushed to the disk: that costs more than recording the episode, and only a power cut could tell. The merge
+    # checks every staged episode and flushes the dataset.
     with writing(staging):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            write_file(temporary / ARRAYS, buffer.getvalue())
+            (temporary / ARRAYS).write_bytes(buffer.getvalue())
             for camera, name in VIDEOS.items():
-                write_file(temporary / name, encode_video(frames[camera], fps, pixel_format))
-            write_file(temporary / RECORD, json.dumps(record).encode())
+                (temporary / name).write_bytes(encode_video(frames[camera], fps, pixel_format))
+            (temporary / RECORD).write_text(json.dumps(record))
             temporary.rename(final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
