@@ -1,4 +1,4 @@
-"""Environments: MuJoCo stepping, the embedded tabletop suite and LIBERO. Depends on no other package of this project."""
+"""Environments: MuJoCo stepping, the embedded tabletop suite and LIBERO. Depends on no other package of ours."""
 
 import os
 import sys

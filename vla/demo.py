@@ -1,4 +1,4 @@
-"""`vla demo`: the whole idea in one run. Demonstrations, fine-tuning, SRPO, and what it gained on unseen initial states."""
+"""`vla demo`: the whole idea in one run: demonstrations, fine-tuning, SRPO, and the gain on unseen initial states."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def cholesky_solve(matrix: Array, right_hand_side: Array) -> Array:
     """Solve `matrix @ x = right_hand_side` for a symmetric positive definite [n, n] matrix and [n, k] right-hand side.
 
@@ -47,7 +47,7 @@ def cholesky_solve(matrix: Array, right_hand_side: Array) -> Array:
     return solution
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def orientation_error(desired: Array, current: Array) -> Array:
     """Small-angle rotation vector (rad, 3) from `current` to `desired`, both [3, 3] rotation matrices.
 
@@ -61,7 +61,7 @@ def orientation_error(desired: Array, current: Array) -> Array:
     return error
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def operational_space_torques(
     joint_positions: Array,
     joint_velocities: Array,

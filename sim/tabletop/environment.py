@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -50,7 +50,10 @@ def check_action(action: NDArray[np.floating[Any]]) -> FloatArray:
 class TabletopEnvironment(ManipulationEnvironment):
     """One task of the embedded suite (or any `Task` of the same kind, with `layouts` of its own)."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}
+    metadata = {  # noqa: RUF012 (gymnasium declares it an instance variable)
+        "render_modes": ["rgb_array"],
+        "render_fps": CONTROL_FREQUENCY,
+    }
     suite_name = "tabletop"
 
     def __init__(
@@ -252,7 +255,7 @@ class TabletopEnvironment(ManipulationEnvironment):
 
     def gripper_rotation(self) -> NDArray[np.float64]:
         """Rotation matrix [3, 3] of the grip frame."""
-        return self._site_rotation.copy()
+        return np.array(self._site_rotation)
 
     def robot_state(self) -> FloatArray:
         """Proprioception, float32 [8]."""

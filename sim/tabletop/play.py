@@ -87,11 +87,12 @@ def _sample_appearance(generator: Generator) -> Appearance:
         np.asarray(base.table_colour) + generator.uniform(-0.05, 0.05, 3) + generator.uniform(-0.12, 0.12), 0.1, 0.9
     )
     return Appearance(
-        camera_position=_jitter(base.camera_position, 0.04, generator),
-        camera_target=_jitter(base.camera_target, 0.015, generator),
-        camera_fovy=base.camera_fovy + float(generator.uniform(-2.0, 2.0)),
-        wrist_offset=_jitter(base.wrist_offset, 0.003, generator),
-        wrist_tilt=base.wrist_tilt + float(generator.uniform(-0.03, 0.03)),
+        # Small: a camera that looks elsewhere by 1 cm moves every object by 1 cm, and nothing in the picture tells.
+        camera_position=_jitter(base.camera_position, 0.02, generator),
+        camera_target=_jitter(base.camera_target, 0.003, generator),
+        camera_fovy=base.camera_fovy + float(generator.uniform(-0.7, 0.7)),
+        wrist_offset=_jitter(base.wrist_offset, 0.002, generator),
+        wrist_tilt=base.wrist_tilt + float(generator.uniform(-0.015, 0.015)),
         table_colour=(float(table[0]), float(table[1]), float(table[2])),
         light=float(generator.uniform(0.55, 0.95)),
         light_position=_jitter(base.light_position, 0.3, generator),

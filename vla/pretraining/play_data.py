@@ -109,7 +109,7 @@ class _EpisodeRecorder:
                 self.disturbance[6] = -2.0 * action[6]
         self.burst_left -= 1
         jitter = self.generator.normal(0.0, 0.2, 7).astype(np.float32) * np.array([1, 1, 1, 0, 0, 0, 0], np.float32)
-        return np.clip(action + self.disturbance + jitter, -1.0, 1.0)
+        return np.asarray(np.clip(action + self.disturbance + jitter, -1.0, 1.0), dtype=np.float32)
 
     def run(self, environment: TabletopEnvironment, expert: TabletopExpert) -> bool:
         """Play to the end; whether the task succeeded."""
@@ -148,7 +148,7 @@ def record_shard(path: Path, seed: int, episodes: int) -> int:
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     arrays["instructions"] = np.asarray(list(instructions))
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, allow_pickle=False, **arrays)
     write_bytes(path, content.getvalue())
     return len(arrays["images"])
 

@@ -78,6 +78,7 @@ class PlayAuxiliary(AuxiliaryLoss):
         self.position_head = nn.Linear(tokens * width, 2 * len(KINDS))
         self.target_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 6))
         self.latent_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, tokens * 32))
+        self.latent_projection: torch.Tensor
         self.register_buffer("latent_projection", torch.randn(width, 32) / width**0.5)
 
     def loss(self, features: PrismaticFeatures, indices: NDArray[np.int64]) -> tuple[torch.Tensor, Metrics]:
