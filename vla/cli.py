@@ -61,6 +61,12 @@ CONFIGURED = {
         "vla.rl.trainer:train",
         "vla train algo=srpo suite=tabletop tasks=[0] policy=runs/sft seed=3",
     ),
+    "pretrain": ConfiguredCommand(
+        "Make the shipped base policy again: scripted play, then imitation with auxiliaries.",
+        "vla.pretraining.pretrain:PretrainConfig",
+        "vla.pretraining.pretrain:pretrain",
+        "vla pretrain output=runs/pretrain play_episodes=18000",
+    ),
     "eval": ConfiguredCommand(
         "Success of a policy on held-out initial states, with intervals.",
         "vla.evaluation.runner:EvaluationConfig",

@@ -45,6 +45,10 @@ class PrismaticConfig:
     """Side in pixels of the square frames the towers consume."""
     vision_tokens: int
     """Tokens that each camera contributes."""
+    keypoints: int = 0
+    """Spatial-softmax keypoints per camera, for policies too small to localise from patch tokens; 0 for none."""
+    keypoint_tokens: int = 8
+    """Tokens per camera that carry the keypoints, an equal share each."""
     cameras: tuple[str, ...] = ("image", "wrist_image")
     """Observation keys it reads, in order."""
     state_size: int = 8
@@ -93,6 +97,10 @@ class PrismaticConfig:
             )
         if not self.cameras:
             raise ReflexError("cameras is empty; name at least one observation key")
+        if self.keypoints % self.keypoint_tokens or self.keypoints < 0:
+            raise ReflexError(
+                f"keypoints is {self.keypoints}; it must be a multiple of keypoint_tokens = {self.keypoint_tokens}"
+            )
         if "{instruction}" not in self.prompt_template:
             raise ReflexError("prompt_template must contain {instruction}")
         choices = {
@@ -106,6 +114,11 @@ class PrismaticConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ReflexError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+
+    @property
+    def tokens_per_camera(self) -> int:
+        """Vision tokens of one camera, keypoint tokens included."""
+        return self.vision_tokens + (self.keypoint_tokens if self.keypoints else 0)
 
     @property
     def tokens_per_chunk(self) -> int:
@@ -157,8 +170,8 @@ def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
             "num_channels": 3,
             "patch_size": 4,
             "num_stages": 3,
-            "hidden_sizes": [32, 64, 192],
-            "depths": [1, 1, 2],
+            "hidden_sizes": [32, 64, 160],
+            "depths": [1, 1, 1],
             "drop_path_rate": 0.0,
             "layer_scale_init_value": 0.3,
             "initializer_range": 0.06,
@@ -180,6 +193,7 @@ def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
         },
         "image_size": 64,
         "vision_tokens": 16,
+        "keypoints": 64,
     }
     return _checked(PrismaticConfig, defaults | overrides)
 

@@ -23,6 +23,7 @@ from vla.errors import ReflexError
 from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
 from vla.policies.configuration_prismatic import PrismaticConfig, VisionTowerConfig
 from vla.policies.decoding import check_temperature, log_probs_and_entropies, sample_tokens
+from vla.policies.keypoints import KeypointTower
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
 from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
 
@@ -148,8 +149,11 @@ class PrismaticPolicy(nn.Module):
         channels = sum(tower.channels for tower in self.vision_towers)  # type: ignore[misc]
         self.vision_norm = nn.LayerNorm(channels) if config.vision_norm else nn.Identity()
         self.projector = build_projector(config.projector, channels, width)
+        self.keypoint_tower = None
+        if config.keypoints:
+            self.keypoint_tower = KeypointTower(config.image_size, config.keypoints, config.keypoint_tokens, width)
         if config.camera_embedding:
-            shape = (len(config.cameras), config.vision_tokens, width)
+            shape = (len(config.cameras), config.tokens_per_camera, width)
             self.camera_embedding = nn.Parameter(torch.randn(shape) * config.initial_scale)
         if config.state_size:
             self.state_projector = multi_layer_perceptron([config.state_size, width, width])
@@ -276,6 +280,8 @@ class PrismaticPolicy(nn.Module):
         if tokens.shape[1] != self.config.vision_tokens:
             expected = self.config.vision_tokens
             raise ReflexError(f"the vision towers give {tokens.shape[1]} tokens a frame; vision_tokens says {expected}")
+        if self.keypoint_tower is not None:
+            tokens = torch.cat([tokens, self.keypoint_tower(frames).to(tokens.dtype)], dim=1)
         tokens = tokens.view(batch, cameras, -1, tokens.shape[-1])
         if self.config.camera_embedding:
             tokens = tokens + self.camera_embedding

@@ -71,11 +71,11 @@ class PlayAuxiliary(AuxiliaryLoss):
     def __init__(self, policy: PrismaticPolicy, samples: PlaySamples, config: PretrainConfig) -> None:
         super().__init__()
         width = int(policy.language_model.config.hidden_size)
-        tokens = policy.config.vision_tokens * len(policy.config.cameras)
+        tokens = policy.config.tokens_per_camera * len(policy.config.cameras)
         self._policy = [policy]  # in a list, so that its parameters are not registered twice
         self._samples = samples
         self._config = config
-        self.position_head = nn.Linear(tokens * width, 2 * len(KINDS))
+        self.position_head = nn.Sequential(nn.Linear(tokens * width, 256), nn.ReLU(), nn.Linear(256, 2 * len(KINDS)))
         self.target_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 6))
         self.latent_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, tokens * 32))
         self.latent_projection: torch.Tensor

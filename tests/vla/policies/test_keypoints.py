@@ -1,0 +1,59 @@
+"""Keypoint tokens: a detector's position is where it responds."""
+
+import pytest
+import torch
+
+from vla.errors import ReflexError
+from vla.policies.configuration_prismatic import reflex_tiny_config
+from vla.policies.keypoints import KeypointTower
+
+
+def _red_detector(size: int = 8) -> KeypointTower:
+    """One keypoint that responds strongly to red patches and to nothing else."""
+    tower = KeypointTower(size, keypoints=1, tokens=1, width=4)
+    with torch.no_grad():
+        for parameter in (tower.hidden.weight, tower.hidden.bias, tower.detectors.weight, tower.detectors.bias):
+            parameter.zero_()
+        tower.hidden.weight[0] = torch.tensor([1.0, -1.0, 0.0]).repeat(4) / 4.0
+        tower.detectors.weight[0, 0] = 20.0
+    return tower
+
+
+def _frame(rows: slice, columns: slice, size: int = 8) -> torch.Tensor:
+    frame = torch.full((1, size, size, 3), 100, dtype=torch.uint8)
+    frame[0, rows, columns] = torch.tensor([255, 0, 0], dtype=torch.uint8)
+    return frame
+
+
+def test_position_of_a_single_patch() -> None:
+    # The patch in the second column and last row of a 4 x 4 grid over [-1, 1]: x = -1 + 2/3, y = 1.
+    position = _red_detector().positions(_frame(slice(6, 8), slice(2, 4))).detach()[0, 0]
+    assert position[0] == pytest.approx(-1 / 3, abs=1e-3)
+    assert position[1] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_position_of_two_patches_is_their_middle() -> None:
+    position = _red_detector().positions(_frame(slice(0, 2), slice(0, 4))).detach()[0, 0]
+    assert position[0] == pytest.approx(-2 / 3, abs=1e-3)
+    assert position[1] == pytest.approx(-1.0, abs=1e-3)
+
+
+def test_an_absent_colour_points_at_the_middle_with_a_low_peak() -> None:
+    tower = _red_detector()
+    absent = tower.positions(torch.full((1, 8, 8, 3), 100, dtype=torch.uint8)).detach()[0, 0]
+    present = tower.positions(_frame(slice(0, 2), slice(0, 2))).detach()[0, 0]
+    assert absent[:2].abs().max() < 1e-4
+    assert present[2] > absent[2] + 0.5
+
+
+def test_tokens_have_the_asked_shape_and_a_gradient() -> None:
+    tower = KeypointTower(64, keypoints=16, tokens=4, width=10)
+    tokens = tower(torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8))
+    assert tokens.shape == (3, 4, 10)
+    torch.autograd.backward(tokens.square().mean())
+    assert tower.hidden.weight.grad is not None and tower.hidden.weight.grad.abs().sum() > 0
+
+
+def test_uneven_groups_are_refused() -> None:
+    with pytest.raises(ReflexError, match="multiple of keypoint_tokens"):
+        reflex_tiny_config(keypoints=20)
