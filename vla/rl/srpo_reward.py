@@ -181,10 +181,11 @@ def cluster_successes(
     # The slack keeps a pair at exactly the radius inside it whatever order the rows came in.
     linked = distances <= radius * (1 + 1e-9) + 1e-12 * float(np.abs(vectors).max(initial=0.0))
     labels = _connected_components(linked)
-    centres = [_medoid(np.flatnonzero(labels == label), distances) for label in range(int(labels.max(initial=-1)) + 1)]
-    if not centres:
+    if (labels < 0).all():
         return Clusters(np.arange(count), labels, radius)
-    return Clusters(np.array(centres, dtype=np.int64), labels, radius)
+    members = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
+    centres = np.array([_medoid(rows, distances, vectors) for rows in members], dtype=np.int64)
+    return Clusters(centres, labels, radius)
 
 
 def pairwise_distances(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -211,9 +212,15 @@ def _connected_components(linked: NDArray[np.bool_]) -> NDArray[np.int64]:
     return labels
 
 
-def _medoid(members: NDArray[np.int64], distances: NDArray[np.float64]) -> int:
-    """The member with the least total distance to the others."""
-    return int(members[np.argmin(distances[np.ix_(members, members)].sum(axis=1))])
+def _medoid(members: NDArray[np.int64], distances: NDArray[np.float64], vectors: NDArray[np.float64]) -> int:
+    """The member with the least total distance to the others.
+
+    Two members always tie. The tie goes to the row that comes first in lexicographic order of its values, so that the
+    choice does not depend on the order of the rollouts.
+    """
+    totals = distances[np.ix_(members, members)].sum(axis=1)
+    tied = members[totals <= totals.min() * (1 + 1e-9)]
+    return int(tied[np.lexsort(vectors[tied].T[::-1])[0]])
 
 
 def _unit_length(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -193,6 +193,17 @@ BATCHES = st.integers(2, 14).flatmap(
 )
 
 
+def test_the_centre_of_a_pair_does_not_depend_on_the_order_of_the_rollouts():
+    # Two pairs of successes; in each the member with the smaller first coordinate is the centre.
+    successes = np.array([[0.0, 0.0], [1.0, 0.0], [9.0, 0.0], [10.0, 0.0]])
+    failures = np.array([[1.5, 0.0], [5.0, 0.0]])
+    for order in ([0, 1, 2, 3], [1, 0, 3, 2], [3, 0, 1, 2]):
+        vectors = np.concatenate([successes[order], failures])
+        result = srpo_rewards(vectors, [True] * 4 + [False] * 2, [0] * 6)
+        assert result.distances[4:] == pytest.approx([1.5, 4.0])
+        assert result.clusters_per_task == {0: 2}
+
+
 class TestProperties:
     @settings(max_examples=150, deadline=None)
     @given(BATCHES, st.floats(0, 1))
