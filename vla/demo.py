@@ -10,15 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
-from sim.pool import EnvironmentPool
-from sim.suites import get_suite
 from vla.data.collect import CollectConfig, collect
 from vla.errors import ReflexError
 from vla.evaluation.report import write_report
-from vla.evaluation.runner import evaluate
 from vla.imitation.augmentation import AugmentationConfig
 from vla.imitation.fine_tune import FineTuneConfig, fine_tune
-from vla.policies import load_policy
 from vla.rl.config import AlgoConfig, TrainConfig
 from vla.rl.trainer import train
 from vla.training.devices import available_cpus
@@ -67,7 +63,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Run (or continue) the demo; returns what it writes to `summary.json`."""
     clock = _Clock(Path(config.output))
     console = Console(soft_wrap=True, highlight=False)
-    output, workers = Path(config.output), config.num_workers or available_cpus()
+    output = Path(config.output)
     dataset, tuned, trained = output / "demonstrations", output / "fine_tuning", output / "srpo"
 
     console.print(f"[bold]1/4[/] {config.demonstrations_per_task} demonstrations of each of {len(config.tasks)} tasks")
@@ -79,16 +75,14 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
                 episodes_per_task=config.demonstrations_per_task,
                 output=str(dataset),
                 seed=config.seed,
-                num_workers=workers,
+                num_workers=config.num_workers or available_cpus(),
             )
         )
     console.print("[bold]2/4[/] fine-tuning on them")
     fine_tune(fine_tune_config(config, dataset, tuned))
     console.print("[bold]3/4[/] SRPO from the fine-tuned policy, on training initial states")
     summary = train(train_config(config, dataset, tuned, trained))
-    console.print("[bold]4/4[/] films and report")
-    _film(config, tuned / "checkpoints" / "last", trained, "fine-tuned", workers)
-    _film(config, trained / "checkpoints" / "last", trained, "srpo", workers)
+    console.print("[bold]4/4[/] report")
     return _finish(output, trained, summary, clock, console)
 
 
@@ -128,21 +122,6 @@ def train_config(config: DemoConfig, dataset: Path, tuned: Path, output: Path) -
         keep_checkpoints=2,
         resume=output.exists(),
     )
-
-
-def _film(config: DemoConfig, policy: Path, run: Path, phase: str, workers: int) -> None:
-    """Film the first held-out initial states of each task under one policy, for the report."""
-    suite = get_suite("tabletop")
-    with EnvironmentPool("tabletop", num_slots=len(config.tasks), num_workers=min(workers, len(config.tasks))) as pool:
-        evaluate(
-            load_policy(str(policy)),
-            suite,
-            pool,
-            tasks=config.tasks,
-            episodes_per_task=1,
-            video_folder=run / "videos" / phase,
-            videos_per_task=1,
-        )
 
 
 def _finish(output: Path, run: Path, training: dict[str, Any], clock: _Clock, console: Console) -> dict[str, Any]:

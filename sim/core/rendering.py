@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+
 import mujoco
 import numpy as np
 
@@ -26,6 +28,14 @@ class _PrimitiveContext:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.render_context)
         self.viewport = mujoco.MjrRect(0, 0, size, size)
         self.buffer = np.empty((size, size, 3), dtype=np.uint8)
+        # Registered after MuJoCo's own exit hook, so it runs before EGL ends; freeing later prints an EGL error.
+        atexit.register(self.free)
+
+    def free(self) -> None:
+        """Give the GL resources back."""
+        self.gl_context.make_current()
+        self.render_context.free()
+        self.gl_context.free()
 
 
 _CONTEXTS: dict[int, _PrimitiveContext] = {}

@@ -131,6 +131,8 @@ class TrainConfig:
     """Iterations between evaluations; the start and the end are always evaluated. 0 for never."""
     evaluation_episodes_per_task: int = 20
     """Held-out initial states of each task in an evaluation."""
+    videos_per_task: int = 1
+    """Held-out rollouts of each task that are filmed for the report, before and after; 0 for none."""
     checkpoint_every: int = 5
     """Iterations between checkpoints; the last iteration always gets one."""
     keep_checkpoints: int | None = None
@@ -164,6 +166,7 @@ class TrainConfig:
         for name in ("encoder_episodes_per_task", "encoder_steps"):
             _at_least(name, getattr(self, name), 1)
         _at_least("evaluate_every", self.evaluate_every, 0)
+        _at_least("videos_per_task", self.videos_per_task, 0)
         _at_least("seed", self.seed, 0)
         for name in ("image_size", "torch_threads", "keep_checkpoints"):
             if getattr(self, name) is not None:
@@ -184,6 +187,7 @@ RESUME_MAY_CHANGE = frozenset(
         "max_minutes",
         "target_success",
         "keep_checkpoints",
+        "videos_per_task",
         "num_workers",
         "max_frame_gigabytes",
         "device",

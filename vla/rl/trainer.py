@@ -18,6 +18,7 @@ from rich.console import Console
 from sim.contract import Suite
 from sim.pool import EnvironmentPool
 from vla.evaluation.protocol import Protocol
+from vla.evaluation.report import write_report
 from vla.evaluation.runner import evaluate
 from vla.policies import load_policy
 from vla.rl.batch import TrainablePolicy, build_samples
@@ -109,6 +110,7 @@ class Trainer:
         )
         if fresh:
             self.checkpoint()
+            self.film("sft")
         self._first_iteration_clock = self.seconds
         try:
             while True:
@@ -125,7 +127,10 @@ class Trainer:
             )
             raise
         self.checkpoint()
-        return self.summarise(reason)
+        self.film("grpo" if self.config.algo.reward == "binary" else self.config.algo.reward)
+        summary = self.summarise(reason)
+        write_report(self.run.path)
+        return summary
 
     def iterate(self, reward: RewardModel) -> None:
         """One iteration: batch, update, record."""
@@ -205,6 +210,21 @@ class Trainer:
             self.run.append_metrics(iteration, metrics)  # last: without it the evaluation counts as not made
             self._evaluations.append({"step": iteration, **metrics})
         self.log(evaluation_line(iteration, metrics))
+
+    def film(self, phase: str) -> None:
+        """Videos of the first held-out initial states under the present policy, for the report."""
+        count = self.config.videos_per_task
+        if count:
+            evaluate(
+                self.state.policy,
+                self.suite,
+                self.pool,
+                tasks=self.tasks,
+                episodes_per_task=count,
+                seed=self.config.seed,
+                video_folder=self.run.videos_path / phase,
+                videos_per_task=count,
+            )
 
     def reason_to_stop(self) -> str | None:
         """ "iterations" or "minutes" when that limit is reached."""

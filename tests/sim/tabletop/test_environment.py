@@ -1,5 +1,7 @@
 """The embedded suite on real MuJoCo: contract, determinism, initial states, bad input, expert."""
 
+import subprocess
+import sys
 import time
 import warnings
 
@@ -193,3 +195,16 @@ def test_stepping_is_fast() -> None:
             environment.advance(NOTHING)
         environment.render_observation()
     assert 40 / (time.process_time() - started) > 300
+
+
+def test_a_process_that_rendered_ends_quietly() -> None:
+    """Contexts freed after EGL has ended print an error that users take for a failure."""
+    lines = (
+        "from sim.suites import get_suite",
+        "environment = get_suite('tabletop').make(0)",
+        "environment.reset_to('eval', 0)",
+        "environment.render_observation()",
+    )
+    code = "\n".join(lines)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and result.stderr == ""
