@@ -151,7 +151,7 @@ def test_two_vit_towers_are_fused_channel_wise() -> None:
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
     dinov2 = VisionTowerConfig({"model_type": "dinov2", **shape}, feature_layer=-2, prefix_tokens=1)
     siglip = VisionTowerConfig({"model_type": "siglip_vision_model", "intermediate_size": 32, **shape})
-    policy = small_policy(vision_towers=(dinov2, siglip), projector="fused_mlp", vision_norm=False)
+    policy = small_policy(vision_towers=(dinov2, siglip), projector="fused_mlp", vision_norm=False, keypoints=0)
     features = policy.forward_features(policy.prepare(make_observations(2)))
     assert features.vision.shape == (2, 8, 16)
     assert features.action_hidden.shape == (2, 4, 16)
