@@ -56,7 +56,10 @@ class TabletopExpert(Expert):
         world = environment.world_state()
         target, grip = self._target(environment.task.goals, world)
         action = np.zeros(7, dtype=np.float32)
-        action[:3] = np.clip(self._gain * (target - world.gripper) / POSITION_SCALE, -1.0, 1.0)
+        # Full speed is a length, not a box: a straight path whose direction varies smoothly with the target. Clipping
+        # each axis by itself would make most labels exactly +-1, and an extreme the likeliest token of an unsure policy.
+        velocity = self._gain * (target - world.gripper) / POSITION_SCALE
+        action[:3] = velocity / max(1.0, float(np.linalg.norm(velocity)))
         tilt = orientation_error(_DOWN, environment.gripper_rotation())
         if np.abs(tilt).max() > 0.03:
             action[3:6] = np.clip(tilt / ROTATION_SCALE, -1.0, 1.0)

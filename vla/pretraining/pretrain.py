@@ -20,6 +20,7 @@ from torch import nn
 from vla.imitation.augmentation import AugmentationConfig
 from vla.imitation.loop import AuxiliaryLoss, ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import ArraySamples, quantiles
+from vla.policies import load_policy
 from vla.policies.configuration_prismatic import reflex_tiny_config
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.pretraining.play_data import KINDS, PlaySamples, generate_play, load_play
@@ -36,6 +37,8 @@ class PretrainConfig:
 
     output: str = "runs/pretrain"
     """Run folder; the weights end up in its `policy` folder."""
+    policy: str | None = None
+    """Weights to go on from (a policy folder or a run); null starts from random ones."""
     play_folder: str = "datasets/play"
     """Where the play shards are kept (24 kB a sample)."""
     play_episodes: int = 18_000
@@ -162,9 +165,9 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 
 def build_trainer(samples: PlaySamples, config: PretrainConfig) -> ImitationTrainer:
-    """A fresh policy with the play set's normalisation, and its trainer."""
+    """The policy to start from with the play set's normalisation, and its trainer."""
     torch.manual_seed(config.imitation.seed)
-    policy = PrismaticPolicy.from_config(reflex_tiny_config())
+    policy = load_policy(config.policy) if config.policy else PrismaticPolicy.from_config(reflex_tiny_config())
     action_low, action_high = quantiles(samples.chunks[:, 0])
     state_low, state_high = quantiles(samples.states)
     # In bfloat16 on a CPU the fused attention's backward pass is slower than all matrix products together.
