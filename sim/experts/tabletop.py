@@ -57,7 +57,7 @@ class TabletopExpert(Expert):
         target, grip = self._target(environment.task.goals, world)
         action = np.zeros(7, dtype=np.float32)
         # Full speed is a length, not a box: a straight path whose direction varies smoothly with the target. Clipping
-        # each axis by itself would make most labels exactly +-1, and an extreme the likeliest token of an unsure policy.
+        # each axis by itself makes most labels exactly +-1, and an extreme the likeliest token of an unsure policy.
         velocity = self._gain * (target - world.gripper) / POSITION_SCALE
         action[:3] = velocity / max(1.0, float(np.linalg.norm(velocity)))
         tilt = orientation_error(_DOWN, environment.gripper_rotation())
