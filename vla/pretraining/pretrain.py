@@ -24,7 +24,7 @@ from vla.policies import load_policy
 from vla.policies.configuration_prismatic import reflex_tiny_config
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.pretraining.play_data import KINDS, PlaySamples, generate_play, load_play
-from vla.training.files import write_json
+from vla.training.files import read_json, write_json
 from vla.training.run_folder import RunFolder
 
 POSITION_SCALE = 0.1
@@ -192,6 +192,7 @@ def provenance(
 ) -> dict[str, Any]:
     """How the weights were made, JSON-ready."""
     weights = (policy_folder / "model.safetensors").read_bytes()
+    earlier = Path(config.policy) / "provenance.json" if config.policy else None
     return {
         "command": "vla pretrain",
         "config": dataclasses.asdict(config),
@@ -206,5 +207,6 @@ def provenance(
             "numpy": np.__version__,
         },
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "continued_from": read_json(earlier) if earlier is not None and earlier.exists() else None,
         "held_out": "every (skill, object) pair of the ten evaluated tasks, and with it each of their instructions",
     }
