@@ -15,24 +15,25 @@ from sim.contract import (
     STATE_SIZE,
     EnvironmentRequestError,
     FloatArray,
-    ManipulationEnvironment,
     Observation,
     Split,
     StepOutcome,
 )
+from sim.core.environment import SuiteEnvironment, check_action
 from sim.libero.installation import Installation
 from sim.libero.rendering import CAMERAS, CameraRenderer
 from sim.libero.scene import LiberoScene
 from sim.libero.tasks import HORIZONS, NUM_INIT_STATES, SETTLE_ACTION, SETTLE_STEPS, LiberoTask, check_init_state
 
 
-class LiberoEnvironment(ManipulationEnvironment):
+class LiberoEnvironment(SuiteEnvironment):
     """A task of a LIBERO suite.
 
     `scene` gives experts and audits the true state. Contact forces are not measured yet, so `cost` is always 0.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}  # noqa: RUF012 (gymnasium types it so)
+    num_init_states = NUM_INIT_STATES
 
     def __init__(self, task: LiberoTask, installation: Installation, image_size: int = 256) -> None:
         """Build the task's model (a second or more). Raises `EnvironmentRequestError` when it cannot be built."""
@@ -59,22 +60,6 @@ class LiberoEnvironment(ManipulationEnvironment):
         self._steps = 0
 
     # ---- resetting -------------------------------------------------------------------------------------------------
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; see `ManipulationEnvironment`."""
-        super().reset(seed=seed)
-        options = options or {}
-        unknown = set(options) - {"init_state_id", "split"}
-        if unknown:
-            raise EnvironmentRequestError(f"unknown reset options {sorted(unknown)}; known: init_state_id, split")
-        init_state_id = options.get("init_state_id")
-        if init_state_id is None:
-            init_state_id = int(self.np_random.integers(NUM_INIT_STATES))
-        self.reset_to(options.get("split", "train"), init_state_id)
-        progress = float(np.mean(self.scene.goal_predicates()))
-        return self.render_observation(), self._info(StepOutcome(False, False, 0.0, progress))
 
     def reset_to(self, split: Split, init_state_id: int) -> None:
         """Put the scene in a stored initial state and let it settle, without rendering.
@@ -106,13 +91,11 @@ class LiberoEnvironment(ManipulationEnvironment):
         truncated = not success and self._steps >= self.horizon
         return StepOutcome(success=success, truncated=truncated, cost=0.0, progress=float(np.mean(predicates)))
 
-    def step(self, action: NDArray[np.floating[Any]]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One control step and both pictures, the gymnasium way."""
-        outcome = self.advance(action)
-        observation = self.render_observation()
-        return observation, float(outcome.success), outcome.success, outcome.truncated, self._info(outcome)
-
     # ---- reading ---------------------------------------------------------------------------------------------------
+
+    def true_progress(self) -> float:
+        """Share of the goal's predicates that hold now."""
+        return float(np.mean(self.scene.goal_predicates()))
 
     def robot_state(self) -> FloatArray:
         """Proprioception, float32 [8], at the moment LIBERO samples (`sim.libero.snapshot`)."""
@@ -125,31 +108,8 @@ class LiberoEnvironment(ManipulationEnvironment):
         image, wrist_image = (self._renderer.render(self.scene.snapshot, camera) for camera in CAMERAS)
         return Observation(image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction)
 
-    def render(self) -> Any:
-        """The third-person picture, uint8 [H, W, 3]."""
-        return self.render_observation()["image"]
-
     def close(self) -> None:
         """Free the GL context."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-    def _info(self, outcome: StepOutcome) -> dict[str, Any]:
-        return {
-            "success": outcome.success,
-            "cost": outcome.cost,
-            "task_id": self.task_id,
-            "init_state_id": self.init_state_id,
-            "progress": outcome.progress,
-        }
-
-
-def check_action(action: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """The action as float64 [7] clipped to [-1, 1]. Raises `EnvironmentRequestError` if misshapen or not finite."""
-    array = np.asarray(action, dtype=np.float64)
-    if array.shape != (ACTION_SIZE,):
-        raise EnvironmentRequestError(f"an action has shape ({ACTION_SIZE},), not {array.shape}")
-    if not np.isfinite(array).all():
-        raise EnvironmentRequestError(f"an action must be finite, got {array.tolist()}")
-    return np.clip(array, -1.0, 1.0)

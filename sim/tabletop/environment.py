@@ -15,13 +15,12 @@ from sim.contract import (
     POSITION_SCALE,
     ROTATION_SCALE,
     STATE_SIZE,
-    EnvironmentRequestError,
     FloatArray,
-    ManipulationEnvironment,
     Observation,
     Split,
     StepOutcome,
 )
+from sim.core.environment import SuiteEnvironment, check_action
 from sim.core.operational_space import matrix_to_rotation_vector, operational_space_torques, rotation_vector_to_matrix
 from sim.core.rendering import PrimitiveRenderer
 from sim.tabletop.arm import FINGER_OPEN, REST_POSITIONS, TORQUE_LIMITS
@@ -37,17 +36,7 @@ WORKSPACE = np.array([[-0.3, 0.3], [-0.35, 0.35], [-0.005, 0.4]])
 IMAGE_SIZE = 64
 
 
-def check_action(action: NDArray[np.floating[Any]]) -> FloatArray:
-    """The action as float32 [7] clipped to [-1, 1]. Raises `EnvironmentRequestError` if misshapen or not finite."""
-    array = np.asarray(action, dtype=np.float32)
-    if array.shape != (ACTION_SIZE,):
-        raise EnvironmentRequestError(f"an action has shape ({ACTION_SIZE},), not {array.shape}")
-    if not np.isfinite(array).all():
-        raise EnvironmentRequestError(f"an action must be finite, got {array.tolist()}")
-    return np.clip(array, -1.0, 1.0)
-
-
-class TabletopEnvironment(ManipulationEnvironment):
+class TabletopEnvironment(SuiteEnvironment):
     """One task of the embedded suite (or any `Task` of the same kind, with `layouts` of its own)."""
 
     metadata = {  # noqa: RUF012 (gymnasium declares it an instance variable)
@@ -55,6 +44,7 @@ class TabletopEnvironment(ManipulationEnvironment):
         "render_fps": CONTROL_FREQUENCY,
     }
     suite_name = "tabletop"
+    num_init_states = NUM_INIT_STATES
 
     def __init__(
         self, task_id: int = 0, image_size: int = IMAGE_SIZE, task: Task | None = None, render_mode: str = "rgb_array"
@@ -107,21 +97,6 @@ class TabletopEnvironment(ManipulationEnvironment):
 
     # ---- resetting -------------------------------------------------------------------------------------------------
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Start an episode; see `ManipulationEnvironment`."""
-        super().reset(seed=seed)
-        options = options or {}
-        unknown = set(options) - {"init_state_id", "split"}
-        if unknown:
-            raise EnvironmentRequestError(f"unknown reset options {sorted(unknown)}; known: init_state_id, split")
-        init_state_id = options.get("init_state_id")
-        if init_state_id is None:
-            init_state_id = int(self.np_random.integers(NUM_INIT_STATES))
-        self.reset_to(options.get("split", "train"), init_state_id)
-        return self.render_observation(), self._info(StepOutcome(False, False, 0.0, self._progress(self.world_state())))
-
     def reset_to(self, split: Split, init_state_id: int) -> None:
         """Put the scene in a stored initial state, without rendering."""
         self.reset_to_layout(initial_layout(self.task_id, split, init_state_id))
@@ -156,7 +131,8 @@ class TabletopEnvironment(ManipulationEnvironment):
 
     def advance(self, action: NDArray[np.floating[Any]]) -> StepOutcome:
         """Run one control step (50 ms) without rendering."""
-        command = check_action(action)
+        # float32: what policies emit, and what the suite's stored results were made with.
+        command = check_action(np.asarray(action, dtype=np.float32)).astype(np.float32)
         self._goal_position[:] = self._site_position + POSITION_SCALE * command[:3]
         if np.any(command[3:6] != 0.0):
             turn = rotation_vector_to_matrix(ROTATION_SCALE * command[3:6].astype(np.float64))
@@ -181,7 +157,7 @@ class TabletopEnvironment(ManipulationEnvironment):
             success=success,
             truncated=not success and self._steps >= self.horizon,
             cost=float(outside),
-            progress=1.0 if success else self._progress(world),
+            progress=1.0 if success else task_progress(self.task.goals, world),
         )
 
     def _run_substeps(self) -> bool:
@@ -212,17 +188,6 @@ class TabletopEnvironment(ManipulationEnvironment):
         mujoco.mj_kinematics(model, data)
         return bool(np.isfinite(data.qpos).all() and np.abs(data.qvel).max() < 200.0)
 
-    def step(self, action: NDArray[np.floating[Any]]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One control step and both pictures, the gymnasium way."""
-        outcome = self.advance(action)
-        return (
-            self.render_observation(),
-            float(outcome.success),
-            outcome.success,
-            outcome.truncated,
-            self._info(outcome),
-        )
-
     # ---- reading ---------------------------------------------------------------------------------------------------
 
     def world_state(self) -> WorldState:
@@ -250,8 +215,9 @@ class TabletopEnvironment(ManipulationEnvironment):
             for name, address in zip(self._object_names, self._object_addresses, strict=True)
         }
 
-    def _progress(self, world: WorldState) -> float:
-        return task_progress(self.task.goals, world)
+    def true_progress(self) -> float:
+        """Progress of the present state."""
+        return task_progress(self.task.goals, self.world_state())
 
     def gripper_rotation(self) -> NDArray[np.float64]:
         """Rotation matrix [3, 3] of the grip frame."""
@@ -273,19 +239,6 @@ class TabletopEnvironment(ManipulationEnvironment):
             self._renderer = PrimitiveRenderer(self.model, self.image_size)
         image, wrist_image = self._renderer.render(self.data, self._cameras)
         return Observation(image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction)
-
-    def render(self) -> Any:
-        """The third-person picture, uint8 [H, W, 3]."""
-        return self.render_observation()["image"]
-
-    def _info(self, outcome: StepOutcome) -> dict[str, Any]:
-        return {
-            "success": outcome.success,
-            "cost": outcome.cost,
-            "task_id": self.task_id,
-            "init_state_id": self.init_state_id,
-            "progress": outcome.progress,
-        }
 
 
 def register_environments() -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.tabletop.scene import (
-    BUTTON_HEIGHT,
     DRAWER_CLOSED,
     DRAWER_HANDLE,
     DRAWER_OPEN,
@@ -201,8 +200,6 @@ class ButtonPressed:
 Goal = Lifted | PlacedOn | Pushed | DrawerOpened | DrawerShut | InDrawer | ButtonPressed
 LIT_BUTTON = (0.2, 1.0, 0.4, 1.0)
 """Colour of a pressed button: a policy without memory must see which stage it is in."""
-
-__all__ = ["BUTTON_HEIGHT", "LIT_BUTTON", "Goal", "WorldState"]
 
 
 def task_progress(goals: tuple[Goal, ...], world: WorldState) -> float:
