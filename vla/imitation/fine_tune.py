@@ -216,6 +216,7 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
         suite = get_suite(suite_name)
         slots = min(32, len(tasks) * config.eval_episodes_per_task)
         with EnvironmentPool(suite_name, num_slots=slots, num_workers=config.num_workers) as pool:
+            policy.set_precision("float32")
             result = evaluate(
                 policy,
                 suite,
@@ -225,6 +226,7 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
                 split=config.eval_split,
                 seed=config.seed,
             )
+            policy.set_precision(config.precision)
         return {f"eval/{name}": float(value) for name, value in result.summary().items()}
 
     return evaluate_policy

@@ -32,6 +32,8 @@ class ImitationConfig:
 
     steps: int = 2000
     """Optimiser steps."""
+    optimiser: str = "adamw"
+    """"adamw", or "muon": Muon for the matrices of hidden layers and AdamW for the rest."""
     batch_size: int = 64
     """Samples a step."""
     learning_rate: float = 1e-3
@@ -54,6 +56,8 @@ class ImitationConfig:
     """Determines data order and augmentation, each a function of (seed, step)."""
 
     def __post_init__(self) -> None:
+        if self.optimiser not in ("adamw", "muon"):
+            raise ReflexError(f"optimiser is {self.optimiser!r}; it must be adamw or muon")
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -115,14 +119,33 @@ class AuxiliaryLoss(nn.Module):
         raise NotImplementedError
 
 
-def build_optimiser(modules: Sequence[nn.Module], config: ImitationConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+def build_optimisers(modules: Sequence[nn.Module], config: ImitationConfig) -> list[torch.optim.Optimizer]:
+    """AdamW with weight decay on matrices only; with "muon", Muon (K. Jordan, 2024) takes the hidden layers' matrices.
+
+    Muon's steps have the size of AdamW's (`match_rms_adamw`, arXiv 2502.16982), so one learning rate serves both.
+    Embeddings, heads and convolutions stay with AdamW, as its authors advise.
+    """
+    named = [pair for module in modules for pair in module.named_parameters() if pair[1].requires_grad]
+    hidden = [value for name, value in named if config.optimiser == "muon" and value.dim() == 2 and _is_hidden(name)]
+    taken = {id(value) for value in hidden}
+    rest = [value for _, value in named if id(value) not in taken]
     groups: list[dict[str, Any]] = [
-        {"params": [value for value in parameters if value.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [value for value in parameters if value.dim() < 2], "weight_decay": 0.0},
+        {"params": [value for value in rest if value.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [value for value in rest if value.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)]
+    if hidden:
+        optimisers.append(
+            torch.optim.Muon(
+                hidden, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return optimisers
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a parameter is inside the layers of a tower, the projector or the language model."""
+    return any(part in name for part in (".layers.", ".stages.", "projector."))
 
 
 class ImitationTrainer:
@@ -137,8 +160,9 @@ class ImitationTrainer:
     ) -> None:
         self.policy, self.samples, self.config, self.auxiliary = policy, samples, config, auxiliary
         self.steps_done = 0
+        policy.set_precision(config.precision)
         self._modules: list[nn.Module] = [policy] if auxiliary is None else [policy, auxiliary]
-        self.optimiser = build_optimiser(self._modules, config)
+        self.optimisers = build_optimisers(self._modules, config)
         self._targets = soft_targets(policy.config.num_bins, config.label_sigma).to(policy.device)
 
     def step(self) -> Metrics:
@@ -150,8 +174,9 @@ class ImitationTrainer:
         inputs = inputs.with_images(augment_frames(inputs.images, config.augmentation, generator)).to(policy.device)
         tokens = tokens.to(policy.device)
         rate = learning_rate_at(step, config)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
         with autocast(policy.device, config.precision):
             features = policy.forward_features(inputs)
             logits = policy.action_logits(features.action_hidden)
@@ -163,11 +188,13 @@ class ImitationTrainer:
                 metrics |= extra_metrics
         if not torch.isfinite(loss.detach()):
             raise ReflexError(f"the loss became {float(loss.detach())} at step {step + 1}; lower learning_rate")
-        self.optimiser.zero_grad()
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # untyped in torch
         parameters = [parameter for module in self._modules for parameter in module.parameters()]
         norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.steps_done += 1
         distance = (logits.detach().argmax(-1) - tokens).abs().float()
         return metrics | {
@@ -181,7 +208,7 @@ class ImitationTrainer:
         """Write the policy to `folder`/policy and the optimiser's state beside it."""
         self.policy.save_pretrained(folder / "policy")
         state = {
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "steps_done": self.steps_done,
             "random": torch.get_rng_state(),
         }
@@ -195,7 +222,8 @@ class ImitationTrainer:
         path = folder / OPTIMISER_FILE
         try:
             state = torch.load(path, map_location=self.policy.device, weights_only=True)
-            self.optimiser.load_state_dict(state["optimiser"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
             self.steps_done = int(state["steps_done"])
             torch.set_rng_state(state["random"].cpu())
             if self.auxiliary is not None:

@@ -164,14 +164,15 @@ def _checked(kind: type[Built], values: dict[str, Any]) -> Built:
 
 def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
     """The policy that trains and runs on two CPU cores: 64 px, two cameras, chunks of 8 executed whole."""
+    # Patches of 8: the tower says what is where roughly; keypoints (2 px patches) say exactly where.
     tower = VisionTowerConfig(
         config={
             "model_type": "convnext",
             "num_channels": 3,
-            "patch_size": 4,
+            "patch_size": 8,
             "num_stages": 3,
-            "hidden_sizes": [32, 64, 192],
-            "depths": [1, 1, 2],
+            "hidden_sizes": [64, 128, 256],
+            "depths": [1, 1, 1],
             "drop_path_rate": 0.0,
             "layer_scale_init_value": 0.3,
             "initializer_range": 0.06,
@@ -185,15 +186,16 @@ def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
         "language_model": {
             "hidden_size": 160,
             "intermediate_size": 448,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": 4,
             "num_attention_heads": 5,
             "num_key_value_heads": 5,
             "initializer_range": 0.06,
             "max_position_embeddings": 256,
         },
         "image_size": 64,
-        "vision_tokens": 16,
+        "vision_tokens": 4,
         "keypoints": 64,
+        "keypoint_tokens": 4,
     }
     return _checked(PrismaticConfig, defaults | overrides)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from vla.errors import ReflexError
 
@@ -36,3 +39,26 @@ def sample_tokens(logits: torch.Tensor, temperature: float, uniforms: torch.Tens
     thresholds = uniforms.to(cumulative) * cumulative[..., -1]
     tokens = torch.searchsorted(cumulative, thresholds[..., None], right=True).squeeze(-1)
     return tokens.clamp_(max=logits.shape[-1] - 1)
+
+
+def chunk_uniforms(
+    generator: np.random.Generator, horizon: int, action_size: int, correlation: float
+) -> NDArray[np.float64]:
+    """Uniforms [horizon * action_size] for `sample_tokens`, step-major; those of one action dimension are correlated.
+
+    A Gaussian copula: u = Phi(sqrt(c) * shared[dimension] + sqrt(1 - c) * own[step, dimension]). Each token keeps its
+    own distribution and log-probability; only what is drawn together changes. Independent draws of a chunk's steps
+    average out along the chunk, so that a sharp policy explores next to nothing; correlated ones move the whole chunk.
+    Summing per-token scores, as the policy gradient here does, then gives C times the gradient of independent sampling
+    to first order, C the (positive definite) correlation matrix: an ascent direction, smoothed along the chunk. Kin to
+    coloured noise in continuous control (Eberhard et al., "Pink noise is all you need", ICLR 2023).
+
+    Raises `ReflexError` when `correlation` is outside [0, 1).
+    """
+    if not 0.0 <= correlation < 1.0:
+        raise ReflexError(f"chunk_correlation is {correlation}; it must lie in [0, 1)")
+    if correlation == 0.0:
+        return generator.random(horizon * action_size)
+    own = generator.standard_normal((horizon, action_size))
+    shared = generator.standard_normal(action_size)
+    return np.asarray(ndtr(np.sqrt(correlation) * shared + np.sqrt(1.0 - correlation) * own)).reshape(-1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
+from transformers import LlamaConfig, LlamaModel
 
 from sim.contract import ObservationBatch
 from vla.errors import ReflexError
 from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
-from vla.policies.configuration_prismatic import PrismaticConfig, VisionTowerConfig
-from vla.policies.decoding import check_temperature, log_probs_and_entropies, sample_tokens
+from vla.policies.configuration_prismatic import PrismaticConfig
+from vla.policies.decoding import check_temperature, chunk_uniforms, log_probs_and_entropies, sample_tokens
 from vla.policies.keypoints import KeypointTower
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
 from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
-
-_GAIN = 1.2  # makes up for what GELU takes away
+from vla.policies.vision_tower import VisionTower, build_projector, multi_layer_perceptron
+from vla.training.devices import autocast, computes_bfloat16
 
 
 @dataclass(frozen=True)
@@ -40,73 +39,6 @@ class PrismaticFeatures:
     """[B, cameras * N, D] the same positions after the language model."""
     action_hidden: torch.Tensor
     """[B, Q, D] action-query hidden states."""
-
-
-class VisionTower(nn.Module):
-    """A transformers vision model with its own pixel normalisation; gives tokens [B, N, C]."""
-
-    scale: torch.Tensor
-    shift: torch.Tensor
-    coordinates: torch.Tensor
-
-    def __init__(self, config: VisionTowerConfig, image_size: int) -> None:
-        super().__init__()
-        self.config = config
-        values = dict(config.config)
-        try:
-            tower_config = AutoConfig.for_model(values.pop("model_type"), **values)
-            self.model: nn.Module = AutoModel.from_config(tower_config)  # type: ignore[no-untyped-call] # transformers
-        except (KeyError, ValueError) as error:
-            raise ReflexError(f"vision tower {config.config.get('model_type')!r} cannot be built: {error}") from error
-        hidden_sizes = getattr(tower_config, "hidden_sizes", None)
-        self.channels = int(hidden_sizes[-1] if hidden_sizes else tower_config.hidden_size)
-        mean, std = torch.tensor(config.image_mean), torch.tensor(config.image_std)
-        # pixels come as 0..255: (x / 255 - mean) / std = x * scale + shift
-        self.register_buffer("scale", (1.0 / (255.0 * std)).view(3, 1, 1), persistent=False)
-        self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
-        axis = torch.linspace(-1.0, 1.0, image_size)
-        coordinates = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))
-        self.register_buffer("coordinates", coordinates, persistent=False)
-        if hidden_sizes:
-            self.model.to(memory_format=torch.channels_last)
-
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """[B, S, S, 3] pixel values 0..255 in any dtype -> [B, N, C]."""
-        dtype = self.scale.dtype
-        pixels = frames.permute(0, 3, 1, 2).to(dtype) * self.scale + self.shift
-        if self.config.coordinate_channels:
-            pixels = torch.cat([pixels, self.coordinates.expand(len(pixels), -1, -1, -1)], dim=1)
-        # frames arrive as [.., H, W, 3], so this layout is free, and convolutions are fastest in it
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        last = self.config.feature_layer == -1
-        output = self.model(pixel_values=pixels, output_hidden_states=not last)
-        features: torch.Tensor = output.last_hidden_state if last else output.hidden_states[self.config.feature_layer]
-        if features.dim() == 4:
-            return features.flatten(2).transpose(1, 2)
-        return features[:, self.config.prefix_tokens :]
-
-
-def build_projector(kind: str, vision_size: int, hidden_size: int) -> nn.Sequential:
-    """OpenVLA's projectors: two layers for one tower, three (with a 4x wider first) for fused towers."""
-    if kind == "mlp":
-        sizes = [vision_size, hidden_size, hidden_size]
-    else:
-        sizes = [vision_size, 4 * vision_size, hidden_size, hidden_size]
-    return multi_layer_perceptron(sizes)
-
-
-def multi_layer_perceptron(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with GELU between them, initialised to keep the scale of their input.
-
-    torch's default shrinks it several times over two layers, so that embeddings added later would drown the pixels.
-    """
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        linear = nn.Linear(inputs, outputs)
-        nn.init.normal_(linear.weight, std=_GAIN * inputs**-0.5)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.GELU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def attention_mask(valid: torch.Tensor, num_queries: int, kind: str) -> torch.Tensor:
@@ -167,6 +99,7 @@ class PrismaticPolicy(nn.Module):
         self.normalisation = Normalisation.identity(config.action_size, config.state_size)
         self._apply_normalisation(self.normalisation)
         self.has_normalisation = False
+        self._precision = "float32"
 
     # construction and storage
 
@@ -270,7 +203,31 @@ class PrismaticPolicy(nn.Module):
             raise ReflexError(f"policy {self.policy_id} has no tokenizer; pass one to from_config")
         return self.processor(observations)
 
-    def _vision_tokens(self, images: torch.Tensor) -> torch.Tensor:
+    def set_precision(self, precision: str) -> None:
+        """Compute in "float32", in "bfloat16", or in what suits the device ("auto"); parameters stay as they are."""
+        self._precision = "bfloat16" if computes_bfloat16(self.device, precision) else "float32"
+        # In bfloat16 on a CPU the fused attention's backward pass is slower than all matrix products together.
+        slow = self._precision == "bfloat16" and self.device.type == "cpu"
+        self.language_model.set_attn_implementation("eager" if slow else "sdpa")
+
+    def freeze_vision(self) -> None:
+        """Let only what follows the vision tokens learn; `encode_vision` then replaces the pictures for good."""
+        modules = (*self.vision_towers, self.vision_norm, self.projector, self.keypoint_tower)
+        for module in modules:
+            if module is not None:
+                module.requires_grad_(False)
+        if self.config.camera_embedding:
+            self.camera_embedding.requires_grad_(False)
+
+    @torch.no_grad()
+    def encode_vision(self, inputs: ModelInputs, batch_size: int = 256) -> ModelInputs:
+        """The same samples with their pictures replaced by vision tokens, on the device the inputs were on."""
+        device = inputs.images.device
+        with autocast(self.device, self._precision):
+            parts = [self.vision_tokens(part.to(self.device)).to(device) for part in torch.split(inputs.images, batch_size)]
+        return inputs.with_images(torch.cat(parts))
+
+    def vision_tokens(self, images: torch.Tensor) -> torch.Tensor:
         """[B, cameras, S, S, 3] -> [B, cameras * N, D]. All cameras pass through the towers as one batch."""
         batch, cameras = images.shape[:2]
         frames = images.flatten(0, 1)
@@ -295,7 +252,8 @@ class PrismaticPolicy(nn.Module):
         text_length = int(inputs.text_length.max())
         text = self.language_model.embed_tokens(inputs.text[:, :text_length])
         text_valid = torch.arange(text_length, device=text.device) < inputs.text_length[:, None]
-        vision = self._vision_tokens(inputs.images)
+        encoded = inputs.images.dim() == 3  # by `encode_vision`
+        vision = inputs.images.to(text.dtype) if encoded else self.vision_tokens(inputs.images)
         middle = [vision]
         if self.config.state_size:
             low, high = self.state_low, self.state_high
@@ -332,8 +290,9 @@ class PrismaticPolicy(nn.Module):
         return logits.reshape(len(logits), self.config.tokens_per_chunk, self.config.num_bins)
 
     def forward(self, inputs: ModelInputs) -> torch.Tensor:
-        """Logits [B, K, bins]."""
-        return self.action_logits(self.forward_features(inputs).action_hidden)
+        """Logits [B, K, bins], in the precision of `set_precision`."""
+        with autocast(self.device, self._precision):
+            return self.action_logits(self.forward_features(inputs).action_hidden)
 
     # policy protocol
 
@@ -344,6 +303,7 @@ class PrismaticPolicy(nn.Module):
         mode: Mode = "greedy",
         temperature: float = 1.0,
         generators: Sequence[np.random.Generator] | None = None,
+        chunk_correlation: float = 0.0,
     ) -> PolicyOutput:
         """Decide for B environments; see `Policy.act`. Greedy log-probabilities are at temperature 1.
 
@@ -359,7 +319,8 @@ class PrismaticPolicy(nn.Module):
             if generators is None or len(generators) != len(logits):
                 count = "none" if generators is None else str(len(generators))
                 raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)}, not {count}")
-            uniforms = np.stack([generator.random(self.config.tokens_per_chunk) for generator in generators])
+            chunk = (self.config.chunk_horizon, self.config.action_size)
+            uniforms = np.stack([chunk_uniforms(generator, *chunk, chunk_correlation) for generator in generators])
             tokens = sample_tokens(logits, temperature, torch.from_numpy(uniforms).to(logits.device))
         else:
             raise ReflexError(f"unknown decoding mode {mode!r}; choose 'greedy' or 'sample'")

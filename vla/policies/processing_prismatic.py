@@ -30,7 +30,7 @@ class ModelInputs:
     """What the network reads, for B samples. Index it with a tensor to make a minibatch."""
 
     images: torch.Tensor
-    """[B, cameras, S, S, 3] uint8."""
+    """[B, cameras, S, S, 3] uint8; once encoded, the policy's vision tokens [B, cameras * N, D]."""
     state: torch.Tensor
     """[B, state_size] float32, not yet normalised."""
     text: torch.Tensor
@@ -45,7 +45,7 @@ class ModelInputs:
         return ModelInputs(*(getattr(self, entry.name)[index] for entry in fields(self)))
 
     def with_images(self, images: torch.Tensor) -> ModelInputs:
-        """The same samples with other pictures (augmentation)."""
+        """The same samples with other pictures (augmented or encoded)."""
         return replace(self, images=images)
 
     def to(self, device: str | torch.device) -> ModelInputs:

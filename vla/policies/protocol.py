@@ -59,11 +59,13 @@ class Policy(Protocol):
         mode: Mode = "greedy",
         temperature: float = 1.0,
         generators: Sequence[np.random.Generator] | None = None,
+        chunk_correlation: float = 0.0,
     ) -> PolicyOutput:
         """Decide for B environments.
 
         `generators` (one per environment, required for mode "sample") make an episode's samples depend on its own
-        seed only, never on which episodes share its batch.
+        seed only, never on which episodes share its batch. `chunk_correlation` in [0, 1) correlates a chunk's draws
+        along time (`vla.policies.decoding.chunk_uniforms`); each token's log-probability stays its own.
         """
 
     def log_prob(

@@ -41,7 +41,7 @@ class PretrainConfig:
     """Weights to go on from (a policy folder or a run); null starts from random ones."""
     play_folder: str = "datasets/play"
     """Where the play shards are kept (24 kB a sample)."""
-    play_episodes: int = 18_000
+    play_episodes: int = 24_000
     """Episodes of scripted play."""
     num_workers: int = 2
     """Processes that play."""
@@ -57,11 +57,12 @@ class PretrainConfig:
     """Continue the run in `output`."""
     imitation: ImitationConfig = field(
         default_factory=lambda: ImitationConfig(
-            steps=8000,
+            steps=6000,
             batch_size=64,
-            learning_rate=1.2e-3,
-            warmup_steps=200,
-            precision="bfloat16",
+            optimiser="muon",
+            learning_rate=3.5e-3,
+            warmup_steps=100,
+            precision="auto",
             augmentation=AugmentationConfig(shift_pixels=0, brightness=0.08, contrast=0.1, colour=0.05),
         )
     )
@@ -108,7 +109,7 @@ class PlayAuxiliary(AuxiliaryLoss):
             [self._samples.images[following[rows]], self._samples.wrist_images[following[rows]]], axis=1
         )
         with torch.no_grad():
-            vision = self._policy[0]._vision_tokens(torch.from_numpy(pictures))
+            vision = self._policy[0].vision_tokens(torch.from_numpy(pictures))
             target = nn.functional.layer_norm(vision @ self.latent_projection, (32,))
         prediction = self.latent_head(query[torch.from_numpy(rows)]).view_as(target)
         return nn.functional.smooth_l1_loss(prediction.float(), target.float())
@@ -170,8 +171,6 @@ def build_trainer(samples: PlaySamples, config: PretrainConfig) -> ImitationTrai
     policy = load_policy(config.policy) if config.policy else PrismaticPolicy.from_config(reflex_tiny_config())
     action_low, action_high = quantiles(samples.chunks[:, 0])
     state_low, state_high = quantiles(samples.states)
-    # In bfloat16 on a CPU the fused attention's backward pass is slower than all matrix products together.
-    policy.language_model.set_attn_implementation("eager")
     # Rotations are almost always zero: a range of their own keeps one bin from meaning a hundredth of a degree.
     action_low[3:6], action_high[3:6] = -0.2, 0.2
     policy.set_normalisation(action_low, action_high, state_low, state_high)

@@ -47,6 +47,15 @@ class TrainablePolicy(Policy, Protocol):
     def eval(self) -> Any:
         """Switch off everything random in the network."""
 
+    def set_precision(self, precision: str) -> None:
+        """Compute in "float32", "bfloat16" or what suits the device ("auto")."""
+
+    def freeze_vision(self) -> None:
+        """Exclude what turns pictures into vision tokens from learning."""
+
+    def encode_vision(self, inputs: Any) -> Any:
+        """The same inputs with pictures replaced by vision tokens, for a policy whose vision is frozen."""
+
 
 @dataclass
 class Rollout:

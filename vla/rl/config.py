@@ -36,6 +36,10 @@ class AlgoConfig:
     """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
     temperature: float = 1.0
     """Sampling temperature of the rollouts, and of the log-probabilities in the update."""
+    chunk_correlation: float = 0.0
+    """Correlation in [0, 1) of a chunk's draws along time; above 0 explores by shifting whole chunks."""
+    freeze_vision: bool = True
+    """Keep the vision towers and projector as they are: the update then reads each picture once, not every epoch."""
     clip_low: float = 0.2
     """The ratio's lower clip bound is 1 - clip_low."""
     clip_high: float = 0.28
@@ -77,6 +81,8 @@ class AlgoConfig:
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)
         _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)
+        if not 0.0 <= self.chunk_correlation < 1.0:
+            raise ConfigError(f"algo.chunk_correlation is {self.chunk_correlation}; it must lie in [0, 1)")
         _at_least("algo.group_size", self.group_size, 2, "advantages compare the rollouts of a group")
         for name in ("groups_per_iteration", "max_sampling_rounds", "update_epochs", "minibatch_size"):
             _at_least(f"algo.{name}", getattr(self, name), 1)
@@ -147,6 +153,8 @@ class TrainConfig:
     """Refuse a run whose frames could take more memory than this in one iteration."""
     device: str = "auto"
     """Torch device of policy and encoder: "auto", "cpu", "cuda" or "cuda:<n>"."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of rollouts and updates: "auto" is bfloat16 where the hardware has it. Evaluations are in float32."""
     torch_threads: int | None = None
     """Threads of torch's CPU kernels; null for one per available core."""
     resume: bool = False
@@ -165,6 +173,7 @@ class TrainConfig:
             _at_least("num_workers", self.num_workers, 0)
         for name in ("encoder_episodes_per_task", "encoder_steps"):
             _at_least(name, getattr(self, name), 1)
+        _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         _at_least("evaluate_every", self.evaluate_every, 0)
         _at_least("videos_per_task", self.videos_per_task, 0)
         _at_least("seed", self.seed, 0)

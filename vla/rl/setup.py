@@ -82,13 +82,20 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
     """
     if config.resume:
         check_same_run(run, asdict(config))
+    def load(source: str) -> TrainablePolicy:
+        policy = load_policy(source, config.device)
+        policy.set_precision(config.precision)
+        if config.algo.freeze_vision:
+            policy.freeze_vision()
+        return policy
+
     last = run.last_checkpoint() if config.resume else None
     _drop_lines_after(run, -1 if last is None else last[0])
     if last is None:
-        policy = load_policy(config.policy, config.device)
+        policy = load(config.policy)
         return TrainingState(policy, make_optimiser(policy, config.algo), Progress())
     iteration, folder = last
-    policy = load_policy(str(folder / POLICY_FOLDER), config.device)
+    policy = load(str(folder / POLICY_FOLDER))
     optimiser = make_optimiser(policy, config.algo)
     load_optimiser(folder, optimiser, torch.device(config.device))
     return TrainingState(policy, optimiser, load_progress(folder), saved_iteration=iteration)
@@ -112,6 +119,7 @@ def open_reference(run: RunFolder, config: TrainConfig, load_policy: PolicyLoade
     if run.last_checkpoint() is None:
         load_policy(config.policy, config.device).save_pretrained(folder)
     reference = load_policy(str(folder), config.device)
+    reference.set_precision(config.precision)
     reference.eval()
     for parameter in reference.parameters():
         parameter.requires_grad_(False)

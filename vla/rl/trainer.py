@@ -19,6 +19,7 @@ from sim.contract import Suite
 from sim.pool import EnvironmentPool
 from vla.evaluation.protocol import Protocol
 from vla.evaluation.report import write_report
+from vla.evaluation.results import EvaluationResult
 from vla.evaluation.runner import evaluate
 from vla.policies import load_policy
 from vla.rl.batch import TrainablePolicy, build_samples
@@ -192,14 +193,7 @@ class Trainer:
         if self._evaluations and self._evaluations[-1]["step"] == iteration:
             return
         started = time.perf_counter()
-        result = evaluate(
-            self.state.policy,
-            self.suite,
-            self.pool,
-            tasks=self.tasks,
-            episodes_per_task=config.evaluation_episodes_per_task,
-            seed=config.seed,
-        )
+        result = self.evaluate(config.evaluation_episodes_per_task)
         metrics = {
             **result.metrics(),
             "progress/episodes": float(self.state.progress.episodes),
@@ -215,16 +209,24 @@ class Trainer:
         """Videos of the first held-out initial states under the present policy, for the report."""
         count = self.config.videos_per_task
         if count:
-            evaluate(
-                self.state.policy,
+            self.evaluate(count, video_folder=self.run.videos_path / phase, videos_per_task=count)
+
+    def evaluate(self, episodes_per_task: int, **films: Any) -> EvaluationResult:
+        """Greedy on held-out initial states, in float32 as `vla eval` is, so that the two agree."""
+        policy = self.state.policy
+        policy.set_precision("float32")
+        try:
+            return evaluate(
+                policy,
                 self.suite,
                 self.pool,
                 tasks=self.tasks,
-                episodes_per_task=count,
+                episodes_per_task=episodes_per_task,
                 seed=self.config.seed,
-                video_folder=self.run.videos_path / phase,
-                videos_per_task=count,
+                **films,
             )
+        finally:
+            policy.set_precision(self.config.precision)
 
     def reason_to_stop(self) -> str | None:
         """ "iterations" or "minutes" when that limit is reached."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -83,6 +83,8 @@ def update_policy(
     Raises `ReflexError` when the gradient is not finite; the policy is then unchanged by that step.
     """
     policy.eval()
+    if algo.freeze_vision:
+        samples = replace(samples, inputs=policy.encode_vision(samples.inputs))
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     samples = samples.to(parameters[0].device)
     for group in optimiser.param_groups:

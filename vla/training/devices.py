@@ -9,7 +9,7 @@ import torch
 
 from vla.errors import ReflexError
 
-__all__ = ["autocast", "available_cpus", "resolve_device", "set_threads"]
+__all__ = ["autocast", "available_cpus", "computes_bfloat16", "resolve_device", "set_threads"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -57,18 +57,26 @@ def set_threads(count: int | None = None) -> int:
     return threads
 
 
-def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
-    """The precision policy of a training step, as a context manager.
+def computes_bfloat16(device: torch.device, precision: str = "auto") -> bool:
+    """Whether a precision setting means bfloat16 on this device.
 
-    "auto" is bfloat16 where CUDA supports it and float32 elsewhere; "float32" never casts; "bfloat16" always does.
-    float16 is not offered: it needs loss scaling, and every device that profits from it has bfloat16 by now.
+    "auto" is bfloat16 where the hardware multiplies it (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX) and float32
+    elsewhere; "float32" and "bfloat16" are what they say. float16 is not offered: it needs loss scaling, and every
+    device that profits from it has bfloat16 by now.
 
     Raises:
         ReflexError: ``precision`` is something else.
     """
     if precision not in ("auto", "float32", "bfloat16"):
         raise ReflexError(f"unknown precision {precision!r}; use auto, float32 or bfloat16")
-    wanted = precision == "bfloat16" or (
-        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
+    """The precision of a forward pass (see `computes_bfloat16`) as a context manager."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if computes_bfloat16(device, precision) else nullcontext()

@@ -43,6 +43,15 @@ class TrainableFakePolicy(FakePolicy):
     def prepare(self, observations: ObservationBatch) -> FakeInputs:
         return FakeInputs(torch.from_numpy(observations["state"]), tuple(observations["instruction"]))
 
+    def set_precision(self, precision: str) -> None:
+        """It always computes in float32."""
+
+    def freeze_vision(self) -> None:
+        """It has no vision."""
+
+    def encode_vision(self, inputs: FakeInputs) -> FakeInputs:
+        return inputs
+
     def log_prob_from_inputs(
         self, inputs: FakeInputs, tokens: torch.Tensor, temperature: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
