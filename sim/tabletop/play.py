@@ -26,7 +26,7 @@ from sim.tabletop.scene import COLOURS, DRAWER_TRAVEL, Appearance, MovableObject
 from sim.tabletop.tasks import LEFT, RIGHT, TASKS, Layout, Task, sample_layout
 
 Generator = np.random.Generator
-HORIZON = 140
+HORIZON = 180
 SKILLS: dict[str, float] = {
     "pick": 0.14,
     "place": 0.2,

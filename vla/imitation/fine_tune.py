@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,6 @@ import torch
 
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.imitation.augmentation import AugmentationConfig
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
 from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
@@ -33,8 +32,8 @@ _MAY_CHANGE = frozenset(
 )
 
 
-@dataclass
-class FineTuneConfig:
+@dataclass(kw_only=True)
+class FineTuneConfig(ImitationConfig):
     """Supervised fine-tuning of a policy on demonstrations."""
 
     dataset: str
@@ -59,18 +58,6 @@ class FineTuneConfig:
     """Peak of the schedule: linear warm-up, then cosine."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
-    final_learning_rate: float = 0.02
-    """Learning rate at the end of the cosine, as a share of the peak."""
-    weight_decay: float = 0.02
-    """AdamW decay of matrices."""
-    gradient_clip: float = 1.0
-    """Largest gradient norm."""
-    label_sigma: float = 1.0
-    """Standard deviation of the soft targets in bins; 0 gives one-hot targets."""
-    precision: str = "auto"
-    """"float32", "bfloat16", or "auto": bfloat16 where CUDA supports it."""
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    """Random changes of the pictures."""
     eval_every: int = 0
     """Steps between evaluations in simulation; 0 for none."""
     eval_suite: str | None = None
@@ -87,14 +74,13 @@ class FineTuneConfig:
     """Newest checkpoints to keep."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
-    seed: int = 0
-    """Determines data order, augmentation, and random weights when starting from scratch."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<n>."""
     resume: bool = False
     """Continue the run in `output` from its last checkpoint."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("checkpoint_every", "keep_checkpoints", "log_every", "eval_episodes_per_task", "num_workers"):
             if getattr(self, name) < 1:
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -102,12 +88,6 @@ class FineTuneConfig:
             raise ReflexError(f"eval_every is {self.eval_every}; use 0 for no evaluation, or a number of steps")
         if self.normalisation not in ("keep", "dataset"):
             raise ReflexError(f"normalisation is {self.normalisation!r}; choose keep or dataset")
-        self.imitation()  # checks the shared fields
-
-    def imitation(self) -> ImitationConfig:
-        """The part that concerns the optimisation."""
-        names = [entry.name for entry in dataclasses.fields(ImitationConfig)]
-        return ImitationConfig(**{name: getattr(self, name) for name in names})
 
 
 def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> dict[str, Any]:
@@ -124,7 +104,7 @@ def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> d
         episodes = read_demonstrations(config.dataset, config.tasks, config.episodes_per_task)
         policy = _open_policy(config, episodes, restart, device)
         samples = EpisodeSamples(policy, episodes)
-        trainer = ImitationTrainer(policy, samples, config.imitation())
+        trainer = ImitationTrainer(policy, samples, config)
         if restart is not None:
             trainer.load(restart)
         run.truncate_after(trainer.steps_done if restart is not None else -1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class ImitationConfig:
 
     steps: int = 2000
     """Optimiser steps."""
-    optimiser: str = "adamw"
+    optimiser: Literal["adamw", "muon"] = "adamw"
     """"adamw", or "muon": Muon for the matrices of hidden layers and AdamW for the rest."""
     batch_size: int = 64
     """Samples a step."""
@@ -49,11 +49,11 @@ class ImitationConfig:
     label_sigma: float = 1.0
     """Standard deviation, in bins, of the Gaussian soft targets; 0 gives one-hot targets."""
     precision: str = "auto"
-    """"float32", "bfloat16", or "auto": bfloat16 where CUDA supports it."""
+    """"float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Random changes of the pictures."""
     seed: int = 0
-    """Determines data order and augmentation, each a function of (seed, step)."""
+    """Determines data order and augmentation, each a function of (seed, step), and random weights."""
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("adamw", "muon"):

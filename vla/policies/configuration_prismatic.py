@@ -49,6 +49,8 @@ class PrismaticConfig:
     """Spatial-softmax keypoints per camera, for policies too small to localise from patch tokens; 0 for none."""
     keypoint_tokens: int = 8
     """Tokens per camera that carry the keypoints, an equal share each."""
+    ground_words: bool = False
+    """Add to each instruction token where the cameras see what it names (`keypoints.WordGrounding`)."""
     cameras: tuple[str, ...] = ("image", "wrist_image")
     """Observation keys it reads, in order."""
     state_size: int = 8
@@ -101,6 +103,8 @@ class PrismaticConfig:
             raise ReflexError(
                 f"keypoints is {self.keypoints}; it must be a multiple of keypoint_tokens = {self.keypoint_tokens}"
             )
+        if self.ground_words and not self.keypoints:
+            raise ReflexError("ground_words needs keypoints, whose patch features words look at; set keypoints")
         if "{instruction}" not in self.prompt_template:
             raise ReflexError("prompt_template must contain {instruction}")
         choices = {
@@ -194,8 +198,9 @@ def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
         },
         "image_size": 64,
         "vision_tokens": 4,
-        "keypoints": 64,
+        "keypoints": 32,
         "keypoint_tokens": 4,
+        "ground_words": True,
     }
     return _checked(PrismaticConfig, defaults | overrides)
 

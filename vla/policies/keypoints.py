@@ -1,8 +1,13 @@
-"""Keypoint tokens: where in the picture learned detectors respond, as coordinates.
+"""Keypoints: where in the picture learned detectors respond, as coordinates.
 
 A spatial softmax (Finn et al., "Deep spatial autoencoders for visuomotor learning", 2016, section IV) turns a response
 map into the expected position of its response. A network of a few million parameters learns to localise from it within
 minutes, where patch tokens alone take hours: the position of an object is then a linear read-out, not a lookup.
+
+Detectors are of two kinds. Fixed ones give tokens of their own, beside the vision tower's. Words give theirs to the
+instruction's tokens: each word's embedding is turned into a detector, and where it responds is added to that word's
+token (cross-attention from words to pixels whose values are coordinates). What a policy does with the position of "the
+first thing named" is then the same for every colour, so a thing never named in a task before is found there too.
 """
 
 from __future__ import annotations
@@ -39,21 +44,54 @@ class KeypointTower(nn.Module):
         columns = torch.stack([torch.ones_like(x), x, y], dim=-1).flatten(0, 1)
         self.register_buffer("coordinates", columns, persistent=False)
 
-    def positions(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames [B, S, S, 3] with values 0..255 -> [B, keypoints, 3]: x and y in [-1, 1], and the peak response."""
+    def features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames [B, S, S, 3] with values 0..255 -> patch features [B, P, HIDDEN] that detectors respond to."""
         batch, side = len(frames), self.side
         pixels = frames.to(self.token_bias.dtype) / 127.5 - 1.0
         patches = (
             pixels.view(batch, side, PATCH, side, PATCH, 3).permute(0, 1, 3, 2, 4, 5).reshape(batch, side * side, -1)
         )
-        responses = self.detectors(torch.relu(self.hidden(patches)))
-        peaks = responses.amax(dim=1, keepdim=True)
-        # The softmax as a matrix product with (1, x, y): its sums come out of the same pass as the expectation.
-        moments = torch.exp(responses - peaks.detach()).transpose(1, 2) @ self.coordinates.to(responses.dtype)
-        moments = moments.float()
-        return torch.cat([moments[..., 1:] / moments[..., :1], 0.1 * peaks.float().transpose(1, 2)], dim=-1)
+        return torch.relu(self.hidden(patches))
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames [B, S, S, 3] -> tokens [B, tokens, width]."""
-        groups = self.positions(frames).view(len(frames), self.tokens, -1)
+    def positions(self, features: torch.Tensor) -> torch.Tensor:
+        """Features [B, P, HIDDEN] -> [B, keypoints, 3]: x and y in [-1, 1], and the peak response."""
+        return _expected_positions(self.detectors(features), self.coordinates)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features [B, P, HIDDEN] -> tokens [B, tokens, width]."""
+        groups = self.positions(features).view(len(features), self.tokens, -1)
         return torch.einsum("btg,tgw->btw", groups, self.token_weight) + self.token_bias
+
+
+class WordGrounding(nn.Module):
+    """Word embeddings and patch features -> what to add to each word's token: where each camera sees what it names."""
+
+    coordinates: torch.Tensor
+
+    def __init__(self, tower: KeypointTower, cameras: int, width: int, scale: float) -> None:
+        super().__init__()
+        self.detector = nn.Linear(width, HIDDEN)
+        self.projection = nn.Linear(3 * cameras, width)
+        # As sharp from the start as the tower's own detectors; normalised embeddings have deviation 1.
+        nn.init.normal_(self.detector.weight, std=0.6 * width**-0.5)
+        nn.init.normal_(self.projection.weight, std=scale)
+        self.register_buffer("coordinates", tower.coordinates.clone(), persistent=False)
+
+    def forward(self, words: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Embeddings [B, T, D] and features [B, cameras, P, HIDDEN] -> [B, T, D]."""
+        cameras = features.shape[1]
+        detectors = self.detector(nn.functional.layer_norm(words, words.shape[-1:]))
+        responses = features @ detectors[:, None].transpose(2, 3).to(features.dtype)
+        found = _expected_positions(responses.flatten(0, 1), self.coordinates)
+        found = found.view(len(words), cameras, -1, 3).transpose(1, 2).flatten(2)
+        added: torch.Tensor = self.projection(found.to(words.dtype))
+        return added
+
+
+def _expected_positions(responses: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+    """Responses [B, P, K] of K detectors at P places -> [B, K, 3]: expected x and y, and a tenth of the peak."""
+    peaks = responses.amax(dim=1, keepdim=True)
+    # The softmax as a matrix product with (1, x, y): its sums come out of the same pass as the expectation.
+    moments = torch.exp(responses - peaks.detach()).transpose(1, 2) @ coordinates.to(responses.dtype)
+    moments = moments.float()
+    return torch.cat([moments[..., 1:] / moments[..., :1], 0.1 * peaks.float().transpose(1, 2)], dim=-1)

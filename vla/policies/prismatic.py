@@ -22,7 +22,7 @@ from vla.errors import ReflexError
 from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
 from vla.policies.configuration_prismatic import PrismaticConfig
 from vla.policies.decoding import check_temperature, chunk_uniforms, log_probs_and_entropies, sample_tokens
-from vla.policies.keypoints import KeypointTower
+from vla.policies.keypoints import KeypointTower, WordGrounding
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
 from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
 from vla.policies.vision_tower import VisionTower, build_projector, multi_layer_perceptron
@@ -39,6 +39,8 @@ class PrismaticFeatures:
     """[B, cameras * N, D] the same positions after the language model."""
     action_hidden: torch.Tensor
     """[B, Q, D] action-query hidden states."""
+    grounding: torch.Tensor
+    """[B, T, D] what was added to each instruction token; zeros without `ground_words`."""
 
 
 def attention_mask(valid: torch.Tensor, num_queries: int, kind: str) -> torch.Tensor:
@@ -84,6 +86,11 @@ class PrismaticPolicy(nn.Module):
         self.keypoint_tower = None
         if config.keypoints:
             self.keypoint_tower = KeypointTower(config.image_size, config.keypoints, config.keypoint_tokens, width)
+        self.word_grounding = None
+        if config.ground_words and self.keypoint_tower is not None:
+            self.word_grounding = WordGrounding(self.keypoint_tower, len(config.cameras), width, config.initial_scale)
+            # as large as what is added to it, so that neither a word nor its place drowns the other
+            nn.init.normal_(self.language_model.embed_tokens.weight, std=config.initial_scale)
         if config.camera_embedding:
             shape = (len(config.cameras), config.tokens_per_camera, width)
             self.camera_embedding = nn.Parameter(torch.randn(shape) * config.initial_scale)
@@ -212,7 +219,9 @@ class PrismaticPolicy(nn.Module):
 
     def freeze_vision(self) -> None:
         """Let only what follows the vision tokens learn; `encode_vision` then replaces the pictures for good."""
-        modules = (*self.vision_towers, self.vision_norm, self.projector, self.keypoint_tower)
+        modules = [*self.vision_towers, self.vision_norm, self.projector, self.keypoint_tower]
+        if self.word_grounding is not None:
+            modules += [self.word_grounding, self.language_model.embed_tokens]
         for module in modules:
             if module is not None:
                 module.requires_grad_(False)
@@ -221,14 +230,24 @@ class PrismaticPolicy(nn.Module):
 
     @torch.no_grad()
     def encode_vision(self, inputs: ModelInputs, batch_size: int = 256) -> ModelInputs:
-        """The same samples with their pictures replaced by vision tokens, on the device the inputs were on."""
-        device = inputs.images.device
+        """The same samples with their pictures replaced by all that is seen in them, on the inputs' device.
+
+        `images` is then [B, cameras * N + max_text_tokens, D]: vision tokens, and what is added to each word's token.
+        """
+        device, parts = inputs.images.device, []
         with autocast(self.device, self._precision):
-            parts = [self.vision_tokens(part.to(self.device)).to(device) for part in torch.split(inputs.images, batch_size)]
+            for first in range(0, len(inputs), batch_size):
+                part = inputs[first : first + batch_size].to(self.device)
+                vision, grounding = self._see(part.images, self.language_model.embed_tokens(part.text))
+                parts.append(torch.cat([vision, grounding.to(vision.dtype)], dim=1).to(device))
         return inputs.with_images(torch.cat(parts))
 
     def vision_tokens(self, images: torch.Tensor) -> torch.Tensor:
         """[B, cameras, S, S, 3] -> [B, cameras * N, D]. All cameras pass through the towers as one batch."""
+        return self._see(images, None)[0]
+
+    def _see(self, images: torch.Tensor, words: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vision tokens [B, cameras * N, D], and what to add to the embeddings of words [B, T, D] (a like tensor)."""
         batch, cameras = images.shape[:2]
         frames = images.flatten(0, 1)
         features = [tower(frames) for tower in self.vision_towers]
@@ -237,12 +256,16 @@ class PrismaticPolicy(nn.Module):
         if tokens.shape[1] != self.config.vision_tokens:
             expected = self.config.vision_tokens
             raise ReflexError(f"the vision towers give {tokens.shape[1]} tokens a frame; vision_tokens says {expected}")
+        grounding = torch.zeros_like(words) if words is not None else tokens.new_zeros(batch, 0, tokens.shape[-1])
         if self.keypoint_tower is not None:
-            tokens = torch.cat([tokens, self.keypoint_tower(frames).to(tokens.dtype)], dim=1)
+            patches = self.keypoint_tower.features(frames)
+            tokens = torch.cat([tokens, self.keypoint_tower(patches).to(tokens.dtype)], dim=1)
+            if self.word_grounding is not None and words is not None:
+                grounding = self.word_grounding(words, patches.view(batch, cameras, *patches.shape[1:]))
         tokens = tokens.view(batch, cameras, -1, tokens.shape[-1])
         if self.config.camera_embedding:
             tokens = tokens + self.camera_embedding
-        return tokens.flatten(1, 2)
+        return tokens.flatten(1, 2), grounding
 
     def forward_features(self, inputs: ModelInputs) -> PrismaticFeatures:
         """Hidden states of vision tokens and action queries; the hook for auxiliary heads."""
@@ -252,8 +275,12 @@ class PrismaticPolicy(nn.Module):
         text_length = int(inputs.text_length.max())
         text = self.language_model.embed_tokens(inputs.text[:, :text_length])
         text_valid = torch.arange(text_length, device=text.device) < inputs.text_length[:, None]
-        encoded = inputs.images.dim() == 3  # by `encode_vision`
-        vision = inputs.images.to(text.dtype) if encoded else self.vision_tokens(inputs.images)
+        if inputs.images.dim() == 3:  # by `encode_vision`
+            tokens = self.config.tokens_per_camera * len(self.config.cameras)
+            vision, grounding = inputs.images[:, :tokens], inputs.images[:, tokens : tokens + text_length]
+        else:
+            vision, grounding = self._see(inputs.images, text)
+        text = text + grounding.to(text.dtype)
         middle = [vision]
         if self.config.state_size:
             low, high = self.state_low, self.state_high
@@ -275,6 +302,7 @@ class PrismaticPolicy(nn.Module):
             vision=vision,
             vision_hidden=hidden[:, first : first + vision.shape[1]],
             action_hidden=hidden[:, -queries.shape[1] :],
+            grounding=grounding,
         )
 
     def _language_model_mask(self, valid: torch.Tensor, num_queries: int, dtype: torch.dtype) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import FloatArray, Observation
+from sim.contract import POSITION_SCALE, FloatArray, Observation
 from sim.experts.tabletop import TabletopExpert
 from sim.tabletop.environment import TabletopEnvironment
 from sim.tabletop.goals import ButtonPressed, DrawerOpened, DrawerShut, InDrawer, PlacedOn, WorldState
@@ -26,6 +26,8 @@ KINDS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in ("cube", "c
 """Everything with a position worth localising, one slot each."""
 CHUNK = 8
 EPISODES_PER_SHARD = 500
+EXCURSIONS = 0.3
+"""Share of the bursts of disturbance that go somewhere wrong, rather than shake."""
 _FIELDS = ("images", "wrist_images", "states", "chunks", "positions", "targets", "next_sample", "instruction_index")
 
 
@@ -88,9 +90,10 @@ class _EpisodeRecorder:
         self.burst_left = 0
         self.calm_left = int(generator.integers(0, 16))
         self.disturbance = np.zeros(7, dtype=np.float32)
+        self.excursion: FloatArray | None = None
         self.noisy = generator.random() < 0.75
 
-    def _disturb(self, action: FloatArray) -> FloatArray | None:
+    def _disturb(self, action: FloatArray, world: WorldState) -> FloatArray | None:
         """The disturbed action, or None in a calm moment."""
         if not self.noisy:
             return None
@@ -99,17 +102,45 @@ class _EpisodeRecorder:
                 self.calm_left -= 1
                 return None
             generator = self.generator
-            self.burst_left = int(generator.integers(2, 6))
             self.calm_left = int(generator.integers(9, 22))
+            self.excursion = self._excursion(world) if generator.random() < EXCURSIONS else None
+            if self.excursion is not None:
+                self.burst_left = int(generator.integers(6, 17))
+                return self._towards_excursion(world)
+            self.burst_left = int(generator.integers(2, 6))
             strength = generator.choice([0.3, 0.7, 1.0])
             self.disturbance = np.zeros(7, dtype=np.float32)
             self.disturbance[:3] = generator.normal(0.0, strength, 3)
             self.disturbance[3:6] = generator.normal(0.0, 0.08, 3) * (generator.random() < 0.4)
             if generator.random() < 0.12:
                 self.disturbance[6] = -2.0 * action[6]
+        if self.excursion is not None:
+            return self._towards_excursion(world)
         self.burst_left -= 1
         jitter = self.generator.normal(0.0, 0.2, 7).astype(np.float32) * np.array([1, 1, 1, 0, 0, 0, 0], np.float32)
         return np.asarray(np.clip(action + self.disturbance + jitter, -1.0, 1.0), dtype=np.float32)
+
+    def _excursion(self, world: WorldState) -> FloatArray:
+        """A wrong place to go to and a gripper command [4]: what a policy does that mistook one thing for another."""
+        generator = self.generator
+        things = [*world.objects.values(), *world.plates.values()]
+        if world.button is not None:
+            things.append(world.button)
+        point = np.array([generator.uniform(-0.15, 0.15), generator.uniform(-0.22, 0.22), 0.0])
+        if things and generator.random() < 0.6:
+            point = np.array(things[int(generator.integers(len(things)))])
+            point[:2] += generator.normal(0.0, 0.015, 2)
+        height = float(generator.choice([0.005, 0.02, 0.05, 0.1]))
+        return np.array([point[0], point[1], height, generator.choice([-1.0, 1.0])], dtype=np.float32)
+
+    def _towards_excursion(self, world: WorldState) -> FloatArray:
+        assert self.excursion is not None
+        self.burst_left -= 1
+        velocity = 1.6 * (self.excursion[:3] - world.gripper) / POSITION_SCALE
+        action = np.zeros(7, dtype=np.float32)
+        action[:3] = velocity / max(1.0, float(np.linalg.norm(velocity)))
+        action[6] = self.excursion[3]
+        return action
 
     def run(self, environment: TabletopEnvironment, expert: TabletopExpert) -> bool:
         """Play to the end; whether the task succeeded."""
@@ -118,7 +149,7 @@ class _EpisodeRecorder:
         while True:
             step = len(self.actions)
             action = expert.act(environment)
-            disturbed = self._disturb(action)
+            disturbed = self._disturb(action, environment.world_state())
             if disturbed is None and step % 2 == phase:
                 self.kept.append(
                     (step, environment.render_observation(), *_localisation(task, environment.world_state()))

@@ -7,6 +7,7 @@ import hashlib
 import platform
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class PretrainConfig:
     """Processes that play."""
     torch_threads: int = 2
     """Threads of the training step."""
-    localisation_weight: float = 0.3
+    localisation_weight: float = 1.0
     """Weight of the localisation losses."""
     latent_weight: float = 0.1
     """Weight of predicting the next decision's picture in the space of the vision tokens."""
@@ -57,7 +58,7 @@ class PretrainConfig:
     """Continue the run in `output`."""
     imitation: ImitationConfig = field(
         default_factory=lambda: ImitationConfig(
-            steps=6000,
+            steps=5000,
             batch_size=64,
             optimiser="muon",
             learning_rate=3.5e-3,
@@ -70,7 +71,7 @@ class PretrainConfig:
 
 
 class PlayAuxiliary(AuxiliaryLoss):
-    """Where things are, what to approach now, and what the next decision will look like."""
+    """Where things are, where what each word names is, what to approach now, and what comes next."""
 
     def __init__(self, policy: PrismaticPolicy, samples: PlaySamples, config: PretrainConfig) -> None:
         super().__init__()
@@ -80,6 +81,8 @@ class PlayAuxiliary(AuxiliaryLoss):
         self._samples = samples
         self._config = config
         self.position_head = nn.Sequential(nn.Linear(tokens * width, 256), nn.ReLU(), nn.Linear(256, 2 * len(KINDS)))
+        self.word_head = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 2))
+        self._named = [named_things(instruction) for instruction in samples.instructions]
         self.target_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 6))
         self.latent_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, tokens * 32))
         self.latent_projection: torch.Tensor
@@ -91,14 +94,27 @@ class PlayAuxiliary(AuxiliaryLoss):
         query = features.action_hidden.mean(1)
         positions = self.position_head(features.vision.flatten(1)).view(len(indices), len(KINDS), 2)
         position_loss, position_error = _masked_regression(positions, samples.positions[indices])
+        word_loss, word_error = _masked_regression(
+            self.word_head(features.grounding), self._word_targets(indices, features)
+        )
         target_loss, target_error = _masked_regression(self.target_head(query), samples.targets[indices])
         latent_loss = self._latent_loss(query, indices)
-        total = config.localisation_weight * (position_loss + target_loss) + config.latent_weight * latent_loss
+        localisation = position_loss + word_loss + target_loss
+        total = config.localisation_weight * localisation + config.latent_weight * latent_loss
         return total, {
             "train/position_error_cm": position_error,
+            "train/word_error_cm": word_error,
             "train/target_error_cm": target_error,
             "train/latent_loss": float(latent_loss.detach()),
         }
+
+    def _word_targets(self, indices: NDArray[np.int64], features: PrismaticFeatures) -> NDArray[np.float32]:
+        """[B, T, 2] the position (m) of what each colour word names; NaN for other words."""
+        targets = np.full((*features.grounding.shape[:2], 2), np.nan, dtype=np.float32)
+        for row, index in enumerate(indices.tolist()):
+            for token, kind in self._named[self._samples.instruction_index[index]]:
+                targets[row, token] = self._samples.positions[index, kind]
+        return targets
 
     def _latent_loss(self, query: torch.Tensor, indices: NDArray[np.int64]) -> torch.Tensor:
         following = self._samples.next_sample[indices]
@@ -113,6 +129,14 @@ class PlayAuxiliary(AuxiliaryLoss):
             target = nn.functional.layer_norm(vision @ self.latent_projection, (32,))
         prediction = self.latent_head(query[torch.from_numpy(rows)]).view_as(target)
         return nn.functional.smooth_l1_loss(prediction.float(), target.float())
+
+
+def named_things(instruction: str) -> list[tuple[int, int]]:
+    """(token, kind): which tokens of an instruction are the colour of a thing in `KINDS`, as in "the red cube"."""
+    words = instruction.split()
+    pairs = [f"{colour} {shape}" for colour, shape in pairwise(words)]
+    # token 0 marks the beginning of the text
+    return [(token, KINDS.index(pair)) for token, pair in enumerate(pairs, start=1) if pair in KINDS]
 
 
 def _masked_regression(prediction: torch.Tensor, target: NDArray[np.float32]) -> tuple[torch.Tensor, float]:

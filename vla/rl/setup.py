@@ -82,6 +82,7 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
     """
     if config.resume:
         check_same_run(run, asdict(config))
+
     def load(source: str) -> TrainablePolicy:
         policy = load_policy(source, config.device)
         policy.set_precision(config.precision)

@@ -249,3 +249,44 @@ def test_bad_configurations_are_refused() -> None:
     with pytest.raises(ReflexError, match=r"give 4 tokens a frame"):
         policy = PrismaticPolicy.from_config(small_config(vision_tokens=9, camera_embedding=False))
         policy.act(make_observations(1))
+
+
+def test_encoded_vision_gives_the_same_logits_and_keeps_the_rest_learning():
+    policy = small_policy()
+    inputs = policy.prepare(make_observations(5))
+    whole = policy(inputs).detach()
+    policy.freeze_vision()
+    encoded = policy.encode_vision(inputs, batch_size=2)
+    assert encoded.images.shape == (5, policy.config.tokens_per_camera * 2, 16)
+    logits = policy(encoded[torch.tensor([3, 1])])
+    torch.testing.assert_close(logits.detach(), whole[[3, 1]])
+    torch.autograd.backward(logits.square().mean())
+    learning = {name for name, value in policy.named_parameters() if value.requires_grad}
+    assert {name.split(".")[0] for name in learning} == {
+        "language_model", "state_projector", "action_queries", "action_head"
+    }  # fmt: skip
+    assert all(
+        parameter.grad is None for name, parameter in policy.named_parameters() if name.startswith("vision_towers")
+    )
+
+
+def test_bfloat16_is_close_to_float32_and_can_be_left_again():
+    policy = small_policy()
+    inputs = policy.prepare(make_observations(6))
+    exact = policy(inputs).detach()
+    policy.set_precision("bfloat16")
+    rough = policy(inputs).detach().float()
+    assert not torch.equal(rough, exact)
+    assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
+    policy.set_precision("float32")
+    torch.testing.assert_close(policy(inputs).detach(), exact)
+    with pytest.raises(ReflexError, match="auto, float32 or bfloat16"):
+        policy.set_precision("half")
+
+
+def test_correlated_sampling_keeps_each_token_s_own_log_probability():
+    policy = small_policy()
+    observations = make_observations(3)
+    output = policy.act(observations, "sample", 1.3, generators(3), chunk_correlation=0.7)
+    log_probs, _ = policy.log_prob(observations, torch.from_numpy(output.tokens), 1.3)
+    np.testing.assert_allclose(output.log_probs, log_probs.detach().numpy(), atol=1e-5)
