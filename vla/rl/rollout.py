@@ -121,7 +121,8 @@ def collect_rollouts(
     its request, so it does not depend on which episodes share its batches (up to the rounding of batched arithmetic),
     and not at all on the number of workers. `on_episode(index, episode)` is called in order of completion, which is
     the same in every run. `frame_stride` adds frames after every step that is a multiple of it; frames at decisions
-    and the final one are always kept. `chunk_correlation`: see `Policy.act`. `groups` = 1 lets simulation and inference wait for each other.
+    and the final one are always kept. `chunk_correlation`: see `Policy.act`. `groups` = 1 lets simulation and inference
+    wait for each other.
 
     Raises `EnvironmentRequestError` for an unknown task or initial state before anything runs, and what the pool
     raises when an environment or worker fails; `ReflexError` when the policy's output does not fit its spec.

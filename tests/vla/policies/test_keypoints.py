@@ -5,7 +5,7 @@ import torch
 
 from vla.errors import ReflexError
 from vla.policies.configuration_prismatic import reflex_tiny_config
-from vla.policies.keypoints import KeypointTower
+from vla.policies.keypoints import KeypointTower, WordGrounding
 
 
 def _red_detector(size: int = 8) -> KeypointTower:
@@ -25,30 +25,34 @@ def _frame(rows: slice, columns: slice, size: int = 8) -> torch.Tensor:
     return frame
 
 
+def _positions(tower: KeypointTower, frames: torch.Tensor) -> torch.Tensor:
+    return tower.positions(tower.features(frames)).detach()
+
+
 def test_position_of_a_single_patch() -> None:
     # The patch in the second column and last row of a 4 x 4 grid over [-1, 1]: x = -1 + 2/3, y = 1.
-    position = _red_detector().positions(_frame(slice(6, 8), slice(2, 4))).detach()[0, 0]
+    position = _positions(_red_detector(), _frame(slice(6, 8), slice(2, 4)))[0, 0]
     assert position[0] == pytest.approx(-1 / 3, abs=1e-3)
     assert position[1] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_position_of_two_patches_is_their_middle() -> None:
-    position = _red_detector().positions(_frame(slice(0, 2), slice(0, 4))).detach()[0, 0]
+    position = _positions(_red_detector(), _frame(slice(0, 2), slice(0, 4)))[0, 0]
     assert position[0] == pytest.approx(-2 / 3, abs=1e-3)
     assert position[1] == pytest.approx(-1.0, abs=1e-3)
 
 
 def test_an_absent_colour_points_at_the_middle_with_a_low_peak() -> None:
     tower = _red_detector()
-    absent = tower.positions(torch.full((1, 8, 8, 3), 100, dtype=torch.uint8)).detach()[0, 0]
-    present = tower.positions(_frame(slice(0, 2), slice(0, 2))).detach()[0, 0]
+    absent = _positions(tower, torch.full((1, 8, 8, 3), 100, dtype=torch.uint8))[0, 0]
+    present = _positions(tower, _frame(slice(0, 2), slice(0, 2)))[0, 0]
     assert absent[:2].abs().max() < 1e-4
     assert present[2] > absent[2] + 0.5
 
 
 def test_tokens_have_the_asked_shape_and_a_gradient() -> None:
     tower = KeypointTower(64, keypoints=16, tokens=4, width=10)
-    tokens = tower(torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8))
+    tokens = tower(tower.features(torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)))
     assert tokens.shape == (3, 4, 10)
     torch.autograd.backward(tokens.square().mean())
     assert tower.hidden.weight.grad is not None and tower.hidden.weight.grad.abs().sum() > 0
@@ -56,4 +60,29 @@ def test_tokens_have_the_asked_shape_and_a_gradient() -> None:
 
 def test_uneven_groups_are_refused() -> None:
     with pytest.raises(ReflexError, match="multiple of keypoint_tokens"):
-        reflex_tiny_config(keypoints=20)
+        reflex_tiny_config(keypoints=18)
+
+
+def test_a_word_is_told_where_each_camera_sees_what_it_names() -> None:
+    # Two words of opposite embeddings: one whose detector is the red one, one that looks for the opposite.
+    tower = _red_detector()
+    grounding = WordGrounding(tower, cameras=2, width=4, scale=1.0)
+    with torch.no_grad():
+        grounding.detector.weight.zero_()
+        grounding.detector.bias.zero_()
+        grounding.detector.weight[0, 0] = 20.0
+        grounding.projection.weight.copy_(torch.eye(6)[[0, 1, 3, 4]])  # x and y in each of the two cameras
+        grounding.projection.bias.zero_()
+    words = torch.tensor([[[1.0, 0.0, 0.0, -1.0], [-1.0, 0.0, 0.0, 1.0]]])
+    frames = torch.cat([_frame(slice(6, 8), slice(2, 4)), _frame(slice(0, 2), slice(0, 2))])
+    features = tower.features(frames).view(1, 2, 16, -1)
+    added = grounding(words, features).detach()[0]
+    # The same patches as above: (-1/3, 1) in the first camera and (-1, -1) in the second.
+    torch.testing.assert_close(added[0], torch.tensor([-1 / 3, 1.0, -1.0, -1.0]), atol=1e-3, rtol=0)
+    # Looking for what is not red: everywhere but there, so near the middle, on the other side.
+    assert added[1].abs().max() < 0.1 and added[1, 2] > 0 and added[1, 3] > 0
+
+
+def test_grounding_needs_the_features_that_words_look_at() -> None:
+    with pytest.raises(ReflexError, match="ground_words needs keypoints"):
+        reflex_tiny_config(keypoints=0)

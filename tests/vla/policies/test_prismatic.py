@@ -151,7 +151,9 @@ def test_two_vit_towers_are_fused_channel_wise() -> None:
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
     dinov2 = VisionTowerConfig({"model_type": "dinov2", **shape}, feature_layer=-2, prefix_tokens=1)
     siglip = VisionTowerConfig({"model_type": "siglip_vision_model", "intermediate_size": 32, **shape})
-    policy = small_policy(vision_towers=(dinov2, siglip), projector="fused_mlp", vision_norm=False, keypoints=0)
+    policy = small_policy(
+        vision_towers=(dinov2, siglip), projector="fused_mlp", vision_norm=False, keypoints=0, ground_words=False
+    )
     features = policy.forward_features(policy.prepare(make_observations(2)))
     assert features.vision.shape == (2, 8, 16)
     assert features.action_hidden.shape == (2, 4, 16)
@@ -257,7 +259,8 @@ def test_encoded_vision_gives_the_same_logits_and_keeps_the_rest_learning():
     whole = policy(inputs).detach()
     policy.freeze_vision()
     encoded = policy.encode_vision(inputs, batch_size=2)
-    assert encoded.images.shape == (5, policy.config.tokens_per_camera * 2, 16)
+    seen = policy.config.tokens_per_camera * 2 + policy.config.max_text_tokens
+    assert encoded.images.shape == (5, seen, 16)
     logits = policy(encoded[torch.tensor([3, 1])])
     torch.testing.assert_close(logits.detach(), whole[[3, 1]])
     torch.autograd.backward(logits.square().mean())

@@ -12,7 +12,7 @@ from vla.imitation.loop import ImitationConfig
 from vla.policies import load_policy
 from vla.pretraining import play_data
 from vla.pretraining.play_data import CHUNK, KINDS, generate_play, load_play, record_shard
-from vla.pretraining.pretrain import PretrainConfig, pretrain
+from vla.pretraining.pretrain import PretrainConfig, named_things, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,14 @@ def test_shards_join_with_their_indices_shifted(shard: Path) -> None:
     np.testing.assert_array_equal(two.next_sample[linked + len(one)], one.next_sample[linked] + len(one))
     half = [two.instructions[index] for index in two.instruction_index[len(one) :]]
     assert half == [one.instructions[index] for index in one.instruction_index]
+
+
+def test_colour_words_are_found_with_what_they_name() -> None:
+    named = named_things("put the red cube and the blue cylinder on the black plate")
+    assert [(token, KINDS[kind]) for token, kind in named] == [
+        (3, "red cube"), (7, "blue cylinder"), (11, "black plate"),
+    ]  # fmt: skip
+    assert named_things("put both cylinders on the plate") == []
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
