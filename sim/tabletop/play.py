@@ -37,8 +37,9 @@ SKILLS: dict[str, float] = {
     "put_in_drawer": 0.07,
     "open_and_put": 0.06,
     "press": 0.05,
-    "press_and_pick": 0.06,
-    "place_two": 0.07,
+    "press_and_pick": 0.09,
+    "place_two": 0.05,
+    "place_both": 0.1,
 }
 """Share of each skill in play."""
 
@@ -68,6 +69,10 @@ def sample_play(generator: Generator) -> Play:
         if not excluded.intersection(_pairs(task.goals)):
             break
     layout = sample_layout(task.scene, generator)
+    if task.name == "play_place_both":
+        # "both" names no order; the picture must: left first, so that the next thing to do can be seen.
+        left_first = np.argsort(layout.objects[:, 1])
+        task = replace(task, goals=tuple(task.goals[index] for index in left_first))
     joint_noise = generator.normal(0.0, 0.06, 7) * np.array([1.0, 1.0, 1.0, 1.5, 1.0, 1.0, 1.0])
     joint_noise[0] += generator.uniform(-0.25, 0.25)
     return Play(task, replace(layout, drawer_slide=slide, joint_noise=joint_noise))
@@ -126,15 +131,18 @@ def _sample_task(generator: Generator) -> tuple[Task, float]:
     needs_drawer = skill in ("open_drawer", "shut_drawer", "put_in_drawer", "open_and_put")
     drawer = needs_drawer or generator.random() < 0.06
     button = skill in ("press", "press_and_pick") or (not drawer and generator.random() < 0.1)
-    least_objects = {"stack": 2, "place_two": 2}.get(
+    least_objects = {"stack": 2, "place_two": 2, "place_both": 2}.get(
         skill, 0 if skill in ("open_drawer", "shut_drawer", "press") else 1
     )
-    most_objects = 2 if drawer or button else 3
+    most_objects = 2 if drawer or button or skill == "place_both" else 3
     objects = _distinct_objects(generator, int(generator.integers(least_objects, most_objects + 1)))
-    least_plates = 1 if skill in ("place", "place_two") else 0
+    if skill == "place_both":
+        shape = ("cube", "cylinder")[int(generator.integers(2))]
+        objects = [MovableObject(plate.colour, shape) for plate in _distinct_plates(generator, 2)]
+    least_plates = 1 if skill in ("place", "place_two", "place_both") else 0
     most_plates = 1 if drawer or button or len(objects) > 2 else 2
     plates = _distinct_plates(generator, int(generator.integers(least_plates, max(most_plates, least_plates) + 1)))
-    if skill not in ("place", "place_two") and generator.random() < 0.6:
+    if skill not in ("place", "place_two", "place_both") and generator.random() < 0.6:
         plates = []
     goals, instruction = _goals(skill, objects, plates, generator)
     scene = Scene(
@@ -182,6 +190,6 @@ def _goals(
     if skill == "press_and_pick":
         return (ButtonPressed(), Lifted(first)), f"press the button and then {pick_verb} the {first}"
     goals = (PlacedOn(first, plate), PlacedOn(second, plate))
-    if objects[0].shape == objects[1].shape and len(objects) == 2 and generator.random() < 0.6:
+    if skill == "place_both":
         return goals, f"{put_verb} both {objects[0].shape}s on the {plate}"
     return goals, f"{put_verb} the {first} and the {second} on the {plate}"

@@ -79,7 +79,7 @@ def test_a_decision_does_not_depend_on_its_batch(order: str, attention: str) -> 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal_prefix"])
 def test_attention_implementations_agree(attention: str) -> None:
-    policy = small_policy(attention=attention)
+    policy = small_policy(attention=attention, ground_words=False)
     inputs = policy.prepare(make_observations(4))  # with padding
     fused = policy(inputs).detach().numpy()
     policy.language_model.set_attn_implementation("eager")
@@ -140,7 +140,7 @@ def test_causal_prefix_hides_later_vision_from_earlier_vision() -> None:
     observations = make_observations(1)
     changed: ObservationBatch = {**observations, "wrist_image": 255 - observations["wrist_image"]}
     for attention, equal in (("causal_prefix", True), ("bidirectional", False)):
-        policy = small_policy(attention=attention)
+        policy = small_policy(attention=attention, ground_words=False)
         before = policy.forward_features(policy.prepare(observations)).vision_hidden
         after = policy.forward_features(policy.prepare(changed)).vision_hidden
         assert torch.allclose(before[:, :4], after[:, :4], atol=1e-6) is equal  # the first camera's tokens
