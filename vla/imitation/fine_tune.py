@@ -16,8 +16,8 @@ from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
 from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
-from vla.rl.interrupts import held_interrupts
 from vla.training.devices import resolve_device
+from vla.training.interrupts import held_interrupts
 from vla.training.progress import progress_bar
 from vla.training.run_folder import RunFolder
 

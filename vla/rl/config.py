@@ -50,27 +50,27 @@ class AlgoConfig:
     """Weight of the KL penalty to the policy that training started from."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     """AdamW's learning rate after warm-up."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
-    warmup_iterations: int = 5
+    warmup_iterations: int = 2
     """Iterations over which the learning rate rises linearly from 1/warmup_iterations of its value; 0 for none."""
     max_gradient_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    update_epochs: int = 1
+    update_epochs: int = 2
     """Passes over an iteration's decisions."""
-    minibatch_size: int = 512
+    minibatch_size: int = 256
     """Decisions per optimiser step."""
     micro_batch_size: int | None = None
     """Decisions per forward pass (gradients accumulate to a minibatch); null for the whole minibatch."""
     max_samples_per_update: int | None = None
     """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
-    negative_weight: float = 1.0
-    """Multiplies negative advantages; 1 is GRPO, about 0.5 helps small policies keep their entropy."""
-    aggregation: Literal["token", "episode"] = "token"
+    negative_weight: float = 0.3
+    """Multiplies negative advantages; 1 is GRPO as published, less keeps a small policy from flattening out."""
+    aggregation: Literal["token", "episode"] = "episode"
     """"token": each token counts the same. "episode": each episode does, so that long failures do not outweigh."""
-    target_kl: float | None = 0.05
+    target_kl: float | None = 0.2
     """Stop an update when the mean KL per token to the sampling policy passes this; null for never."""
 
     def __post_init__(self) -> None:
@@ -126,7 +126,8 @@ class TrainConfig:
     encoder_steps: int = 600
     """Gradient steps of the "jepa" encoder's training."""
     demonstrations: str | None = None
-    """LeRobot dataset whose episodes the "jepa" encoder is trained on as well; null for none."""
+    """LeRobot dataset for "srpo": its episodes stand in for a task's successes while a batch has none, and the "jepa"
+    encoder is trained on them as well; null for none."""
     iterations: int = 100
     """Updates to make at most."""
     max_minutes: float | None = None

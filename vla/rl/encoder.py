@@ -19,6 +19,7 @@ from vla.rl.rollout import RolloutRequest
 from vla.rl.sampler import stream_generator
 from vla.rl.state import Progress
 from vla.training.seeding import derive_seed
+from world_models.encoders.base import sample_frames
 
 
 def train_encoder(
@@ -38,7 +39,8 @@ def train_encoder(
     """
     from world_models.jepa import JepaConfig, train_jepa
 
-    clips: list[NDArray[np.uint8]] = demonstration_clips(config, tasks, policy.spec.execute_steps)
+    demonstrations = demonstration_clips(config, tasks, policy.spec.execute_steps)
+    clips = [clip for of_task in demonstrations.values() for clip in of_task]
 
     def keep(_: int, episode: Episode) -> None:
         clips.append(rollout_clip(episode, config.algo.reward_frames))
@@ -68,14 +70,16 @@ def encoder_requests(config: TrainConfig, suite: Suite, tasks: Sequence[int]) ->
     return requests
 
 
-def demonstration_clips(config: TrainConfig, tasks: Sequence[int], stride: int) -> list[NDArray[np.uint8]]:
-    """Clips of the demonstrations, at the rate of decisions; none without `config.demonstrations`."""
+def demonstration_clips(config: TrainConfig, tasks: Sequence[int], stride: int) -> dict[int, list[NDArray[np.uint8]]]:
+    """Clips of each task's demonstrations, framed as rollouts are; none without `config.demonstrations`."""
     if config.demonstrations is None:
-        return []
+        return {}
     from vla.data.lerobot_reader import read_demonstrations
 
-    clips = []
+    clips: dict[int, list[NDArray[np.uint8]]] = {task: [] for task in tasks}
     for episode in read_demonstrations(config.demonstrations, list(tasks), None):
-        frames = episode.images[:: config.algo.frame_stride or stride]
-        clips.append(np.ascontiguousarray(frames[: config.algo.reward_frames]))
+        last = len(episode.images) - 1
+        frames = episode.images[sorted({*range(0, last, config.algo.frame_stride or stride), last})]
+        count = min(max(len(frames), 2), config.algo.reward_frames)
+        clips[episode.task_id].append(np.ascontiguousarray(frames[sample_frames(len(frames), count)]))
     return clips

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,10 +60,19 @@ class SrpoReward:
     compares_rollouts = True
 
     def __init__(
-        self, encoder: VideoEncoder, alpha: float = 0.8, metric: Metric = "euclidean", max_frames: int = 16
+        self,
+        encoder: VideoEncoder,
+        alpha: float = 0.8,
+        metric: Metric = "euclidean",
+        max_frames: int = 16,
+        demonstrations: Mapping[int, list[NDArray[np.uint8]]] | None = None,
     ) -> None:
-        """`max_frames` evenly spaced frames of a rollout are embedded, the first and the last always among them."""
+        """`max_frames` evenly spaced frames of a rollout are embedded, the first and the last always among them.
+
+        `demonstrations` are clips [T, H, W, 3] by task, which stand in for a task's successes while it has none.
+        """
         self._encoder, self._alpha, self._metric, self._max_frames = encoder, alpha, metric, max_frames
+        self._demonstrations = {task: encoder.encode(clips) for task, clips in (demonstrations or {}).items()}
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         """[n, D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
@@ -73,7 +82,15 @@ class SrpoReward:
         self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
     ) -> Scores:
         """A failure whose embedding is not finite gets 0 and is counted."""
-        result = srpo_rewards(embeddings, successes, task_ids, alpha=self._alpha, metric=self._metric, invalid="zero")
+        result = srpo_rewards(
+            embeddings,
+            successes,
+            task_ids,
+            alpha=self._alpha,
+            metric=self._metric,
+            invalid="zero",
+            demonstrations=self._demonstrations,
+        )
         failures = result.rewards[~successes]
         clusters, centres = result.clusters_per_task.values(), result.centres_per_task.values()
         return Scores(

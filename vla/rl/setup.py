@@ -14,7 +14,7 @@ from sim.pool import EnvironmentPool
 from vla.policies.protocol import PolicySpec
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
-from vla.rl.encoder import train_encoder
+from vla.rl.encoder import demonstration_clips, train_encoder
 from vla.rl.rewards import BinaryReward, RewardModel, SrpoReward
 from vla.rl.state import (
     ENCODER_FOLDER,
@@ -153,4 +153,5 @@ def make_reward(
         if fresh:
             train_encoder(config, state.policy, pool, suite, tasks, state.progress, folder, log)
         name = str(folder)
-    return SrpoReward(load_encoder(name, config.device), algo.alpha, algo.metric, algo.reward_frames)
+    clips = demonstration_clips(config, tasks, state.policy.spec.execute_steps)
+    return SrpoReward(load_encoder(name, config.device), algo.alpha, algo.metric, algo.reward_frames, clips)

@@ -11,7 +11,7 @@ alpha = 0 is the binary reward. Every case the formula leaves open is decided he
 
 | case | reward |
 |---|---|
-| the task has no success in the batch | 0 for all its failures |
+| the task has no success in the batch | its demonstrations, where given, are the centres; else 0 for all failures |
 | one success, or none that cluster | each success is its own centre (nearest success) |
 | one failure | its z-score is 0: alpha / 2 |
 | failures equally far up to numerical noise | a tie stays a tie: alpha / 2 each |
@@ -24,7 +24,7 @@ The result does not depend on the order of the rollouts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +90,7 @@ def srpo_rewards(
     noise_tolerance: float = 1e-5,
     invalid: Literal["error", "zero"] = "error",
     names: Sequence[str] | None = None,
+    demonstrations: Mapping[int, NDArray[np.floating]] | None = None,
 ) -> SrpoRewards:
     """SRPO rewards of one batch (formula and edge cases in the module's docstring).
 
@@ -103,6 +104,8 @@ def srpo_rewards(
             numerical noise and is not ranked.
         invalid: what a non-finite embedding does: raise, or give 0 to a failure and count it.
         names: what to call each rollout in an error message.
+        demonstrations: embeddings [n, D] of demonstrations by task: the centres of a task without success in the
+            batch, which would otherwise teach nothing. The paper leaves that case open.
 
     Raises:
         RewardError: shapes disagree, alpha is outside [0, 1], or an embedding is not finite and `invalid` is "error".
@@ -130,10 +133,15 @@ def srpo_rewards(
         clusters = cluster_successes(vectors[wins])
         clusters_per_task[task], centres_per_task[task] = clusters.count, len(clusters.centres)
         noise, references = noise + int((clusters.labels < 0).sum()), references + len(wins)
-        if len(wins) == 0 or len(losses) == 0:
+        centres = vectors[wins[clusters.centres]]
+        if len(wins) == 0 and demonstrations is not None and task in demonstrations:
+            centres = np.asarray(demonstrations[task], dtype=np.float64)
+            centres = _unit_length(centres) if metric == "cosine" else centres
+            centres_per_task[task] = len(centres)
+        if len(centres) == 0 or len(losses) == 0:
             continue
-        distances[losses] = pairwise_distances(vectors[losses], vectors[wins[clusters.centres]]).min(axis=1)
-        scale = float(np.linalg.norm(vectors[np.concatenate([wins, losses])], axis=1).max())
+        distances[losses] = pairwise_distances(vectors[losses], centres).min(axis=1)
+        scale = float(np.linalg.norm(np.concatenate([centres, vectors[wins], vectors[losses]]), axis=1).max())
         rewards[losses] = failure_rewards(distances[losses], alpha, noise_tolerance * scale)
     return SrpoRewards(
         rewards=rewards,

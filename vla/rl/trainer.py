@@ -25,7 +25,6 @@ from vla.policies import load_policy
 from vla.rl.batch import TrainablePolicy, build_samples
 from vla.rl.collection import collect_batch
 from vla.rl.config import TrainConfig
-from vla.rl.interrupts import held_interrupts
 from vla.rl.progress import evaluation_line, iteration_line
 from vla.rl.rewards import RewardModel
 from vla.rl.sampler import stream_generator
@@ -33,6 +32,7 @@ from vla.rl.setup import check_frame_memory, chosen_tasks, make_reward, make_sui
 from vla.rl.state import TrainingState, save_state
 from vla.rl.update import learning_rate, update_policy
 from vla.training.devices import available_cpus, resolve_device, set_threads
+from vla.training.interrupts import held_interrupts
 from vla.training.run_folder import RunFolder
 from vla.training.seeding import derive_seed, seed_everything
 

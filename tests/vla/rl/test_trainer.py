@@ -16,8 +16,8 @@ from tests.vla.rl.helpers import components, load_fake_policy, resumable_config,
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, reflex_tiny_config
 from vla.rl import trainer as trainer_module
-from vla.rl.interrupts import held_interrupts
 from vla.rl.trainer import Components, train
+from vla.training.interrupts import held_interrupts
 from vla.training.run_folder import RunFolder, comparable_metrics
 
 pytestmark = pytest.mark.timeout(600)  # every write is flushed to the disk, which a busy machine makes slow
