@@ -66,10 +66,9 @@ class TestEdgeCases:
 
     def test_demonstrations_stand_in_for_the_successes_a_task_has_not(self):
         embeddings, tasks = [[1.0], [3.0], [1.0], [3.0], [0.0]], [4, 4, 5, 5, 5]
-        result = srpo_rewards(
-            embeddings, [0, 0, 0, 0, 1], tasks, demonstrations={4: np.array([[0.0], [50.0]]), 5: np.array([[3.0]])}
-        )
-        # Task 4 is scored by its nearest demonstration; task 5 has a success of its own, so its demonstration is unused.
+        demonstrations = {4: np.array([[0.0], [50.0]]), 5: np.array([[3.0]])}
+        result = srpo_rewards(embeddings, [0, 0, 0, 0, 1], tasks, demonstrations=demonstrations)
+        # Task 4 is scored by its nearest demonstration; task 5 has a success of its own, so only that counts.
         expected = [0.8 * sigmoid(1), 0.8 * sigmoid(-1)]
         assert result.rewards.tolist() == pytest.approx([*expected, *expected, 1.0], abs=1e-6)
         assert result.centres_per_task == {4: 2, 5: 1} and result.clusters_per_task == {4: 0, 5: 0}
