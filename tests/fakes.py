@@ -74,7 +74,7 @@ class FakePolicy(torch.nn.Module):
         mode: Mode = "greedy",
         temperature: float = 1.0,
         generators: Sequence[np.random.Generator] | None = None,
-        chunk_correlation: float = 0.0,
+        token_noise: float = 0.0,
     ) -> PolicyOutput:
         with torch.no_grad():
             all_log_probs = self._log_probs(observations, temperature if mode == "sample" else 1.0)
@@ -90,7 +90,7 @@ class FakePolicy(torch.nn.Module):
         return PolicyOutput(actions.astype(np.float32), tokens.astype(np.int64), log_probs.astype(np.float32))
 
     def log_prob(
-        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0
+        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         all_log_probs = self._log_probs(observations, temperature)
         chosen = all_log_probs.gather(-1, tokens[..., None])[..., 0]

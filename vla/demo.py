@@ -36,15 +36,17 @@ class DemoConfig:
     """Pretrained policy to start from."""
     demonstrations_per_task: int = 3
     """Scripted demonstrations of each task that fine-tuning sees."""
-    fine_tune_steps: int = 200
+    fine_tune_steps: int = 100
     """Optimiser steps of fine-tuning."""
-    train_minutes: float = 10.0
+    train_minutes: float = 11.0
     """SRPO stops after the iteration that uses up this much time."""
     target_success: float | None = 0.97
     """SRPO stops early when held-out success reaches this share."""
     evaluation_episodes_per_task: int = 50
     """Held-out initial states of each task, before and after."""
-    algo: AlgoConfig = field(default_factory=lambda: AlgoConfig(groups_per_iteration=24))
+    algo: AlgoConfig = field(
+        default_factory=lambda: AlgoConfig(groups_per_iteration=24, token_noise=8.0, negative_share=0.35)
+    )
     """The reinforcement-learning algorithm."""
     seed: int = 0
     """Seed of everything random."""
@@ -94,8 +96,8 @@ def fine_tune_config(config: DemoConfig, dataset: Path, output: Path) -> FineTun
         output=str(output),
         tasks=config.tasks,
         steps=config.fine_tune_steps,
-        learning_rate=3e-4,
-        warmup_steps=20,
+        learning_rate=2e-4,
+        warmup_steps=10,
         batch_size=32,
         augmentation=AugmentationConfig(shift_pixels=0, brightness=0.08, contrast=0.1, colour=0.05),
         seed=config.seed,

@@ -18,6 +18,7 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.imitation.augmentation import AugmentationConfig, augment_frames
 from vla.imitation.samples import EpisodeSamples, SampleSource
+from vla.policies.decoding import gaussian_rows
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.training.devices import autocast
 
@@ -92,16 +93,8 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> NDArray[
     return np.array([_permutation(count, seed, epoch)[offset] for epoch, offset in pairs], dtype=np.int64)
 
 
-def soft_targets(num_bins: int, sigma: float) -> torch.Tensor:
-    """Target distributions [bins, bins]: row t is a Gaussian of deviation `sigma` bins about t, summing to 1."""
-    if sigma == 0:
-        return torch.eye(num_bins)
-    bins = torch.arange(num_bins, dtype=torch.float64)
-    return torch.softmax(-0.5 * ((bins[None] - bins[:, None]) / sigma) ** 2, dim=-1).float()
-
-
 def token_loss(logits: torch.Tensor, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean divergence KL(target || policy) over logits [B, K, bins] and tokens [B, K]; `targets` from `soft_targets`.
+    """Mean divergence KL(target || policy) over logits [B, K, bins] and tokens [B, K]; `targets` from `gaussian_rows`.
 
     The targets' entropy is subtracted so that a perfect fit gives 0 whatever the smoothing.
     """
@@ -163,7 +156,7 @@ class ImitationTrainer:
         policy.set_precision(config.precision)
         self._modules: list[nn.Module] = [policy] if auxiliary is None else [policy, auxiliary]
         self.optimisers = build_optimisers(self._modules, config)
-        self._targets = soft_targets(policy.config.num_bins, config.label_sigma).to(policy.device)
+        self._targets = gaussian_rows(policy.config.num_bins, config.label_sigma).to(policy.device)
 
     def step(self) -> Metrics:
         """One optimiser step. Raises `ReflexError` when the loss is not finite."""

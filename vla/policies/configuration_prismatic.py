@@ -65,6 +65,8 @@ class PrismaticConfig:
     """Bins per action dimension."""
     bin_layout: Literal["uniform", "openvla"] = "uniform"
     """How bins cover [-1, 1]; see `ActionTokenizer`."""
+    greedy_smoothing: float = 0.0
+    """Greedy decoding takes the mode after smoothing by this many bins; 0 takes the likeliest bin (OpenVLA)."""
     unnormalised_dimensions: tuple[int, ...] = (6,)
     """Action dimensions left in [-1, 1] as they are: the gripper."""
     state_clip: float = 2.0
@@ -201,6 +203,7 @@ def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
         "keypoints": 32,
         "keypoint_tokens": 4,
         "ground_words": True,
+        "greedy_smoothing": 8.0,
     }
     return _checked(PrismaticConfig, defaults | overrides)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from vla.errors import ReflexError
 
@@ -20,14 +18,35 @@ def check_temperature(temperature: float) -> None:
         )
 
 
+@lru_cache(maxsize=8)
+def gaussian_rows(num_bins: int, deviation: float) -> torch.Tensor:
+    """Distributions [bins, bins]: row t is a Gaussian of `deviation` bins about bin t, cut off at the ends.
+
+    Deviation 0 gives the identity.
+    """
+    if deviation == 0:
+        return torch.eye(num_bins)
+    bins = torch.arange(num_bins, dtype=torch.float64)
+    return torch.softmax(-0.5 * ((bins[None] - bins[:, None]) / deviation) ** 2, dim=-1).float()
+
+
 def log_probs_and_entropies(
-    logits: torch.Tensor, tokens: torch.Tensor, temperature: float
+    logits: torch.Tensor, tokens: torch.Tensor, temperature: float, token_noise: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of tokens [B, K] under softmax(logits [B, K, bins] / temperature); entropies; both [B, K]."""
+    """Log-probabilities of tokens [B, K] sampled from logits [B, K, bins], and entropies [B, K].
+
+    The tokens are those of `sample_tokens`, moved by `add_token_noise` where there is noise; the entropies are those of
+    softmax(logits / temperature), without noise.
+    """
     log_distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
-    log_probs = log_distribution.gather(-1, tokens[..., None]).squeeze(-1)
-    entropies = -(log_distribution.exp() * log_distribution).sum(-1)
-    return log_probs, entropies
+    distribution = log_distribution.exp()
+    entropies = -(distribution * log_distribution).sum(-1)
+    if token_noise == 0:
+        return log_distribution.gather(-1, tokens[..., None]).squeeze(-1), entropies
+    # P(token) = sum over bins of P(bin) P(token | bin)
+    from_bins = gaussian_rows(logits.shape[-1], token_noise).T.to(logits.device)[tokens]
+    probabilities = (distribution * from_bins).sum(-1)
+    return torch.log(probabilities.clamp_min(torch.finfo(torch.float32).tiny)), entropies
 
 
 def sample_tokens(logits: torch.Tensor, temperature: float, uniforms: torch.Tensor) -> torch.Tensor:
@@ -41,24 +60,25 @@ def sample_tokens(logits: torch.Tensor, temperature: float, uniforms: torch.Tens
     return tokens.clamp_(max=logits.shape[-1] - 1)
 
 
-def chunk_uniforms(
-    generator: np.random.Generator, horizon: int, action_size: int, correlation: float
-) -> NDArray[np.float64]:
-    """Uniforms [horizon * action_size] for `sample_tokens`, step-major; those of one action dimension are correlated.
+def likeliest_tokens(logits: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """The mode of each token's distribution [B, K] after smoothing by a Gaussian of `smoothing` bins.
 
-    A Gaussian copula: u = Phi(sqrt(c) * shared[dimension] + sqrt(1 - c) * own[step, dimension]). Each token keeps its
-    own distribution and log-probability; only what is drawn together changes. Independent draws of a chunk's steps
-    average out along the chunk, so that a sharp policy explores next to nothing; correlated ones move the whole chunk.
-    Summing per-token scores, as the policy gradient here does, then gives C times the gradient of independent sampling
-    to first order, C the (positive definite) correlation matrix: an ascent direction, smoothed along the chunk. Kin to
-    coloured noise in continuous control (Eberhard et al., "Pink noise is all you need", ICLR 2023).
-
-    Raises `ReflexError` when `correlation` is outside [0, 1).
+    Neighbouring bins are nearly the same action, so where probability is spread over many, the likeliest single bin is
+    an accident; the likeliest neighbourhood is not.
     """
-    if not 0.0 <= correlation < 1.0:
-        raise ReflexError(f"chunk_correlation is {correlation}; it must lie in [0, 1)")
-    if correlation == 0.0:
-        return generator.random(horizon * action_size)
-    own = generator.standard_normal((horizon, action_size))
-    shared = generator.standard_normal(action_size)
-    return np.asarray(ndtr(np.sqrt(correlation) * shared + np.sqrt(1.0 - correlation) * own)).reshape(-1)
+    if smoothing == 0:
+        return logits.argmax(-1)
+    smooth = torch.softmax(logits.float(), dim=-1) @ gaussian_rows(logits.shape[-1], smoothing).to(logits.device)
+    return smooth.argmax(-1)
+
+
+def add_token_noise(tokens: torch.Tensor, num_bins: int, token_noise: float, uniforms: torch.Tensor) -> torch.Tensor:
+    """Move tokens [B, K] by Gaussian noise of `token_noise` bins; uniforms [B, K] in [0, 1) decide.
+
+    Why a policy that learns from its own samples should: a sharp distribution samples within a bin or two, which changes
+    nothing that happens and yet fills the gradient, since the score of a bin has the same size however near the next bin
+    is. With the noise in the sample and in its probability (`log_probs_and_entropies`) the policy gradient stays exact,
+    and credit goes to a neighbourhood of bins instead of one.
+    """
+    rows = gaussian_rows(num_bins, token_noise).to(tokens.device)[tokens]
+    return sample_tokens(torch.log(rows), 1.0, uniforms)

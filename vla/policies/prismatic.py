@@ -21,7 +21,13 @@ from sim.contract import ObservationBatch
 from vla.errors import ReflexError
 from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
 from vla.policies.configuration_prismatic import PrismaticConfig
-from vla.policies.decoding import check_temperature, chunk_uniforms, log_probs_and_entropies, sample_tokens
+from vla.policies.decoding import (
+    add_token_noise,
+    check_temperature,
+    likeliest_tokens,
+    log_probs_and_entropies,
+    sample_tokens,
+)
 from vla.policies.keypoints import KeypointTower, WordGrounding
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
 from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
@@ -331,7 +337,7 @@ class PrismaticPolicy(nn.Module):
         mode: Mode = "greedy",
         temperature: float = 1.0,
         generators: Sequence[np.random.Generator] | None = None,
-        chunk_correlation: float = 0.0,
+        token_noise: float = 0.0,
     ) -> PolicyOutput:
         """Decide for B environments; see `Policy.act`. Greedy log-probabilities are at temperature 1.
 
@@ -341,29 +347,31 @@ class PrismaticPolicy(nn.Module):
         logits = self(self.prepare(observations))
         self._check_logits(logits)
         if mode == "greedy":
-            temperature = 1.0
-            tokens = logits.argmax(-1)
+            temperature, token_noise = 1.0, 0.0
+            tokens = likeliest_tokens(logits, self.config.greedy_smoothing)
         elif mode == "sample":
             if generators is None or len(generators) != len(logits):
                 count = "none" if generators is None else str(len(generators))
                 raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)}, not {count}")
-            chunk = (self.config.chunk_horizon, self.config.action_size)
-            uniforms = np.stack([chunk_uniforms(generator, *chunk, chunk_correlation) for generator in generators])
-            tokens = sample_tokens(logits, temperature, torch.from_numpy(uniforms).to(logits.device))
+            draws = (2, self.config.tokens_per_chunk) if token_noise else (1, self.config.tokens_per_chunk)
+            uniforms = torch.from_numpy(np.stack([generator.random(draws) for generator in generators], axis=1))
+            tokens = sample_tokens(logits, temperature, uniforms[0].to(logits.device))
+            if token_noise:
+                tokens = add_token_noise(tokens, self.config.num_bins, token_noise, uniforms[1].to(logits.device))
         else:
             raise ReflexError(f"unknown decoding mode {mode!r}; choose 'greedy' or 'sample'")
-        log_probs, _ = log_probs_and_entropies(logits, tokens, temperature)
+        log_probs, _ = log_probs_and_entropies(logits, tokens, temperature, token_noise)
         token_array = tokens.cpu().numpy()
         return PolicyOutput(self.detokenize(token_array), token_array, log_probs.cpu().numpy())
 
     def log_prob(
-        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0
+        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and entropies [B, K] of tokens [B, K], differentiable."""
-        return self.log_prob_from_inputs(self.prepare(observations), tokens, temperature)
+        return self.log_prob_from_inputs(self.prepare(observations), tokens, temperature, token_noise)
 
     def log_prob_from_inputs(
-        self, inputs: ModelInputs, tokens: torch.Tensor, temperature: float = 1.0
+        self, inputs: ModelInputs, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`log_prob` on tensors prepared earlier."""
         check_temperature(temperature)
@@ -372,7 +380,7 @@ class PrismaticPolicy(nn.Module):
             raise ReflexError(f"tokens: expected {expected}, got {list(tokens.shape)}")
         logits = self(inputs)
         self._check_logits(logits)
-        return log_probs_and_entropies(logits, tokens.to(logits.device), temperature)
+        return log_probs_and_entropies(logits, tokens.to(logits.device), temperature, token_noise)
 
     def _check_logits(self, logits: torch.Tensor) -> None:
         if not torch.isfinite(logits.detach().sum()):

@@ -59,17 +59,18 @@ class Policy(Protocol):
         mode: Mode = "greedy",
         temperature: float = 1.0,
         generators: Sequence[np.random.Generator] | None = None,
-        chunk_correlation: float = 0.0,
+        token_noise: float = 0.0,
     ) -> PolicyOutput:
         """Decide for B environments.
 
         `generators` (one per environment, required for mode "sample") make an episode's samples depend on its own
-        seed only, never on which episodes share its batch. `chunk_correlation` in [0, 1) correlates a chunk's draws
-        along time (`vla.policies.decoding.chunk_uniforms`); each token's log-probability stays its own.
+        seed only, never on which episodes share its batch. `token_noise` is the standard deviation, in bins, of noise
+        that sampling adds to every token; log-probabilities are those of the noisy tokens
+        (`vla.policies.decoding.add_token_noise`).
         """
 
     def log_prob(
-        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0
+        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities [B, K] of `tokens` [B, K] and entropies [B, K], differentiable."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -37,7 +37,7 @@ class TrainablePolicy(Policy, Protocol):
         """Observations as `PreparedInputs` on the CPU, pictures as uint8 at the network's resolution."""
 
     def log_prob_from_inputs(
-        self, inputs: Any, tokens: torch.Tensor, temperature: float = 1.0
+        self, inputs: Any, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities [B, K] of `tokens` [B, K] and entropies [B, K], differentiable."""
 
@@ -142,10 +142,12 @@ def build_samples(
     normalisation: LengthNormalisation,
     max_samples: int | None,
     generator: np.random.Generator,
+    negative_share: float = 1.0,
 ) -> Samples | None:
     """All decisions of the rollouts whose advantage [N] is not 0; at most `max_samples`, drawn with `generator`.
 
-    None when no rollout has an advantage.
+    Of the decisions with a negative advantage only `negative_share` are drawn, and weighted by its inverse: failures are
+    long and many, and a part of them says the same at a part of the cost. None when no rollout has an advantage.
     """
     chosen = [index for index in range(len(rollouts)) if advantages[index] != 0]
     if not chosen:
@@ -161,6 +163,11 @@ def build_samples(
         advantages=torch.from_numpy(np.repeat(advantages[chosen], decisions)),
         weights=torch.from_numpy(np.repeat(length_weights(token_counts, normalisation), decisions)),
     )
+    if negative_share < 1.0:
+        negative = samples.advantages < 0
+        kept = torch.from_numpy(generator.random(len(samples)) < negative_share)
+        samples = replace(samples, weights=torch.where(negative, samples.weights / negative_share, samples.weights))
+        samples = samples[torch.nonzero(~negative | kept)[:, 0]]
     if max_samples is not None and len(samples) > max_samples:
         drawn = np.sort(generator.choice(len(samples), max_samples, replace=False))
         return samples[torch.from_numpy(drawn)]

@@ -192,7 +192,7 @@ def play_episodes(
             wanted[first : first + portion],
             mode="sample",
             temperature=algo.temperature,
-            chunk_correlation=algo.chunk_correlation,
+            token_noise=algo.token_noise,
             on_episode=partial(_finished_in_portion, finished, first),
             frame_stride=algo.frame_stride,
         )

@@ -36,8 +36,8 @@ class AlgoConfig:
     """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
     temperature: float = 1.0
     """Sampling temperature of the rollouts, and of the log-probabilities in the update."""
-    chunk_correlation: float = 0.0
-    """Correlation in [0, 1) of a chunk's draws along time; above 0 explores by shifting whole chunks."""
+    token_noise: float = 0.0
+    """Standard deviation, in bins, of noise that sampling adds to every token; it steadies the gradient."""
     freeze_vision: bool = True
     """Keep the vision towers and projector as they are: the update then reads each picture once, not every epoch."""
     clip_low: float = 0.2
@@ -66,6 +66,8 @@ class AlgoConfig:
     """Decisions per forward pass (gradients accumulate to a minibatch); null for the whole minibatch."""
     max_samples_per_update: int | None = None
     """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
+    negative_share: float = 1.0
+    """Share of the decisions with a negative advantage that an update uses, drawn at random and weighted up to all."""
     negative_weight: float = 0.3
     """Multiplies negative advantages; 1 is GRPO as published, less keeps a small policy from flattening out."""
     aggregation: Literal["token", "episode"] = "episode"
@@ -81,8 +83,8 @@ class AlgoConfig:
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)
         _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)
-        if not 0.0 <= self.chunk_correlation < 1.0:
-            raise ConfigError(f"algo.chunk_correlation is {self.chunk_correlation}; it must lie in [0, 1)")
+        _positive("algo.negative_share", self.negative_share)
+        _within("algo.negative_share", self.negative_share, 0.0, 1.0)
         _at_least("algo.group_size", self.group_size, 2, "advantages compare the rollouts of a group")
         for name in ("groups_per_iteration", "max_sampling_rounds", "update_epochs", "minibatch_size"):
             _at_least(f"algo.{name}", getattr(self, name), 1)
@@ -93,7 +95,7 @@ class AlgoConfig:
                 _at_least(f"algo.{name}", getattr(self, name), 1)
         for name in ("temperature", "learning_rate", "max_gradient_norm", "clip_high"):
             _positive(f"algo.{name}", getattr(self, name))
-        for name in ("kl_coefficient", "entropy_coefficient", "weight_decay"):
+        for name in ("kl_coefficient", "entropy_coefficient", "weight_decay", "token_noise"):
             _at_least(f"algo.{name}", getattr(self, name), 0)
         if self.target_kl is not None:
             _positive("algo.target_kl", self.target_kl)

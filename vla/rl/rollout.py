@@ -110,7 +110,7 @@ def collect_rollouts(
     *,
     mode: Mode,
     temperature: float,
-    chunk_correlation: float = 0.0,
+    token_noise: float = 0.0,
     on_episode: Callable[[int, Episode], None] | None = None,
     frame_stride: int | None = None,
     groups: int = 2,
@@ -121,7 +121,7 @@ def collect_rollouts(
     its request, so it does not depend on which episodes share its batches (up to the rounding of batched arithmetic),
     and not at all on the number of workers. `on_episode(index, episode)` is called in order of completion, which is
     the same in every run. `frame_stride` adds frames after every step that is a multiple of it; frames at decisions
-    and the final one are always kept. `chunk_correlation`: see `Policy.act`. `groups` = 1 lets simulation and inference
+    and the final one are always kept. `token_noise`: see `Policy.act`. `groups` = 1 lets simulation and inference
     wait for each other.
 
     Raises `EnvironmentRequestError` for an unknown task or initial state before anything runs, and what the pool
@@ -138,7 +138,7 @@ def collect_rollouts(
             finished = _finish_round(pool, group)
             # Resets go out before the policy runs; their slots join the group's next decision.
             _begin_resets(pool, group, waiting)
-            _begin_round(policy, pool, group, mode, temperature, chunk_correlation, frame_stride)
+            _begin_round(policy, pool, group, mode, temperature, token_noise, frame_stride)
             for rollout in finished:
                 episode = rollout.episode(suite, policy.policy_id)
                 episodes[rollout.index] = episode
@@ -206,7 +206,7 @@ def _begin_round(
     group: _Group,
     mode: Mode,
     temperature: float,
-    chunk_correlation: float,
+    token_noise: float,
     frame_stride: int | None,
 ) -> None:
     """One decision for every slot of the group that has an observation, in slot order, and its chunk on its way."""
@@ -219,7 +219,7 @@ def _begin_round(
         mode=mode,
         temperature=temperature,
         generators=[rollout.generator for rollout in rollouts],
-        chunk_correlation=chunk_correlation,
+        token_noise=token_noise,
     )
     execute_steps = policy.spec.execute_steps
     if len(output.actions) != len(slots) or output.actions.shape[1] < execute_steps:

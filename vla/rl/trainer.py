@@ -139,12 +139,20 @@ class Trainer:
         started = time.perf_counter()
         torch.manual_seed(derive_seed("torch", config.seed, iteration))
         state.policy.eval()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // 2))  # the simulator's processes need cores as well
         batch = collect_batch(
             state.policy, self.pool, self.suite, reward, self._init_states, algo, seed=config.seed, iteration=iteration
         )
+        torch.set_num_threads(threads)
         generator = stream_generator("samples", config.seed, iteration)
         samples = build_samples(
-            batch.rollouts, batch.advantages, algo.aggregation, algo.max_samples_per_update, generator
+            batch.rollouts,
+            batch.advantages,
+            algo.aggregation,
+            algo.max_samples_per_update,
+            generator,
+            algo.negative_share,
         )
         with held_interrupts():  # from here on the policy changes; the record must follow
             update_started = time.perf_counter()

@@ -141,11 +141,12 @@ def accumulate_gradient(
     totals, ratio_error = Totals(), 0.0
     for index in torch.split(order, algo.micro_batch_size or len(order)):
         part = samples[index]
-        log_probs, entropies = policy.log_prob_from_inputs(part.inputs, part.tokens, algo.temperature)
+        sampling = (algo.temperature, algo.token_noise)
+        log_probs, entropies = policy.log_prob_from_inputs(part.inputs, part.tokens, *sampling)
         reference_log_probs = None
         if reference is not None:
             with torch.no_grad():
-                reference_log_probs, _ = reference.log_prob_from_inputs(part.inputs, part.tokens, algo.temperature)
+                reference_log_probs, _ = reference.log_prob_from_inputs(part.inputs, part.tokens, *sampling)
         terms = policy_loss(
             log_probs,
             part.old_log_probs,

@@ -15,12 +15,12 @@ from vla.imitation.loop import (
     ImitationConfig,
     batch_indices,
     learning_rate_at,
-    soft_targets,
     token_loss,
     train_on_episodes,
     train_on_samples,
 )
 from vla.imitation.samples import ArraySamples, EpisodeSamples, chunk_targets, set_normalisation_from_episodes
+from vla.policies.decoding import gaussian_rows
 from vla.policies.prismatic import PrismaticFeatures
 
 NO_AUGMENTATION = AugmentationConfig(shift_pixels=0, brightness=0, contrast=0, colour=0)
@@ -50,15 +50,8 @@ def test_an_epoch_visits_every_sample_once_and_order_depends_on_seed_and_step_al
     assert len(batch_indices(2, 5, 0, seed=0)) == 5
 
 
-def test_soft_targets_by_hand() -> None:
-    rows = soft_targets(5, 1.0)
-    weights = np.exp(-0.5 * np.array([0, 1, 2, 3, 4]) ** 2)
-    np.testing.assert_allclose(rows[0].numpy(), weights / weights.sum(), atol=1e-6)
-    assert torch.equal(soft_targets(5, 0.0), torch.eye(5))
-
-
 def test_loss_is_zero_exactly_at_the_targets_and_cross_entropy_without_smoothing() -> None:
-    targets = soft_targets(6, 0.7)
+    targets = gaussian_rows(6, 0.7)
     tokens = torch.tensor([[0, 3, 5]])
     assert token_loss(torch.log(targets[tokens]), tokens, targets).item() == pytest.approx(0.0, abs=1e-6)
     logits = torch.randn(1, 3, 6, generator=torch.Generator().manual_seed(0))

@@ -1,46 +1,64 @@
-"""Correlated draws of a chunk: uniform each, together as correlated as asked."""
+"""Noisy tokens: their distribution by hand, by sampling, and as a gradient."""
 
-import numpy as np
+import math
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
-from vla.errors import ReflexError
-from vla.policies.decoding import chunk_uniforms
+from vla.policies.decoding import add_token_noise, gaussian_rows, log_probs_and_entropies, sample_tokens
 
 
-def draws(correlation: float, count: int = 4000) -> np.ndarray:
-    """[count, steps, dimensions]"""
-    generator = np.random.default_rng(0)
-    return np.stack([chunk_uniforms(generator, 8, 7, correlation) for _ in range(count)]).reshape(count, 8, 7)
+def test_rows_by_hand() -> None:
+    rows = gaussian_rows(3, 1.0)
+    near, far = math.exp(-0.5), math.exp(-2.0)
+    torch.testing.assert_close(rows[1], torch.tensor([near, 1.0, near]) / (1 + 2 * near))
+    torch.testing.assert_close(rows[0], torch.tensor([1.0, near, far]) / (1 + near + far))
+    assert torch.equal(gaussian_rows(3, 0.0), torch.eye(3))
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
-def test_each_draw_is_uniform(correlation):
-    values = draws(correlation)
-    for step, dimension in ((0, 0), (7, 6), (3, 2)):
-        assert stats.kstest(values[:, step, dimension], "uniform").pvalue > 1e-3
+def test_a_noisy_token_s_probability_by_hand() -> None:
+    # Bins 0 and 2 with probabilities 3/4 and 1/4: token 1 is reached from both.
+    logits = torch.log(torch.tensor([[[0.75, 1e-12, 0.25]]]))
+    rows = gaussian_rows(3, 1.0)
+    expected = 0.75 * rows[0, 1] + 0.25 * rows[2, 1]
+    log_probs, entropies = log_probs_and_entropies(logits, torch.tensor([[1]]), 1.0, token_noise=1.0)
+    assert log_probs.item() == pytest.approx(math.log(expected))
+    assert entropies.item() == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), abs=1e-5)
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
-def test_steps_of_a_dimension_are_correlated_and_dimensions_are_not(correlation):
-    normal = stats.norm.ppf(draws(correlation))
-    along_time = np.corrcoef(normal[:, 0, 2], normal[:, 6, 2])[0, 1]
-    across = np.corrcoef(normal[:, 0, 2], normal[:, 0, 3])[0, 1]
-    assert along_time == pytest.approx(correlation, abs=0.05)
-    assert across == pytest.approx(0.0, abs=0.05)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 12), st.floats(0.3, 20.0), st.floats(0.3, 3.0), st.integers(0, 2**31 - 1))
+def test_probabilities_of_all_tokens_sum_to_one(bins: int, noise: float, temperature: float, seed: int) -> None:
+    logits = torch.randn(1, 1, bins, generator=torch.Generator().manual_seed(seed)) * 4
+    every = torch.arange(bins)[None]
+    log_probs, _ = log_probs_and_entropies(logits.expand(1, bins, bins), every, temperature, noise)
+    assert log_probs.exp().sum().item() == pytest.approx(1.0, abs=1e-4)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.floats(0.0, 0.999), st.integers(0, 2**32 - 1))
-def test_draws_stay_in_the_unit_interval_and_repeat_with_the_seed(correlation, seed):
-    first, second = (chunk_uniforms(np.random.default_rng(seed), 4, 3, correlation) for _ in range(2))
-    assert first.shape == (12,) and ((first >= 0) & (first <= 1)).all()
-    np.testing.assert_array_equal(first, second)
+def test_samples_follow_the_probabilities() -> None:
+    count, bins, noise = 40_000, 8, 1.5
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.tensor([4.0, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0])
+    first, second = torch.rand(2, 1, count, generator=generator, dtype=torch.float64)
+    tokens = sample_tokens(logits.expand(1, count, bins), 1.0, first)
+    noisy = add_token_noise(tokens, bins, noise, second)
+    shares = torch.bincount(noisy[0], minlength=bins) / count
+    every = torch.arange(bins)[None]
+    log_probs, _ = log_probs_and_entropies(logits.expand(1, bins, bins), every, 1.0, noise)
+    torch.testing.assert_close(shares, log_probs[0].exp(), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("correlation", [-0.1, 1.0, float("nan")])
-def test_a_correlation_that_cannot_be_is_refused(correlation):
-    with pytest.raises(ReflexError, match="chunk_correlation"):
-        chunk_uniforms(np.random.default_rng(0), 4, 3, correlation)
+def test_noise_shrinks_the_score_of_a_sharp_token_and_keeps_its_direction() -> None:
+    """Sampling one bin instead of its neighbour says next to nothing, and with noise the gradient says so."""
+    norms = []
+    for noise in (0.0, 8.0):
+        logits = torch.full((1, 1, 64), -20.0)
+        logits[..., 31:33] = 0.0
+        logits.requires_grad_()
+        log_probs, _ = log_probs_and_entropies(logits, torch.tensor([[32]]), 1.0, noise)
+        (gradient,) = torch.autograd.grad(log_probs.sum(), logits)
+        assert gradient[0, 0, 32] > 0 > gradient[0, 0, 31]
+        norms.append(float(gradient.norm()))
+    assert norms[1] < 0.1 * norms[0]

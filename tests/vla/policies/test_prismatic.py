@@ -287,9 +287,12 @@ def test_bfloat16_is_close_to_float32_and_can_be_left_again():
         policy.set_precision("half")
 
 
-def test_correlated_sampling_keeps_each_token_s_own_log_probability():
+def test_noisy_tokens_carry_the_probability_they_were_drawn_with() -> None:
     policy = small_policy()
     observations = make_observations(3)
-    output = policy.act(observations, "sample", 1.3, generators(3), chunk_correlation=0.7)
-    log_probs, _ = policy.log_prob(observations, torch.from_numpy(output.tokens), 1.3)
+    plain = policy.act(observations, "sample", 1.3, generators(3))
+    output = policy.act(observations, "sample", 1.3, generators(3), token_noise=6.0)
+    moved = output.tokens - plain.tokens  # the first draw is the same one
+    assert 4.0 < moved.std() < 8.0
+    log_probs, _ = policy.log_prob(observations, torch.from_numpy(output.tokens), 1.3, token_noise=6.0)
     np.testing.assert_allclose(output.log_probs, log_probs.detach().numpy(), atol=1e-5)

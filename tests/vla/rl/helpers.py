@@ -53,7 +53,7 @@ class TrainableFakePolicy(FakePolicy):
         return inputs
 
     def log_prob_from_inputs(
-        self, inputs: FakeInputs, tokens: torch.Tensor, temperature: float = 1.0
+        self, inputs: FakeInputs, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
         observations: Any = {"state": inputs.state.numpy(), "instruction": list(inputs.instruction)}
         return self.log_prob(observations, tokens, temperature)

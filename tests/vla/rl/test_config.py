@@ -29,7 +29,7 @@ def test_defaults_are_valid_and_the_reward_is_the_only_difference():
         ("kl_coefficient", -0.1, "at least 0"),
         ("micro_batch_size", 0, "at least 1"),
         ("negative_weight", 2.0, r"\[0, 1\]"),
-        ("chunk_correlation", 1.0, r"\[0, 1\)"),
+        ("token_noise", -1.0, "at least 0"),
     ],
 )
 def test_bad_algorithm_value_names_the_field_and_what_would_be_right(field, value, advice):
