@@ -75,10 +75,10 @@ def likeliest_tokens(logits: torch.Tensor, smoothing: float) -> torch.Tensor:
 def add_token_noise(tokens: torch.Tensor, num_bins: int, token_noise: float, uniforms: torch.Tensor) -> torch.Tensor:
     """Move tokens [B, K] by Gaussian noise of `token_noise` bins; uniforms [B, K] in [0, 1) decide.
 
-    Why a policy that learns from its own samples should: a sharp distribution samples within a bin or two, which changes
-    nothing that happens and yet fills the gradient, since the score of a bin has the same size however near the next bin
-    is. With the noise in the sample and in its probability (`log_probs_and_entropies`) the policy gradient stays exact,
-    and credit goes to a neighbourhood of bins instead of one.
+    Why a policy that learns from its own samples should: a sharp distribution samples within a bin or two, which
+    changes nothing that happens and yet fills the gradient, since the score of a bin has the same size however near the
+    next bin is. With the noise in the sample and in its probability (`log_probs_and_entropies`) the policy gradient
+    stays exact, and credit goes to a neighbourhood of bins instead of one.
     """
     rows = gaussian_rows(num_bins, token_noise).to(tokens.device)[tokens]
     return sample_tokens(torch.log(rows), 1.0, uniforms)

@@ -146,8 +146,8 @@ def build_samples(
 ) -> Samples | None:
     """All decisions of the rollouts whose advantage [N] is not 0; at most `max_samples`, drawn with `generator`.
 
-    Of the decisions with a negative advantage only `negative_share` are drawn, and weighted by its inverse: failures are
-    long and many, and a part of them says the same at a part of the cost. None when no rollout has an advantage.
+    Of the decisions with a negative advantage only `negative_share` are drawn, and weighted by its inverse: failures
+    are long and many, and a part of them says the same at a part of the cost. None when no rollout has an advantage.
     """
     chosen = [index for index in range(len(rollouts)) if advantages[index] != 0]
     if not chosen:
