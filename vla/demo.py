@@ -44,9 +44,7 @@ class DemoConfig:
     """SRPO stops early when held-out success reaches this share."""
     evaluation_episodes_per_task: int = 50
     """Held-out initial states of each task, before and after."""
-    algo: AlgoConfig = field(
-        default_factory=lambda: AlgoConfig(groups_per_iteration=24, token_noise=8.0, negative_share=0.35)
-    )
+    algo: AlgoConfig = field(default_factory=lambda: AlgoConfig(groups_per_iteration=24, token_noise=8.0))
     """The reinforcement-learning algorithm."""
     seed: int = 0
     """Seed of everything random."""

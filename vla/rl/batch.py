@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -142,12 +142,10 @@ def build_samples(
     normalisation: LengthNormalisation,
     max_samples: int | None,
     generator: np.random.Generator,
-    negative_share: float = 1.0,
 ) -> Samples | None:
     """All decisions of the rollouts whose advantage [N] is not 0; at most `max_samples`, drawn with `generator`.
 
-    Of the decisions with a negative advantage only `negative_share` are drawn, and weighted by its inverse: failures
-    are long and many, and a part of them says the same at a part of the cost. None when no rollout has an advantage.
+    None when no rollout has an advantage.
     """
     chosen = [index for index in range(len(rollouts)) if advantages[index] != 0]
     if not chosen:
@@ -163,11 +161,6 @@ def build_samples(
         advantages=torch.from_numpy(np.repeat(advantages[chosen], decisions)),
         weights=torch.from_numpy(np.repeat(length_weights(token_counts, normalisation), decisions)),
     )
-    if negative_share < 1.0:
-        negative = samples.advantages < 0
-        kept = torch.from_numpy(generator.random(len(samples)) < negative_share)
-        samples = replace(samples, weights=torch.where(negative, samples.weights / negative_share, samples.weights))
-        samples = samples[torch.nonzero(~negative | kept)[:, 0]]
     if max_samples is not None and len(samples) > max_samples:
         drawn = np.sort(generator.choice(len(samples), max_samples, replace=False))
         return samples[torch.from_numpy(drawn)]

@@ -66,8 +66,6 @@ class AlgoConfig:
     """Decisions per forward pass (gradients accumulate to a minibatch); null for the whole minibatch."""
     max_samples_per_update: int | None = None
     """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
-    negative_share: float = 1.0
-    """Share of the decisions with a negative advantage that an update uses, drawn at random and weighted up to all."""
     negative_weight: float = 0.3
     """Multiplies negative advantages; 1 is GRPO as published, less keeps a small policy from flattening out."""
     aggregation: Literal["token", "episode"] = "episode"
@@ -83,8 +81,6 @@ class AlgoConfig:
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)
         _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)
-        _positive("algo.negative_share", self.negative_share)
-        _within("algo.negative_share", self.negative_share, 0.0, 1.0)
         _at_least("algo.group_size", self.group_size, 2, "advantages compare the rollouts of a group")
         for name in ("groups_per_iteration", "max_sampling_rounds", "update_epochs", "minibatch_size"):
             _at_least(f"algo.{name}", getattr(self, name), 1)

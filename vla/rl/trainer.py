@@ -147,12 +147,7 @@ class Trainer:
         torch.set_num_threads(threads)
         generator = stream_generator("samples", config.seed, iteration)
         samples = build_samples(
-            batch.rollouts,
-            batch.advantages,
-            algo.aggregation,
-            algo.max_samples_per_update,
-            generator,
-            algo.negative_share,
+            batch.rollouts, batch.advantages, algo.aggregation, algo.max_samples_per_update, generator
         )
         with held_interrupts():  # from here on the policy changes; the record must follow
             update_started = time.perf_counter()

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.policies.decoding import add_token_noise, gaussian_rows, log_probs_and_entropies, sample_tokens
+from vla.policies.decoding import (
+    add_token_noise,
+    gaussian_rows,
+    likeliest_tokens,
+    log_probs_and_entropies,
+    sample_tokens,
+)
 
 
 def test_rows_by_hand() -> None:
@@ -62,3 +68,11 @@ def test_noise_shrinks_the_score_of_a_sharp_token_and_keeps_its_direction() -> N
         assert gradient[0, 0, 32] > 0 > gradient[0, 0, 31]
         norms.append(float(gradient.norm()))
     assert norms[1] < 0.1 * norms[0]
+
+
+def test_the_likeliest_neighbourhood_beats_a_lone_peak() -> None:
+    logits = torch.full((1, 1, 64), -9.0)
+    logits[..., 5] = 1.0  # the likeliest bin
+    logits[..., 40:47] = 0.5  # far likelier together
+    assert likeliest_tokens(logits, 0.0).item() == 5
+    assert likeliest_tokens(logits, 2.0).item() == 43
