@@ -27,6 +27,7 @@ from sim.tabletop.tasks import LEFT, RIGHT, TASKS, Layout, Task, sample_layout
 
 Generator = np.random.Generator
 HORIZON = 180
+SUITE_VERBS = {"lift": "pick up", "grasp": "pick up", "place": "put", "slide": "push"}
 SKILLS: dict[str, float] = {
     "pick": 0.14,
     "place": 0.2,
@@ -49,6 +50,11 @@ def held_out_pairs() -> frozenset[tuple[str, str]]:
     return frozenset(_pairs(goal for task in TASKS for goal in task.goals))
 
 
+def canonical_instruction(instruction: str) -> str:
+    """An instruction with each verb of play replaced by the suite's own for the same skill."""
+    return " ".join(SUITE_VERBS.get(word, word) for word in instruction.split())
+
+
 def _pairs(goals: object) -> list[tuple[str, str]]:
     return [(type(goal).__name__, goal.item) for goal in goals if hasattr(goal, "item")]  # type: ignore[attr-defined]
 
@@ -63,10 +69,11 @@ class Play:
 
 def sample_play(generator: Generator) -> Play:
     """Draw a task and a layout. Deterministic in the generator's state."""
-    excluded = held_out_pairs()
+    excluded, instructions = held_out_pairs(), {task.instruction for task in TASKS}
     while True:
         task, slide = _sample_task(generator)
-        if not excluded.intersection(_pairs(task.goals)):
+        same_words = canonical_instruction(task.instruction) in instructions
+        if not same_words and not excluded.intersection(_pairs(task.goals)):
             break
     layout = sample_layout(task.scene, generator)
     if task.name == "play_place_both":

@@ -72,8 +72,9 @@ class WordGrounding(nn.Module):
         super().__init__()
         self.detector = nn.Linear(width, HIDDEN)
         self.projection = nn.Linear(3 * cameras, width)
-        # As sharp from the start as the tower's own detectors; normalised embeddings have deviation 1.
-        nn.init.normal_(self.detector.weight, std=0.6 * width**-0.5)
+        # Sharper from the start than the tower's detectors: a word whose colour resembles the table's must outshine
+        # hundreds of table patches, and a soft detector that does not is stuck with the middle of the picture.
+        nn.init.normal_(self.detector.weight, std=3.0 * width**-0.5)
         nn.init.normal_(self.projection.weight, std=scale)
         self.register_buffer("coordinates", tower.coordinates.clone(), persistent=False)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.errors import ReflexError
-from vla.training.devices import autocast, available_cpus, resolve_device, set_threads
+from vla.training.devices import autocast, available_cpus, computes_bfloat16, resolve_device, set_threads
 from vla.training.seeding import derive_seed, load_rng, restore_rng, save_rng, seed_everything
 
 
@@ -94,8 +94,11 @@ def test_threads() -> None:
 
 def test_precision() -> None:
     left, right = torch.ones(2, 2), torch.ones(2, 2)
-    with autocast(torch.device("cpu")):
+    with autocast(torch.device("cpu"), "float32"):
         assert (left @ right).dtype == torch.float32
+    multiplies = torch.cpu.get_capabilities()
+    has_bfloat16 = bool(multiplies.get("avx512_bf16") or multiplies.get("amx_bf16"))
+    assert computes_bfloat16(torch.device("cpu"), "auto") is has_bfloat16
     with autocast(torch.device("cpu"), "bfloat16"):
         assert (left @ right).dtype == torch.bfloat16
     with pytest.raises(ReflexError, match="unknown precision 'fp8'"):
