@@ -30,7 +30,7 @@ class DemoConfig:
 
     output: str = "runs/demo"
     """Run folder. Running the command again continues an unfinished one."""
-    tasks: list[int] = field(default_factory=lambda: [2, 3, 4])
+    tasks: list[int] = field(default_factory=lambda: [2, 3, 8])
     """Task numbers; see `sim/tabletop/tasks.py`."""
     policy: str = "reflex-tiny"
     """Pretrained policy to start from."""
@@ -53,7 +53,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[2,3,4]")
+            raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[2,3,8]")
         for name in ("demonstrations_per_task", "fine_tune_steps", "evaluation_episodes_per_task"):
             if getattr(self, name) < 1:
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
