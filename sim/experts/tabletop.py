@@ -36,6 +36,16 @@ GAIN = 1.6
 _DOWN = np.diag([1.0, -1.0, -1.0])
 
 
+def straight_line(position: Array, target: Array, gain: float = GAIN) -> Array:
+    """The translation [3] of an action that moves `position` (m, 3) straight to `target` (m, 3), at most at full speed.
+
+    Full speed is a length, not a box: a path whose direction varies smoothly with the target. Clipping each axis by
+    itself makes most labels exactly +-1, and an extreme the likeliest token of an unsure policy.
+    """
+    velocity = gain * (target - position) / POSITION_SCALE
+    return np.asarray(velocity / max(1.0, float(np.linalg.norm(velocity))))
+
+
 class TabletopExpert(Expert):
     """Solves any task made of the suite's goals, one goal at a time."""
 
@@ -56,10 +66,7 @@ class TabletopExpert(Expert):
         world = environment.world_state()
         target, grip = self._target(environment.task.goals, world)
         action = np.zeros(7, dtype=np.float32)
-        # Full speed is a length, not a box: a straight path whose direction varies smoothly with the target. Clipping
-        # each axis by itself makes most labels exactly +-1, and an extreme the likeliest token of an unsure policy.
-        velocity = self._gain * (target - world.gripper) / POSITION_SCALE
-        action[:3] = velocity / max(1.0, float(np.linalg.norm(velocity)))
+        action[:3] = straight_line(world.gripper, target, self._gain)
         tilt = orientation_error(_DOWN, environment.gripper_rotation())
         if np.abs(tilt).max() > 0.03:
             action[3:6] = np.clip(tilt / ROTATION_SCALE, -1.0, 1.0)

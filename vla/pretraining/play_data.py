@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import POSITION_SCALE, FloatArray, Observation
-from sim.experts.tabletop import TabletopExpert
+from sim.contract import FloatArray, Observation
+from sim.experts.tabletop import TabletopExpert, straight_line
 from sim.tabletop.environment import TabletopEnvironment
 from sim.tabletop.goals import ButtonPressed, DrawerOpened, DrawerShut, InDrawer, PlacedOn, WorldState
 from sim.tabletop.play import colour_jitter, sample_play
@@ -136,9 +136,8 @@ class _EpisodeRecorder:
     def _towards_excursion(self, world: WorldState) -> FloatArray:
         assert self.excursion is not None
         self.burst_left -= 1
-        velocity = 1.6 * (self.excursion[:3] - world.gripper) / POSITION_SCALE
         action = np.zeros(7, dtype=np.float32)
-        action[:3] = velocity / max(1.0, float(np.linalg.norm(velocity)))
+        action[:3] = straight_line(world.gripper, self.excursion[:3].astype(np.float64))
         action[6] = self.excursion[3]
         return action
 
@@ -149,11 +148,10 @@ class _EpisodeRecorder:
         while True:
             step = len(self.actions)
             action = expert.act(environment)
-            disturbed = self._disturb(action, environment.world_state())
+            world = environment.world_state()
+            disturbed = self._disturb(action, world)
             if disturbed is None and step % 2 == phase:
-                self.kept.append(
-                    (step, environment.render_observation(), *_localisation(task, environment.world_state()))
-                )
+                self.kept.append((step, environment.render_observation(), *_localisation(task, world)))
             self.actions.append(action)
             self.clean.append(disturbed is None)
             outcome = environment.advance(action if disturbed is None else disturbed)

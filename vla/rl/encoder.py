@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,11 @@ from vla.data.episode import Episode
 from vla.rl.batch import TrainablePolicy
 from vla.rl.collection import play_episodes
 from vla.rl.config import TrainConfig
-from vla.rl.rewards import rollout_clip
+from vla.rl.rewards import rollout_clip, spaced_frames
 from vla.rl.rollout import RolloutRequest
 from vla.rl.sampler import stream_generator
 from vla.rl.state import Progress
 from vla.training.seeding import derive_seed
-from world_models.encoders.base import sample_frames
 
 
 def train_encoder(
@@ -30,16 +29,16 @@ def train_encoder(
     tasks: Sequence[int],
     progress: Progress,
     folder: Path,
+    demonstrations: Mapping[int, list[NDArray[np.uint8]]],
     log: Callable[[str], None],
 ) -> None:
-    """Train a small world model on rollouts of the starting policy (and demonstrations, if given) into `folder`.
+    """Train a small world model on rollouts of the starting policy and clips of demonstrations by task into `folder`.
 
     The rollouts count as training episodes in `progress`. Raises `world_models.errors.WorldModelError` when the latents
     collapse; more rollouts (`encoder_episodes_per_task`) or `encoder=pixels` are the ways out.
     """
     from world_models.jepa import JepaConfig, train_jepa
 
-    demonstrations = demonstration_clips(config, tasks, policy.spec.execute_steps)
     clips = [clip for of_task in demonstrations.values() for clip in of_task]
 
     def keep(_: int, episode: Episode) -> None:
@@ -80,6 +79,5 @@ def demonstration_clips(config: TrainConfig, tasks: Sequence[int], stride: int) 
     for episode in read_demonstrations(config.demonstrations, list(tasks), None):
         last = len(episode.images) - 1
         frames = episode.images[sorted({*range(0, last, config.algo.frame_stride or stride), last})]
-        count = min(max(len(frames), 2), config.algo.reward_frames)
-        clips[episode.task_id].append(np.ascontiguousarray(frames[sample_frames(len(frames), count)]))
+        clips[episode.task_id].append(spaced_frames(frames, config.algo.reward_frames))
     return clips

@@ -111,6 +111,10 @@ def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:
 
     A rollout with a single frame holds it: a clip of one frame has no motion to encode.
     """
-    count = min(max(len(episode.images), 2), max_frames)
-    clip: NDArray[np.uint8] = episode.images[sample_frames(len(episode.images), count)]
+    return spaced_frames(episode.images, max_frames)
+
+
+def spaced_frames(frames: NDArray[np.uint8], max_frames: int) -> NDArray[np.uint8]:
+    """At most `max_frames` evenly spaced frames, and at least 2, of [n, H, W, 3], in an own array."""
+    clip: NDArray[np.uint8] = frames[sample_frames(len(frames), min(max(len(frames), 2), max_frames))]
     return clip

@@ -147,11 +147,11 @@ def make_reward(
         return BinaryReward()
     from world_models.encoders import load_encoder
 
+    clips = demonstration_clips(config, tasks, state.policy.spec.execute_steps)
     name = config.encoder
     if name == "jepa":
         folder = run.path / ENCODER_FOLDER
         if fresh:
-            train_encoder(config, state.policy, pool, suite, tasks, state.progress, folder, log)
+            train_encoder(config, state.policy, pool, suite, tasks, state.progress, folder, clips, log)
         name = str(folder)
-    clips = demonstration_clips(config, tasks, state.policy.spec.execute_steps)
     return SrpoReward(load_encoder(name, config.device), algo.alpha, algo.metric, algo.reward_frames, clips)

@@ -31,7 +31,7 @@ from vla.rl.sampler import stream_generator
 from vla.rl.setup import check_frame_memory, chosen_tasks, make_reward, make_suite, open_reference, open_state
 from vla.rl.state import TrainingState, save_state
 from vla.rl.update import learning_rate, update_policy
-from vla.training.devices import available_cpus, resolve_device, set_threads
+from vla.training.devices import available_cpus, resolve_device, set_threads, sharing_cores
 from vla.training.interrupts import held_interrupts
 from vla.training.run_folder import RunFolder
 from vla.training.seeding import derive_seed, seed_everything
@@ -139,12 +139,17 @@ class Trainer:
         started = time.perf_counter()
         torch.manual_seed(derive_seed("torch", config.seed, iteration))
         state.policy.eval()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(max(1, threads // 2))  # the simulator's processes need cores as well
-        batch = collect_batch(
-            state.policy, self.pool, self.suite, reward, self._init_states, algo, seed=config.seed, iteration=iteration
-        )
-        torch.set_num_threads(threads)
+        with sharing_cores():
+            batch = collect_batch(
+                state.policy,
+                self.pool,
+                self.suite,
+                reward,
+                self._init_states,
+                algo,
+                seed=config.seed,
+                iteration=iteration,
+            )
         generator = stream_generator("samples", config.seed, iteration)
         samples = build_samples(
             batch.rollouts, batch.advantages, algo.aggregation, algo.max_samples_per_update, generator

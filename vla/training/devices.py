@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from vla.errors import ReflexError
 
-__all__ = ["autocast", "available_cpus", "computes_bfloat16", "resolve_device", "set_threads"]
+__all__ = ["autocast", "available_cpus", "computes_bfloat16", "resolve_device", "set_threads", "sharing_cores"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -55,6 +56,17 @@ def set_threads(count: int | None = None) -> int:
     threads = available_cpus() if count is None else count
     torch.set_num_threads(threads)
     return threads
+
+
+@contextmanager
+def sharing_cores() -> Iterator[None]:
+    """Half of torch's threads, at least one, while the simulator's processes need cores as well."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def computes_bfloat16(device: torch.device, precision: str = "auto") -> bool:
