@@ -22,7 +22,7 @@ from sim.contract import (
 )
 from sim.core.environment import SuiteEnvironment, check_action
 from sim.core.operational_space import matrix_to_rotation_vector, operational_space_torques, rotation_vector_to_matrix
-from sim.core.rendering import PrimitiveRenderer
+from sim.core.rendering import PrimitiveRenderer, picture_coordinates
 from sim.tabletop.arm import FINGER_OPEN, REST_POSITIONS, TORQUE_LIMITS
 from sim.tabletop.goals import LIT_BUTTON, WorldState, task_progress
 from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, HALF_SIZE, PLATE_HALF_HEIGHT, scene_xml
@@ -232,6 +232,18 @@ class TabletopEnvironment(SuiteEnvironment):
         # The two fingers report with opposite signs, as on the real gripper and in LIBERO.
         fingers = np.array([self.data.qpos[7], -self.data.qpos[8]])
         return np.concatenate([self._site_position, orientation, fingers]).astype(np.float32)
+
+    def picture_coordinates(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where both cameras show points [n, 3] (m): [2, n, 2] in [-1, 1], NaN outside the picture."""
+        model, data = self.model, self.data  # whose camera poses are those of the last picture
+        return np.stack(
+            [
+                picture_coordinates(
+                    points, data.cam_xpos[camera], data.cam_xmat[camera].reshape(3, 3), model.cam_fovy[camera]
+                )
+                for camera in self._cameras
+            ]
+        )
 
     def render_observation(self) -> Observation:
         """Render both cameras and return the full observation."""

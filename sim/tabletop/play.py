@@ -28,21 +28,37 @@ from sim.tabletop.tasks import LEFT, RIGHT, TASKS, Layout, Task, sample_layout
 Generator = np.random.Generator
 HORIZON = 180
 SUITE_VERBS = {"lift": "pick up", "grasp": "pick up", "place": "put", "slide": "push"}
-SKILLS: dict[str, float] = {
-    "pick": 0.14,
-    "place": 0.2,
-    "stack": 0.12,
-    "push": 0.13,
-    "open_drawer": 0.06,
-    "shut_drawer": 0.04,
-    "put_in_drawer": 0.07,
-    "open_and_put": 0.06,
-    "press": 0.05,
-    "press_and_pick": 0.09,
-    "place_two": 0.05,
-    "place_both": 0.1,
+
+
+@dataclass(frozen=True)
+class Skill:
+    """How often play shows a skill, and what a scene must hold for it."""
+
+    share: float
+    objects: int = 1
+    """Least number of movable objects."""
+    plate: bool = False
+    drawer: bool = False
+    button: bool = False
+
+
+SKILLS: dict[str, Skill] = {
+    "pick": Skill(0.14),
+    "place": Skill(0.2, plate=True),
+    "stack": Skill(0.12, objects=2),
+    "push": Skill(0.13),
+    "open_drawer": Skill(0.06, objects=0, drawer=True),
+    "shut_drawer": Skill(0.04, objects=0, drawer=True),
+    "put_in_drawer": Skill(0.07, drawer=True),
+    "open_and_put": Skill(0.06, drawer=True),
+    "press": Skill(0.05, objects=0, button=True),
+    "press_and_pick": Skill(0.09, button=True),
+    "place_two": Skill(0.05, objects=2, plate=True),
+    "place_both": Skill(0.1, objects=2, plate=True),
 }
-"""Share of each skill in play."""
+MOST_OBJECTS = 3
+MOST_THINGS = 4
+"""Objects and plates that a table has room for; a drawer or a button takes the room of one."""
 
 
 def held_out_pairs() -> frozenset[tuple[str, str]]:
@@ -125,33 +141,31 @@ def _distinct_objects(generator: Generator, number: int) -> list[MovableObject]:
     return [kinds[index] for index in generator.choice(len(kinds), number, replace=False)]
 
 
-def _distinct_plates(generator: Generator, number: int) -> list[Plate]:
+def _distinct_colours(generator: Generator, number: int) -> list[str]:
     colours = list(COLOURS)
-    return [Plate(colours[index]) for index in generator.choice(len(colours), number, replace=False)]
+    return [colours[index] for index in generator.choice(len(colours), number, replace=False)]
 
 
 def _sample_task(generator: Generator) -> tuple[Task, float]:
     """A task and the drawer's starting slide (m)."""
-    names = list(SKILLS)
-    shares = np.array(list(SKILLS.values()))
-    skill = names[int(generator.choice(len(names), p=shares / shares.sum()))]
-    needs_drawer = skill in ("open_drawer", "shut_drawer", "put_in_drawer", "open_and_put")
-    drawer = needs_drawer or generator.random() < 0.06
-    button = skill in ("press", "press_and_pick") or (not drawer and generator.random() < 0.1)
-    least_objects = {"stack": 2, "place_two": 2, "place_both": 2}.get(
-        skill, 0 if skill in ("open_drawer", "shut_drawer", "press") else 1
-    )
-    most_objects = 2 if drawer or button or skill == "place_both" else 3
-    objects = _distinct_objects(generator, int(generator.integers(least_objects, most_objects + 1)))
-    if skill == "place_both":
+    shares = np.array([skill.share for skill in SKILLS.values()])
+    name = list(SKILLS)[int(generator.choice(len(SKILLS), p=shares / shares.sum()))]
+    skill = SKILLS[name]
+    drawer = skill.drawer or generator.random() < 0.06
+    button = skill.button or (not drawer and generator.random() < 0.1)
+    room = MOST_THINGS - drawer - button
+    if name == "place_both":
         shape = ("cube", "cylinder")[int(generator.integers(2))]
-        objects = [MovableObject(plate.colour, shape) for plate in _distinct_plates(generator, 2)]
-    least_plates = 1 if skill in ("place", "place_two", "place_both") else 0
-    most_plates = 1 if drawer or button or len(objects) > 2 else 2
-    plates = _distinct_plates(generator, int(generator.integers(least_plates, max(most_plates, least_plates) + 1)))
-    if skill not in ("place", "place_two", "place_both") and generator.random() < 0.6:
-        plates = []
-    goals, instruction = _goals(skill, objects, plates, generator)
+        objects = [MovableObject(colour, shape) for colour in _distinct_colours(generator, 2)]
+    else:
+        most = min(MOST_OBJECTS, room - 1)
+        objects = _distinct_objects(generator, int(generator.integers(skill.objects, most + 1)))
+    plates: list[Plate] = []
+    if skill.plate or generator.random() < 0.4:
+        most = max(min(2, room - len(objects)), int(skill.plate))
+        number = int(generator.integers(int(skill.plate), most + 1))
+        plates = [Plate(colour) for colour in _distinct_colours(generator, number)]
+    goals, instruction = _goals(name, objects, plates, generator)
     scene = Scene(
         objects=tuple(objects),
         plates=tuple(plates),
@@ -160,9 +174,9 @@ def _sample_task(generator: Generator) -> tuple[Task, float]:
         appearance=_sample_appearance(generator),
     )
     slide = 0.0
-    if skill in ("shut_drawer", "put_in_drawer"):
+    if name in ("shut_drawer", "put_in_drawer"):
         slide = float(generator.uniform(0.11, DRAWER_TRAVEL))
-    return Task(f"play_{skill}", instruction, scene, goals, HORIZON), slide
+    return Task(f"play_{name}", instruction, scene, goals, HORIZON), slide
 
 
 def _goals(

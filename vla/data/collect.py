@@ -65,6 +65,8 @@ class CollectConfig:
     """Seed of the expert's variation, the action noise and a policy's sampling."""
     image_size: int | None = None
     """Side of the square frames in pixels; null takes the suite's own."""
+    pace: float | None = None
+    """The expert's greatest speed as a share of full speed, for demonstrations as slow as people's; null: its own."""
     action_noise: float = 0.0
     """Deviation of Gaussian noise on the expert's executed actions (recorded clean), for data that shows recoveries."""
     pixel_format: PixelFormat = PIXEL_FORMAT
@@ -82,8 +84,11 @@ class CollectConfig:
             raise ReflexError(f"pixel_format={self.pixel_format!r} must be one of {', '.join(get_args(PixelFormat))}")
         if not 0 <= self.action_noise <= 1:
             raise ReflexError(f"action_noise={self.action_noise} must be within 0 and 1, in units of full-scale action")
-        if self.action_noise > 0 and self.policy != EXPERT:
-            raise ReflexError(f"action_noise={self.action_noise} needs policy=expert, not {self.policy!r}")
+        if self.pace is not None and not 0 < self.pace <= 1:
+            raise ReflexError(f"pace={self.pace} must be above 0 and at most 1, as a share of full speed, or null")
+        for name in ("action_noise", "pace"):
+            if getattr(self, name) and self.policy != EXPERT:
+                raise ReflexError(f"{name}={getattr(self, name)} needs policy=expert, not {self.policy!r}")
         if self.seed < 0:
             raise ReflexError(f"seed={self.seed} must not be negative")
 
@@ -203,6 +208,7 @@ def _run_plans(
                 split=config.split,
                 seed=config.seed,
                 action_noise=config.action_noise,
+                pace=config.pace,
                 pixel_format=config.pixel_format,
                 staging=staging,
             )

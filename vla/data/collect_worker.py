@@ -50,6 +50,7 @@ class AttemptSettings:
     """ "expert" or "random"."""
     split: Split
     seed: int
+    pace: float | None
     action_noise: float
     pixel_format: PixelFormat
     staging: Path
@@ -88,6 +89,7 @@ class AttemptRunner:
             self._suite.horizon(attempt.task_id),
             np.random.default_rng(seed),
             settings.action_noise,
+            settings.pace,
         )
         episode = recording.episode(
             suite=self._suite.name,
@@ -154,18 +156,26 @@ class Recording:
         )
 
 
+def at_pace(action: NDArray[np.float32], pace: float) -> NDArray[np.float32]:
+    """The action [7] with its translation shortened to at most `pace` (1 is full speed) in the same direction."""
+    slowed = action.copy()
+    slowed[:3] *= min(1.0, pace / max(float(np.linalg.norm(action[:3])), 1e-9))
+    return slowed
+
+
 def record_episode(
     environment: ManipulationEnvironment,
     expert: Expert | None,
     horizon: int,
     generator: np.random.Generator,
     action_noise: float,
+    pace: float | None = None,
 ) -> Recording:
     """Run one episode from the environment's present state, rendering before every control step.
 
     Without an expert, actions are uniform in [-1, 1]. With `action_noise` the first six numbers of each executed action
     carry Gaussian noise of that deviation, while the recorded action stays the expert's: the data then shows how to
-    come back from states off its path (DART, Laskey et al. 2017).
+    come back from states off its path (DART, Laskey et al. 2017). `pace` limits the expert's speed, as `at_pace` says.
     """
     recording = Recording()
     if expert is not None:
@@ -176,6 +186,7 @@ def record_episode(
             action = generator.uniform(-1.0, 1.0, ACTION_SIZE).astype(np.float32)
         else:
             action = np.clip(np.asarray(expert.act(environment), dtype=np.float32), -1.0, 1.0)
+            action = action if pace is None else at_pace(action, pace)
         executed = action.copy()
         if action_noise > 0:
             executed[:6] += generator.normal(0.0, action_noise, 6).astype(np.float32)

@@ -64,7 +64,7 @@ class KeypointTower(nn.Module):
 
 
 class WordGrounding(nn.Module):
-    """Word embeddings and patch features -> what to add to each word's token: where each camera sees what it names."""
+    """Where each camera sees what a word names, added to the word's token."""
 
     coordinates: torch.Tensor
 
@@ -78,14 +78,18 @@ class WordGrounding(nn.Module):
         nn.init.normal_(self.projection.weight, std=scale)
         self.register_buffer("coordinates", tower.coordinates.clone(), persistent=False)
 
-    def forward(self, words: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Embeddings [B, T, D] and features [B, cameras, P, HIDDEN] -> [B, T, D]."""
-        cameras = features.shape[1]
+    def responses(self, words: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Embeddings [B, T, D] and features [B, cameras, P, HIDDEN] -> how each place responds [B, cameras, P, T]."""
         detectors = self.detector(nn.functional.layer_norm(words, words.shape[-1:]))
-        responses = features @ detectors[:, None].transpose(2, 3).to(features.dtype)
+        responses: torch.Tensor = features @ detectors[:, None].transpose(2, 3).to(features.dtype)
+        return responses
+
+    def forward(self, responses: torch.Tensor) -> torch.Tensor:
+        """Responses [B, cameras, P, T] -> what to add to the words' tokens [B, T, D]."""
+        batch, cameras = responses.shape[:2]
         found = _expected_positions(responses.flatten(0, 1), self.coordinates)
-        found = found.view(len(words), cameras, -1, 3).transpose(1, 2).flatten(2)
-        added: torch.Tensor = self.projection(found.to(words.dtype))
+        found = found.view(batch, cameras, -1, 3).transpose(1, 2).flatten(2)
+        added: torch.Tensor = self.projection(found.to(responses.dtype))
         return added
 
 

@@ -45,8 +45,18 @@ class PrismaticFeatures:
     """[B, cameras * N, D] the same positions after the language model."""
     action_hidden: torch.Tensor
     """[B, Q, D] action-query hidden states."""
-    grounding: torch.Tensor
-    """[B, T, D] what was added to each instruction token; zeros without `ground_words`."""
+    word_responses: torch.Tensor | None
+    """[B, cameras, P, T] how each place of each picture responds to each instruction token; None without words'
+    detectors, or where the pictures were encoded before."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """All that later layers know of the pictures."""
+
+    vision: torch.Tensor  # [B, cameras * N, D]
+    grounding: torch.Tensor | None  # [B, T, D], what is added to the words' tokens
+    word_responses: torch.Tensor | None = None
 
 
 def attention_mask(valid: torch.Tensor, num_queries: int, kind: str) -> torch.Tensor:
@@ -238,22 +248,28 @@ class PrismaticPolicy(nn.Module):
     def encode_vision(self, inputs: ModelInputs, batch_size: int = 256) -> ModelInputs:
         """The same samples with their pictures replaced by all that is seen in them, on the inputs' device.
 
-        `images` is then [B, cameras * N + max_text_tokens, D]: vision tokens, and what is added to each word's token.
+        `images` is then [B, cameras * N, D], vision tokens; where words have detectors, `max_text_tokens` more: what is
+        added to each word's token.
         """
         device, parts = inputs.images.device, []
         with autocast(self.device, self._precision):
             for first in range(0, len(inputs), batch_size):
                 part = inputs[first : first + batch_size].to(self.device)
-                vision, grounding = self._see(part.images, self.language_model.embed_tokens(part.text))
-                parts.append(torch.cat([vision, grounding.to(vision.dtype)], dim=1).to(device))
+                seen = self._see(part.images, self.language_model.embed_tokens(part.text))
+                tokens = [seen.vision] if seen.grounding is None else [seen.vision, seen.grounding.to(seen.vision)]
+                parts.append(torch.cat(tokens, dim=1).to(device))
         return inputs.with_images(torch.cat(parts))
 
     def vision_tokens(self, images: torch.Tensor) -> torch.Tensor:
         """[B, cameras, S, S, 3] -> [B, cameras * N, D]. All cameras pass through the towers as one batch."""
-        return self._see(images, None)[0]
+        return self._see(images, None).vision
 
-    def _see(self, images: torch.Tensor, words: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vision tokens [B, cameras * N, D], and what to add to the embeddings of words [B, T, D] (a like tensor)."""
+    def _see(self, images: torch.Tensor, words: torch.Tensor | None) -> _Seen:
+        """Pictures, or what `encode_vision` made of them, and embeddings of words [B, T, D] to look for, if any."""
+        if images.dim() == 3:  # by `encode_vision`
+            count = self.config.tokens_per_camera * len(self.config.cameras)
+            vision, added = images[:, :count], images[:, count:]
+            return _Seen(vision, added[:, : words.shape[1]] if words is not None and added.shape[1] else None)
         batch, cameras = images.shape[:2]
         frames = images.flatten(0, 1)
         features = [tower(frames) for tower in self.vision_towers]
@@ -262,16 +278,18 @@ class PrismaticPolicy(nn.Module):
         if tokens.shape[1] != self.config.vision_tokens:
             expected = self.config.vision_tokens
             raise ReflexError(f"the vision towers give {tokens.shape[1]} tokens a frame; vision_tokens says {expected}")
-        grounding = torch.zeros_like(words) if words is not None else tokens.new_zeros(batch, 0, tokens.shape[-1])
+        grounding: torch.Tensor | None = None
+        responses: torch.Tensor | None = None
         if self.keypoint_tower is not None:
             patches = self.keypoint_tower.features(frames)
             tokens = torch.cat([tokens, self.keypoint_tower(patches).to(tokens.dtype)], dim=1)
             if self.word_grounding is not None and words is not None:
-                grounding = self.word_grounding(words, patches.view(batch, cameras, *patches.shape[1:]))
+                responses = self.word_grounding.responses(words, patches.view(batch, cameras, *patches.shape[1:]))
+                grounding = self.word_grounding(responses)
         tokens = tokens.view(batch, cameras, -1, tokens.shape[-1])
         if self.config.camera_embedding:
             tokens = tokens + self.camera_embedding
-        return tokens.flatten(1, 2), grounding
+        return _Seen(tokens.flatten(1, 2), grounding, responses)
 
     def forward_features(self, inputs: ModelInputs) -> PrismaticFeatures:
         """Hidden states of vision tokens and action queries; the hook for auxiliary heads."""
@@ -281,13 +299,10 @@ class PrismaticPolicy(nn.Module):
         text_length = int(inputs.text_length.max())
         text = self.language_model.embed_tokens(inputs.text[:, :text_length])
         text_valid = torch.arange(text_length, device=text.device) < inputs.text_length[:, None]
-        if inputs.images.dim() == 3:  # by `encode_vision`
-            tokens = self.config.tokens_per_camera * len(self.config.cameras)
-            vision, grounding = inputs.images[:, :tokens], inputs.images[:, tokens : tokens + text_length]
-        else:
-            vision, grounding = self._see(inputs.images, text)
-        text = text + grounding.to(text.dtype)
-        middle = [vision]
+        seen = self._see(inputs.images, text)
+        if seen.grounding is not None:
+            text = text + seen.grounding.to(text.dtype)
+        middle = [seen.vision]
         if self.config.state_size:
             low, high = self.state_low, self.state_high
             state = 2.0 * (inputs.state - low) / (high - low + 1e-8) - 1.0
@@ -305,10 +320,10 @@ class PrismaticPolicy(nn.Module):
             position_ids=valid.long().cumsum(1) - 1,
         ).last_hidden_state
         return PrismaticFeatures(
-            vision=vision,
-            vision_hidden=hidden[:, first : first + vision.shape[1]],
+            vision=seen.vision,
+            vision_hidden=hidden[:, first : first + seen.vision.shape[1]],
             action_hidden=hidden[:, -queries.shape[1] :],
-            grounding=grounding,
+            word_responses=seen.word_responses,
         )
 
     def _language_model_mask(self, valid: torch.Tensor, num_queries: int, dtype: torch.dtype) -> torch.Tensor:

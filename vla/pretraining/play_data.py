@@ -18,7 +18,6 @@ from sim.tabletop.environment import TabletopEnvironment
 from sim.tabletop.goals import ButtonPressed, DrawerOpened, DrawerShut, InDrawer, PlacedOn, WorldState
 from sim.tabletop.play import colour_jitter, sample_play
 from sim.tabletop.scene import COLOURS, DRAWER_HANDLE
-from sim.tabletop.tasks import Task
 from vla.errors import ReflexError
 from vla.training.files import write_bytes
 
@@ -28,7 +27,17 @@ CHUNK = 8
 EPISODES_PER_SHARD = 500
 EXCURSIONS = 0.3
 """Share of the bursts of disturbance that go somewhere wrong, rather than shake."""
-_FIELDS = ("images", "wrist_images", "states", "chunks", "positions", "targets", "next_sample", "instruction_index")
+_FIELDS = (
+    "images",
+    "wrist_images",
+    "states",
+    "chunks",
+    "positions",
+    "pictured",
+    "targets",
+    "next_sample",
+    "instruction_index",
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,10 @@ class PlaySamples:
     """N samples of play.
 
     `images`, `wrist_images` uint8 [N, 64, 64, 3]; `states` [N, 8]; `chunks` [N, 8, 7]; `positions` [N, kinds, 2] table
-    coordinates (m, NaN where absent); `targets` [N, 6] what to approach now and where it must go (m, NaN where there is
-    no such place); `next_sample` [N] the sample one chunk later in the same episode, or -1; `instruction_index` [N]
-    into `instructions`.
+    coordinates (m, NaN where absent); `pictured` [N, 2, kinds, 2] where both pictures show them (x right, y down, in
+    [-1, 1], NaN where out of the picture); `targets` [N, 6] what to approach now and where it must go (m, NaN where
+    there is no such place); `next_sample` [N] the sample one chunk later in the same episode, or -1;
+    `instruction_index` [N] into `instructions`.
     """
 
     images: NDArray[np.uint8]
@@ -46,6 +56,7 @@ class PlaySamples:
     states: NDArray[np.float32]
     chunks: NDArray[np.float32]
     positions: NDArray[np.float32]
+    pictured: NDArray[np.float32]
     targets: NDArray[np.float32]
     next_sample: NDArray[np.int64]
     instruction_index: NDArray[np.int64]
@@ -55,12 +66,18 @@ class PlaySamples:
         return len(self.images)
 
 
-def _localisation(task: Task, world: WorldState) -> tuple[FloatArray, FloatArray]:
+def _localisation(environment: TabletopEnvironment, world: WorldState) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """`positions`, `pictured` and `targets` of one sample."""
     positions = np.full((len(KINDS), 2), np.nan, dtype=np.float32)
-    for name, position in {**world.objects, **world.plates}.items():
-        positions[KINDS.index(name)] = position[:2]
+    pictured = np.full((2, len(KINDS), 2), np.nan, dtype=np.float32)
+    things = {**world.objects, **world.plates}
+    if things:
+        kinds, points = [KINDS.index(name) for name in things], np.stack(list(things.values()))
+        positions[kinds] = points[:, :2]
+        pictured[:, kinds] = environment.picture_coordinates(points)
     targets = np.full(6, np.nan, dtype=np.float32)
-    goal = next((goal for goal in task.goals if not goal.holds(world)), task.goals[-1])
+    goals = environment.task.goals
+    goal = next((goal for goal in goals if not goal.holds(world)), goals[-1])
     if isinstance(goal, DrawerOpened | DrawerShut):
         assert world.drawer_position is not None
         targets[:3] = world.drawer_position + DRAWER_HANDLE
@@ -72,7 +89,7 @@ def _localisation(task: Task, world: WorldState) -> tuple[FloatArray, FloatArray
             targets[3:] = world.plates[goal.target] if goal.target in world.plates else world.objects[goal.target]
         elif isinstance(goal, InDrawer):
             targets[3:] = world.drawer_position
-    return positions, targets
+    return positions, pictured, targets
 
 
 class _EpisodeRecorder:
@@ -86,7 +103,7 @@ class _EpisodeRecorder:
         self.generator = generator
         self.actions: list[FloatArray] = []
         self.clean: list[bool] = []
-        self.kept: list[tuple[int, Observation, FloatArray, FloatArray]] = []
+        self.kept: list[tuple[int, Observation, FloatArray, FloatArray, FloatArray]] = []
         self.burst_left = 0
         self.calm_left = int(generator.integers(0, 16))
         self.disturbance = np.zeros(7, dtype=np.float32)
@@ -143,7 +160,6 @@ class _EpisodeRecorder:
 
     def run(self, environment: TabletopEnvironment, expert: TabletopExpert) -> bool:
         """Play to the end; whether the task succeeded."""
-        task = environment.task
         phase = int(self.generator.integers(2))
         while True:
             step = len(self.actions)
@@ -151,7 +167,7 @@ class _EpisodeRecorder:
             world = environment.world_state()
             disturbed = self._disturb(action, world)
             if disturbed is None and step % 2 == phase:
-                self.kept.append((step, environment.render_observation(), *_localisation(task, world)))
+                self.kept.append((step, environment.render_observation(), *_localisation(environment, world)))
             self.actions.append(action)
             self.clean.append(disturbed is None)
             outcome = environment.advance(action if disturbed is None else disturbed)
@@ -188,12 +204,13 @@ def _append_samples(columns: dict[str, list[Any]], recorder: _EpisodeRecorder, i
     usable = [entry for entry in recorder.kept if clean[entry[0] : entry[0] + CHUNK].all()]
     base = len(columns["images"])
     rows = {entry[0]: base + offset for offset, entry in enumerate(usable)}
-    for step, observation, positions, targets in usable:
+    for step, observation, positions, pictured, targets in usable:
         columns["images"].append(observation["image"])
         columns["wrist_images"].append(observation["wrist_image"])
         columns["states"].append(observation["state"])
         columns["chunks"].append(actions[np.minimum(np.arange(step, step + CHUNK), length - 1)])
         columns["positions"].append(positions)
+        columns["pictured"].append(pictured)
         columns["targets"].append(targets)
         columns["next_sample"].append(rows.get(step + CHUNK, -1))
         columns["instruction_index"].append(instruction)

@@ -15,7 +15,7 @@ import pytest
 from sim.contract import EnvironmentRequestError
 from tests.vla.data.point_suite import FACTORY, PointEnvironment, PointExpert
 from vla.data.collect import CollectConfig, TaskPlan, collect
-from vla.data.collect_worker import record_episode
+from vla.data.collect_worker import at_pace, record_episode
 from vla.data.lerobot_reader import LeRobotDataset, read_demonstrations
 from vla.errors import ReflexError
 
@@ -83,6 +83,17 @@ def test_noise_is_executed_and_not_recorded() -> None:
     assert np.abs(executed - actions[0, 0]).max() < 1.0
 
 
+def test_a_slow_pace_shortens_movements_and_keeps_their_direction() -> None:
+    action = np.array([0.6, 0.0, -0.8, 0.1, 0.2, 0.3, 1.0], dtype=np.float32)  # a translation of length 1
+    np.testing.assert_allclose(at_pace(action, 0.4), [0.24, 0.0, -0.32, 0.1, 0.2, 0.3, 1.0], rtol=1e-6)
+    np.testing.assert_array_equal(at_pace(at_pace(action, 0.4), 0.5), at_pace(action, 0.4))
+    np.testing.assert_array_equal(at_pace(np.zeros(7, np.float32), 0.4), np.zeros(7))
+    environment = PointEnvironment(0, 16)
+    environment.reset_to("train", 0)
+    recording = record_episode(environment, PointExpert(0), 12, np.random.default_rng(1), 0.0, pace=0.1)
+    assert max(np.linalg.norm(action[:3]) for action in recording.actions) == pytest.approx(0.1)
+
+
 def test_a_random_policy_keeps_every_episode(tmp_path: Path) -> None:
     folder = collect(settings(tmp_path / "demos", policy="random", tasks=[1], episodes_per_task=4), FACTORY)
     episodes = read_demonstrations(folder)
@@ -121,6 +132,8 @@ def test_an_expert_that_cannot_do_the_task_ends_in_an_error(tmp_path: Path) -> N
         ({"split": "test"}, "split='test' must be train or eval"),
         ({"action_noise": -0.1}, "action_noise=-0.1"),
         ({"action_noise": 0.1, "policy": "random"}, "needs policy=expert"),
+        ({"pace": 0.0}, "pace=0.0"),
+        ({"pace": 0.5, "policy": "random"}, "pace=0.5 needs policy=expert"),
         ({"pixel_format": "rgb24"}, "pixel_format='rgb24' must be one of yuv420p, yuv444p"),
         ({"seed": -1}, "seed=-1"),
     ],

@@ -76,7 +76,9 @@ def test_a_word_is_told_where_each_camera_sees_what_it_names() -> None:
     words = torch.tensor([[[1.0, 0.0, 0.0, -1.0], [-1.0, 0.0, 0.0, 1.0]]])
     frames = torch.cat([_frame(slice(6, 8), slice(2, 4)), _frame(slice(0, 2), slice(0, 2))])
     features = tower.features(frames).view(1, 2, 16, -1)
-    added = grounding(words, features).detach()[0]
+    responses = grounding.responses(words, features)
+    assert responses.shape == (1, 2, 16, 2)
+    added = grounding(responses).detach()[0]
     # The same patches as above: (-1/3, 1) in the first camera and (-1, -1) in the second.
     torch.testing.assert_close(added[0], torch.tensor([-1 / 3, 1.0, -1.0, -1.0]), atol=1e-3, rtol=0)
     # Looking for what is not red: everywhere but there, so near the middle, on the other side.
