@@ -16,7 +16,7 @@ from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
 from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
-from vla.training.devices import resolve_device
+from vla.training.devices import in_float32, resolve_device
 from vla.training.interrupts import held_interrupts
 from vla.training.progress import progress_bar
 from vla.training.run_folder import RunFolder
@@ -195,8 +195,10 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
 
         suite = get_suite(suite_name)
         slots = min(32, len(tasks) * config.eval_episodes_per_task)
-        with EnvironmentPool(suite_name, num_slots=slots, num_workers=config.num_workers) as pool:
-            policy.set_precision("float32")
+        with (
+            EnvironmentPool(suite_name, num_slots=slots, num_workers=config.num_workers) as pool,
+            in_float32(policy, config.precision),
+        ):
             result = evaluate(
                 policy,
                 suite,
@@ -206,7 +208,6 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
                 split=config.eval_split,
                 seed=config.seed,
             )
-            policy.set_precision(config.precision)
         return {f"eval/{name}": float(value) for name, value in result.summary().items()}
 
     return evaluate_policy

@@ -18,7 +18,7 @@ from vla.rl.batch import Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
 from vla.rl.rewards import RewardModel, Scores
 from vla.rl.rollout import RolloutRequest, collect_rollouts
-from vla.rl.sampler import GroupRequest, choose_groups
+from vla.rl.sampler import GroupRequest, Start, choose_groups
 
 MINIMUM_SPREAD = 1e-4
 """Rewards of a group that differ by less count as equal: such a group teaches nothing."""
@@ -64,6 +64,7 @@ def collect_batch(
     *,
     seed: int,
     iteration: int,
+    success_rates: Mapping[Start, float] | None = None,
 ) -> Batch:
     """Roll out groups until `groups_per_iteration` of them have different rewards, or a limit is reached.
 
@@ -73,14 +74,21 @@ def collect_batch(
     references, and a group without any success is kept when another group of its task succeeded.
     """
     batch = Batch()
-    starts: set[tuple[int, int]] = set()
+    starts: set[Start] = set()
     seconds = {"rollout": 0.0, "encode": 0.0}
     kept, rounds = 0, 0
     scores = Scores(batch.rewards, {})
     while rounds < algo.max_sampling_rounds and kept < algo.groups_per_iteration:
         missing = algo.groups_per_iteration - kept
         requests = choose_groups(
-            init_states, missing, algo.group_size, seed=seed, iteration=iteration, sampling_round=rounds, exclude=starts
+            init_states,
+            missing,
+            algo.group_size,
+            seed=seed,
+            iteration=iteration,
+            sampling_round=rounds,
+            exclude=starts,
+            success_rates=success_rates if algo.sampling == "uncertain" else None,
         )
         if not requests:
             break

@@ -32,6 +32,9 @@ class AlgoConfig:
     """Rollouts from each initial state; their rewards are compared with one another."""
     groups_per_iteration: int = 48
     """Groups with different rewards that an update wants."""
+    sampling: Literal["uncertain", "even"] = "uncertain"
+    """Which training initial states: "uncertain" draws those more often whose last group had successes and failures,
+    "even" all tasks alike."""
     max_sampling_rounds: int = 2
     """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
     temperature: float = 1.0
@@ -77,6 +80,7 @@ class AlgoConfig:
         """Check every value. Raises `ConfigError`."""
         _one_of("algo.reward", self.reward, ("binary", "srpo"))
         _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
+        _one_of("algo.sampling", self.sampling, ("uncertain", "even"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)

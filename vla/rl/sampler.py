@@ -1,13 +1,22 @@
-"""Which rollouts an iteration makes: a pure function of the seed and the iteration, so a resumed run makes the same."""
+"""Which rollouts an iteration makes: a pure function of the seed, the iteration and what earlier rollouts came to.
+
+A resumed run, which reads those from `episodes.jsonl`, so makes the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vla.training.seeding import derive_seed
+
+Start = tuple[int, int]
+"""(task, initial state)."""
+LEAST_WEIGHT = 0.1
+"""Of a state whose last group had one outcome only, against 1 for one where half the rollouts succeeded."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +29,8 @@ class GroupRequest:
     """Action-sampling seed of each rollout; all different."""
 
     @property
-    def start(self) -> tuple[int, int]:
-        """(task, initial state)."""
+    def start(self) -> Start:
+        """Where it begins."""
         return self.task_id, self.init_state_id
 
 
@@ -33,32 +42,73 @@ def choose_groups(
     seed: int,
     iteration: int,
     sampling_round: int = 0,
-    exclude: Collection[tuple[int, int]] = (),
+    exclude: Collection[Start] = (),
+    success_rates: Mapping[Start, float] | None = None,
 ) -> list[GroupRequest]:
-    """Choose `count` different initial states outside `exclude`, spread evenly over the tasks.
+    """Choose `count` different initial states outside `exclude`: evenly over the tasks, or where outcomes differ.
 
     Args:
         init_states: how many training initial states each task has.
         count: groups wanted; fewer come back only when every state of every task is used up.
         group_size: rollouts in each group.
         seed, iteration, sampling_round: together they determine the result.
-        exclude: (task, initial state) pairs this iteration has rolled out already.
+        exclude: states this iteration has rolled out already.
+        success_rates: share of successes of each state's last group; states are then drawn with `state_weight`. None
+            for evenly.
     """
     generator = stream_generator("groups", seed, iteration, sampling_round)
     free = {
         task: [int(state) for state in generator.permutation(total) if (task, int(state)) not in exclude]
         for task, total in sorted(init_states.items())
     }
-    starts: list[tuple[int, int]] = []
-    while len(starts) < count and any(free.values()):
-        for task in generator.permutation([task for task, states in free.items() if states]).tolist():
-            if len(starts) < count:
-                starts.append((task, free[task].pop()))
+    if success_rates is None:
+        starts = _evenly(free, count, generator)
+    else:
+        starts = _by_weight(
+            [(task, state) for task, states in free.items() for state in states], count, success_rates, generator
+        )
     seeds = rollout_seeds(len(starts) * group_size, seed, iteration, sampling_round)
     return [
         GroupRequest(task, state, tuple(seeds[index * group_size : (index + 1) * group_size]))
         for index, (task, state) in enumerate(starts)
     ]
+
+
+def _evenly(free: dict[int, list[int]], count: int, generator: np.random.Generator) -> list[Start]:
+    starts: list[Start] = []
+    while len(starts) < count and any(free.values()):
+        for task in generator.permutation([task for task, states in free.items() if states]).tolist():
+            if len(starts) < count:
+                starts.append((task, free[task].pop()))
+    return starts
+
+
+def _by_weight(
+    starts: list[Start], count: int, success_rates: Mapping[Start, float], generator: np.random.Generator
+) -> list[Start]:
+    if not starts:
+        return []
+    weights = np.array([state_weight(success_rates.get(start)) for start in starts])
+    drawn = generator.choice(len(starts), min(count, len(starts)), replace=False, p=weights / weights.sum())
+    return [starts[index] for index in drawn.tolist()]
+
+
+def state_weight(success_rate: float | None) -> float:
+    """How much an initial state is wanted, 1 at most: the variance of its outcome; 1 where nothing is known yet."""
+    return 1.0 if success_rate is None else max(LEAST_WEIGHT, 4.0 * success_rate * (1.0 - success_rate))
+
+
+def last_success_rates(episodes: Iterable[Mapping[str, Any]]) -> dict[Start, float]:
+    """The share of successes of each training state's newest group, from lines of `episodes.jsonl`."""
+    newest: dict[Start, tuple[int, list[bool]]] = {}
+    for line in episodes:
+        if line["split"] != "train":
+            continue
+        start, step = (int(line["task_id"]), int(line["init_state_id"])), int(line["step"])
+        if start not in newest or newest[start][0] != step:
+            newest[start] = (step, [])
+        newest[start][1].append(bool(line["success"]))
+    return {start: float(np.mean(outcomes)) for start, (_, outcomes) in newest.items()}
 
 
 def rollout_seeds(count: int, seed: int, iteration: int, sampling_round: int = 0) -> list[int]:

@@ -27,11 +27,11 @@ from vla.rl.collection import collect_batch
 from vla.rl.config import TrainConfig
 from vla.rl.progress import evaluation_line, iteration_line
 from vla.rl.rewards import RewardModel
-from vla.rl.sampler import stream_generator
+from vla.rl.sampler import last_success_rates, stream_generator
 from vla.rl.setup import check_frame_memory, chosen_tasks, make_reward, make_suite, open_reference, open_state
 from vla.rl.state import TrainingState, save_state
 from vla.rl.update import learning_rate, update_policy
-from vla.training.devices import available_cpus, resolve_device, set_threads, sharing_cores
+from vla.training.devices import available_cpus, in_float32, resolve_device, set_threads, sharing_cores
 from vla.training.interrupts import held_interrupts
 from vla.training.run_folder import RunFolder
 from vla.training.seeding import derive_seed, seed_everything
@@ -101,6 +101,7 @@ class Trainer:
         self._init_states = {task: suite.num_init_states(task, "train") for task in tasks}
         self._clock_origin = started - state.progress.seconds
         self._first_iteration, self._first_iteration_clock = state.progress.iteration, 0.0
+        self._success_rates = last_success_rates(run.read_episodes())
         self._evaluations = [line for line in run.read_metrics() if "eval/success_rate" in line]
 
     def run_to_the_end(self) -> dict[str, Any]:
@@ -149,6 +150,7 @@ class Trainer:
                 algo,
                 seed=config.seed,
                 iteration=iteration,
+                success_rates=self._success_rates,
             )
         generator = stream_generator("samples", config.seed, iteration)
         samples = build_samples(
@@ -182,13 +184,12 @@ class Trainer:
                 "time/total_seconds": progress.seconds,
             }
             self.run.append_metrics(progress.iteration, metrics)
-            self.run.append_episodes(
-                [
-                    {**rollout.record, "group": group, "reward": float(value)}
-                    for rollout, group, value in zip(batch.rollouts, batch.groups, batch.rewards, strict=True)
-                ],
-                step=progress.iteration,
-            )
+            lines = [
+                {**rollout.record, "group": group, "reward": float(value)}
+                for rollout, group, value in zip(batch.rollouts, batch.groups, batch.rewards, strict=True)
+            ]
+            self.run.append_episodes(lines, step=progress.iteration)
+            self._success_rates |= last_success_rates({**line, "step": progress.iteration} for line in lines)
             if progress.iteration % config.checkpoint_every == 0:
                 self.checkpoint()
         self.log(iteration_line(progress.iteration, config.iterations, metrics, self._seconds_left()))
@@ -221,11 +222,9 @@ class Trainer:
 
     def evaluate(self, episodes_per_task: int, **films: Any) -> EvaluationResult:
         """Greedy on held-out initial states, in float32 as `vla eval` is, so that the two agree."""
-        policy = self.state.policy
-        policy.set_precision("float32")
-        try:
+        with in_float32(self.state.policy, self.config.precision):
             return evaluate(
-                policy,
+                self.state.policy,
                 self.suite,
                 self.pool,
                 tasks=self.tasks,
@@ -233,8 +232,6 @@ class Trainer:
                 seed=self.config.seed,
                 **films,
             )
-        finally:
-            policy.set_precision(self.config.precision)
 
     def reason_to_stop(self) -> str | None:
         """ "iterations" or "minutes" when that limit is reached."""

@@ -5,12 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
 import torch
 
 from vla.errors import ReflexError
 
-__all__ = ["autocast", "available_cpus", "computes_bfloat16", "resolve_device", "set_threads", "sharing_cores"]
+__all__ = [
+    "autocast",
+    "available_cpus",
+    "computes_bfloat16",
+    "in_float32",
+    "resolve_device",
+    "set_threads",
+    "sharing_cores",
+]
+
+
+class HasPrecision(Protocol):
+    """A policy that can be told which arithmetic to use."""
+
+    def set_precision(self, precision: str) -> None: ...
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -67,6 +82,16 @@ def sharing_cores() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def in_float32(policy: HasPrecision, precision: str) -> Iterator[None]:
+    """The policy in float32, as `vla eval` runs it, and back in `precision` afterwards."""
+    policy.set_precision("float32")
+    try:
+        yield
+    finally:
+        policy.set_precision(precision)
 
 
 def computes_bfloat16(device: torch.device, precision: str = "auto") -> bool:

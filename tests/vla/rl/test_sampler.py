@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from vla.rl.sampler import choose_groups, stream_generator
+import numpy as np
+import pytest
+
+from vla.rl.sampler import choose_groups, last_success_rates, state_weight, stream_generator
 
 
 def choose(count=12, **changes):
@@ -31,6 +34,36 @@ def test_excluded_states_are_left_out_and_exhaustion_ends_it():
     taken = {(0, state) for state in range(50)} | {(3, state) for state in range(49)}
     groups = choose_groups({0: 50, 3: 50}, 5, 2, seed=0, iteration=0, exclude=taken)
     assert [group.start for group in groups] == [(3, 49)]
+
+
+def test_states_with_both_outcomes_are_wanted_most():
+    # 4 p (1 - p): half the rollouts succeeded 1, one in four 0.75; never less than a tenth; unknown counts as half
+    weights = [state_weight(rate) for rate in (None, 0.5, 0.25, 0.75, 0.0, 1.0)]
+    assert weights == pytest.approx([1.0, 1.0, 0.75, 0.75, 0.1, 0.1])
+
+
+def test_uncertain_states_are_drawn_more_often_and_never_twice():
+    rates = {(0, state): 0.5 for state in range(50)} | {(3, state): 1.0 for state in range(50)}
+    counts = np.zeros(2)
+    for iteration in range(30):
+        groups = choose_groups({0: 50, 3: 50}, 10, 2, seed=0, iteration=iteration, success_rates=rates)
+        assert len({group.start for group in groups}) == 10
+        counts += [sum(group.task_id == task for group in groups) for task in (0, 3)]
+    # ten to one in weight; the solved task is still looked at
+    assert 0.02 < counts[1] / counts.sum() < 0.2
+    everything = choose_groups({0: 5}, 50, 2, seed=0, iteration=0, success_rates=rates)
+    assert sorted(group.start for group in everything) == [(0, state) for state in range(5)]
+    taken = {(0, state) for state in range(5)}
+    assert choose_groups({0: 5}, 5, 2, seed=0, iteration=0, success_rates=rates, exclude=taken) == []
+
+
+def test_the_newest_group_of_a_training_state_counts():
+    def line(step, state, success, split="train"):
+        return {"split": split, "task_id": 4, "init_state_id": state, "step": step, "success": success}
+
+    lines = [line(1, 7, True), line(1, 7, True), line(2, 7, True), line(2, 7, False), line(2, 8, False)]
+    lines += [line(2, 8, True, "eval"), line(2, 9, True, "eval")]
+    assert last_success_rates(lines) == {(4, 7): 0.5, (4, 8): 0.0}
 
 
 def test_streams_differ():
