@@ -36,6 +36,8 @@ class DemoConfig:
     """Pretrained policy to start from."""
     demonstrations_per_task: int = 3
     """Scripted demonstrations of each task that fine-tuning sees."""
+    demonstration_pace: float = 0.4
+    """Speed of the demonstrations as a share of full speed: slow, as people's are."""
     fine_tune_steps: int = 100
     """Optimiser steps of fine-tuning."""
     train_minutes: float = 11.0
@@ -73,6 +75,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
                 suite="tabletop",
                 tasks=config.tasks,
                 episodes_per_task=config.demonstrations_per_task,
+                pace=config.demonstration_pace,
                 output=str(dataset),
                 seed=config.seed,
                 num_workers=config.num_workers or available_cpus(),
