@@ -75,6 +75,7 @@ class FakePolicy(torch.nn.Module):
         temperature: float = 1.0,
         generators: Sequence[np.random.Generator] | None = None,
         token_noise: float = 0.0,
+        chunk_correlation: float = 0.0,
     ) -> PolicyOutput:
         with torch.no_grad():
             all_log_probs = self._log_probs(observations, temperature if mode == "sample" else 1.0)

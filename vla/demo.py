@@ -30,15 +30,15 @@ class DemoConfig:
 
     output: str = "runs/demo"
     """Run folder. Running the command again continues an unfinished one."""
-    tasks: list[int] = field(default_factory=lambda: [2, 3, 8])
+    tasks: list[int] = field(default_factory=lambda: [0, 3, 8])
     """Task numbers; see `sim/tabletop/tasks.py`."""
     policy: str = "reflex-tiny"
     """Pretrained policy to start from."""
     demonstrations_per_task: int = 3
     """Scripted demonstrations of each task that fine-tuning sees."""
-    demonstration_pace: float = 0.4
+    demonstration_pace: float = 0.5
     """Speed of the demonstrations as a share of full speed: slow, as people's are."""
-    fine_tune_steps: int = 100
+    fine_tune_steps: int = 60
     """Optimiser steps of fine-tuning."""
     train_minutes: float = 11.0
     """SRPO stops after the iteration that uses up this much time."""
@@ -46,7 +46,7 @@ class DemoConfig:
     """SRPO stops early when held-out success reaches this share."""
     evaluation_episodes_per_task: int = 50
     """Held-out initial states of each task, before and after."""
-    algo: AlgoConfig = field(default_factory=lambda: AlgoConfig(groups_per_iteration=24, token_noise=8.0))
+    algo: AlgoConfig = field(default_factory=lambda: AlgoConfig(groups_per_iteration=24))
     """The reinforcement-learning algorithm."""
     seed: int = 0
     """Seed of everything random."""
@@ -55,7 +55,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[2,3,8]")
+            raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[0,3,8]")
         for name in ("demonstrations_per_task", "fine_tune_steps", "evaluation_episodes_per_task"):
             if getattr(self, name) < 1:
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -82,3 +82,21 @@ def add_token_noise(tokens: torch.Tensor, num_bins: int, token_noise: float, uni
     """
     rows = gaussian_rows(num_bins, token_noise).to(tokens.device)[tokens]
     return sample_tokens(torch.log(rows), 1.0, uniforms)
+
+
+def correlated_uniforms(uniforms: torch.Tensor, correlation: float) -> torch.Tensor:
+    """Draws [..., H + 1, A], independent and uniform in [0, 1) -> [..., H, A], uniform and correlated along H.
+
+    A Gaussian copula: the normal score of each is sqrt(c) times the first row's plus sqrt(1 - c) times its own.
+
+    Why a policy that explores should: a chunk's H steps sampled independently jitter about the same path, which ends
+    where it would have ended anyway. Correlated, a chunk as a whole goes further, less far, or to a side, and the
+    outcome says which was better. Each token's own distribution, which is what the update takes the gradient of, is
+    unchanged; for Gaussian tokens the update then follows the true gradient multiplied by the (positive definite)
+    correlation matrix of the steps: towards changes of whole chunks.
+    """
+    edge = torch.finfo(torch.float64).eps
+    scores = torch.special.ndtri(uniforms.double().clamp(edge, 1.0 - edge))
+    shared, own = scores[..., :1, :], scores[..., 1:, :]
+    mixed: torch.Tensor = torch.special.ndtr(correlation**0.5 * shared + (1.0 - correlation) ** 0.5 * own)
+    return mixed.clamp(max=1.0 - edge)

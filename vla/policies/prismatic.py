@@ -24,6 +24,7 @@ from vla.policies.configuration_prismatic import PrismaticConfig
 from vla.policies.decoding import (
     add_token_noise,
     check_temperature,
+    correlated_uniforms,
     likeliest_tokens,
     log_probs_and_entropies,
     sample_tokens,
@@ -353,6 +354,7 @@ class PrismaticPolicy(nn.Module):
         temperature: float = 1.0,
         generators: Sequence[np.random.Generator] | None = None,
         token_noise: float = 0.0,
+        chunk_correlation: float = 0.0,
     ) -> PolicyOutput:
         """Decide for B environments; see `Policy.act`. Greedy log-probabilities are at temperature 1.
 
@@ -368,8 +370,7 @@ class PrismaticPolicy(nn.Module):
             if generators is None or len(generators) != len(logits):
                 count = "none" if generators is None else str(len(generators))
                 raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)}, not {count}")
-            draws = (2, self.config.tokens_per_chunk) if token_noise else (1, self.config.tokens_per_chunk)
-            uniforms = torch.from_numpy(np.stack([generator.random(draws) for generator in generators], axis=1))
+            uniforms = self._draw(generators, 2 if token_noise else 1, chunk_correlation)
             tokens = sample_tokens(logits, temperature, uniforms[0].to(logits.device))
             if token_noise:
                 tokens = add_token_noise(tokens, self.config.num_bins, token_noise, uniforms[1].to(logits.device))
@@ -378,6 +379,14 @@ class PrismaticPolicy(nn.Module):
         log_probs, _ = log_probs_and_entropies(logits, tokens, temperature, token_noise)
         token_array = tokens.cpu().numpy()
         return PolicyOutput(self.detokenize(token_array), token_array, log_probs.cpu().numpy())
+
+    def _draw(self, generators: Sequence[np.random.Generator], count: int, correlation: float) -> torch.Tensor:
+        """Uniform numbers [count, B, K], each environment's from its own generator."""
+        horizon, size = self.config.chunk_horizon, self.config.action_size
+        rows = horizon + 1 if correlation else horizon
+        draws = [generator.random((count, rows, size)) for generator in generators]
+        uniforms = torch.from_numpy(np.stack(draws, axis=1))
+        return (correlated_uniforms(uniforms, correlation) if correlation else uniforms).flatten(2)
 
     def log_prob(
         self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0

@@ -60,13 +60,15 @@ class Policy(Protocol):
         temperature: float = 1.0,
         generators: Sequence[np.random.Generator] | None = None,
         token_noise: float = 0.0,
+        chunk_correlation: float = 0.0,
     ) -> PolicyOutput:
         """Decide for B environments.
 
         `generators` (one per environment, required for mode "sample") make an episode's samples depend on its own
         seed only, never on which episodes share its batch. `token_noise` is the standard deviation, in bins, of noise
         that sampling adds to every token; log-probabilities are those of the noisy tokens
-        (`vla.policies.decoding.add_token_noise`).
+        (`vla.policies.decoding.add_token_noise`). `chunk_correlation` in [0, 1) is how alike the draws of one action
+        dimension are over the steps of a chunk (`vla.policies.decoding.correlated_uniforms`).
         """
 
     def log_prob(

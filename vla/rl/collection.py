@@ -201,6 +201,7 @@ def play_episodes(
             mode="sample",
             temperature=algo.temperature,
             token_noise=algo.token_noise,
+            chunk_correlation=algo.chunk_correlation,
             on_episode=partial(_finished_in_portion, finished, first),
             frame_stride=algo.frame_stride,
         )

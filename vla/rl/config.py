@@ -37,10 +37,12 @@ class AlgoConfig:
     "even" all tasks alike."""
     max_sampling_rounds: int = 2
     """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
-    temperature: float = 1.0
+    temperature: float = 0.5
     """Sampling temperature of the rollouts, and of the log-probabilities in the update."""
-    token_noise: float = 0.0
+    token_noise: float = 8.0
     """Standard deviation, in bins, of noise that sampling adds to every token; it steadies the gradient."""
+    chunk_correlation: float = 0.5
+    """Correlation, in [0, 1), of an action dimension's samples over the steps of a chunk: whole chunks are explored."""
     freeze_vision: bool = True
     """Keep the vision towers and projector as they are: the update then reads each picture once, not every epoch."""
     clip_low: float = 0.2
@@ -83,6 +85,7 @@ class AlgoConfig:
         _one_of("algo.sampling", self.sampling, ("uncertain", "even"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
+        _within("algo.chunk_correlation", self.chunk_correlation, 0.0, 0.99)
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)
         _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)
         _at_least("algo.group_size", self.group_size, 2, "advantages compare the rollouts of a group")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -111,6 +112,7 @@ def collect_rollouts(
     mode: Mode,
     temperature: float,
     token_noise: float = 0.0,
+    chunk_correlation: float = 0.0,
     on_episode: Callable[[int, Episode], None] | None = None,
     frame_stride: int | None = None,
     groups: int = 2,
@@ -121,13 +123,16 @@ def collect_rollouts(
     its request, so it does not depend on which episodes share its batches (up to the rounding of batched arithmetic),
     and not at all on the number of workers. `on_episode(index, episode)` is called in order of completion, which is
     the same in every run. `frame_stride` adds frames after every step that is a multiple of it; frames at decisions
-    and the final one are always kept. `token_noise`: see `Policy.act`. `groups` = 1 lets simulation and inference
-    wait for each other.
+    and the final one are always kept. `token_noise` and `chunk_correlation`: see `Policy.act`. `groups` = 1 lets
+    simulation and inference wait for each other.
 
     Raises `EnvironmentRequestError` for an unknown task or initial state before anything runs, and what the pool
     raises when an environment or worker fails; `ReflexError` when the policy's output does not fit its spec.
     """
     _check_requests(suite, requests)
+    decide = partial(
+        policy.act, mode=mode, temperature=temperature, token_noise=token_noise, chunk_correlation=chunk_correlation
+    )
     waiting = iter(enumerate(requests))
     episodes: dict[int, Episode] = {}
     turns = [_Group(free=list(slots)) for slots in _split(pool.num_slots, groups)]
@@ -138,7 +143,7 @@ def collect_rollouts(
             finished = _finish_round(pool, group)
             # Resets go out before the policy runs; their slots join the group's next decision.
             _begin_resets(pool, group, waiting)
-            _begin_round(policy, pool, group, mode, temperature, token_noise, frame_stride)
+            _begin_round(policy, decide, pool, group, frame_stride)
             for rollout in finished:
                 episode = rollout.episode(suite, policy.policy_id)
                 episodes[rollout.index] = episode
@@ -202,11 +207,9 @@ def _finish_round(pool: EnvironmentPool, group: _Group) -> list[_Rollout]:
 
 def _begin_round(
     policy: Policy,
+    decide: Callable[..., PolicyOutput],
     pool: EnvironmentPool,
     group: _Group,
-    mode: Mode,
-    temperature: float,
-    token_noise: float,
     frame_stride: int | None,
 ) -> None:
     """One decision for every slot of the group that has an observation, in slot order, and its chunk on its way."""
@@ -214,12 +217,9 @@ def _begin_round(
     if not slots:
         return
     rollouts = [group.rollouts[slot] for slot in slots]
-    output = policy.act(
+    output = decide(
         stack_observations([rollout.observations[-1] for rollout in rollouts]),
-        mode=mode,
-        temperature=temperature,
         generators=[rollout.generator for rollout in rollouts],
-        token_noise=token_noise,
     )
     execute_steps = policy.spec.execute_steps
     if len(output.actions) != len(slots) or output.actions.shape[1] < execute_steps:

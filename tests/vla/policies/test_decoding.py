@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from vla.policies.decoding import (
     add_token_noise,
+    correlated_uniforms,
     gaussian_rows,
     likeliest_tokens,
     log_probs_and_entropies,
@@ -76,3 +78,20 @@ def test_the_likeliest_neighbourhood_beats_a_lone_peak() -> None:
     logits[..., 40:47] = 0.5  # far likelier together
     assert likeliest_tokens(logits, 0.0).item() == 5
     assert likeliest_tokens(logits, 2.0).item() == 43
+
+
+def test_correlated_draws_stay_uniform_and_agree_along_a_chunk() -> None:
+    draws = torch.from_numpy(np.random.default_rng(0).random((20_000, 9, 2)))
+    mixed = correlated_uniforms(draws, 0.5)
+    assert mixed.shape == (20_000, 8, 2) and mixed.min() >= 0.0 and mixed.max() < 1.0
+    quantiles = torch.quantile(mixed[:, 3, 0], torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
+    torch.testing.assert_close(quantiles, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), atol=0.015, rtol=0)
+    scores = torch.special.ndtri(mixed)
+    together = torch.corrcoef(torch.stack([scores[:, 0, 0], scores[:, 7, 0], scores[:, 0, 1]]))
+    assert abs(float(together[0, 1]) - 0.5) < 0.02, "two steps of one dimension"
+    assert abs(float(together[0, 2])) < 0.03, "two dimensions"
+
+
+def test_without_correlation_each_step_keeps_its_own_draw() -> None:
+    draws = torch.tensor([[[0.9], [0.1], [0.5], [0.0]]], dtype=torch.float64)
+    torch.testing.assert_close(correlated_uniforms(draws, 0.0), draws[:, 1:], atol=1e-12, rtol=0)

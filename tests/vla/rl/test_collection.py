@@ -30,7 +30,7 @@ class FinalFrame:
 
 
 def collect(policy: TrainableFakePolicy, model: RewardModel, tasks: dict[int, int], **algo: Any) -> Batch:
-    settings = {"group_size": 4, "groups_per_iteration": 6, "reward": "binary"} | algo
+    settings = {"group_size": 4, "groups_per_iteration": 6, "reward": "binary", "temperature": 1.0} | algo
     with EnvironmentPool("fake", 8, 0, factory="tests.fakes:get_suite") as pool:
         return collect_batch(policy, pool, FakeSuite(), model, tasks, AlgoConfig(**settings), seed=0, iteration=0)
 

@@ -35,7 +35,8 @@ def samples_of(policy: TrainableFakePolicy, count: int = 24, temperature: float 
 
 
 def run(policy: TrainableFakePolicy, samples: Samples, **algo: Any) -> dict[str, float]:
-    config = AlgoConfig(reward="binary", **({"minibatch_size": 8, "warmup_iterations": 0} | algo))
+    sampling = {"temperature": 1.0, "token_noise": 0.0}
+    config = AlgoConfig(reward="binary", **({"minibatch_size": 8, "warmup_iterations": 0} | sampling | algo))
     optimiser = make_optimiser(policy, config)
     return update_policy(policy, optimiser, samples, config, iteration=0, generator=random_generator())
 
@@ -67,7 +68,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_minibatch(micro_batch_size
 def test_the_first_gradient_is_the_policy_gradient():
     policy = TrainableFakePolicy(gain=0.4)
     samples = samples_of(policy)
-    accumulate_gradient(policy, samples, torch.arange(len(samples)), AlgoConfig(), None)
+    accumulate_gradient(policy, samples, torch.arange(len(samples)), AlgoConfig(temperature=1.0, token_noise=0.0), None)
     got = policy.bias.grad.clone()
     policy.zero_grad()
     log_probs, _ = policy.log_prob_from_inputs(samples.inputs, samples.tokens, 1.0)
@@ -139,10 +140,12 @@ def test_the_shipped_architecture_trains_on_its_own_rollouts():
     policy = PrismaticPolicy.from_config(reflex_tiny_config())
     requests = [RolloutRequest(EpisodeRequest(task, "train", 0), task) for task in (0, 1)]
     with EnvironmentPool("fake", 2, 0, factory="tests.fakes:get_suite") as pool:
-        episodes = collect_rollouts(policy, pool, FakeSuite(), requests, mode="sample", temperature=1.3)
+        episodes = collect_rollouts(
+            policy, pool, FakeSuite(), requests, mode="sample", temperature=1.3, token_noise=8.0
+        )
     rollouts = [Rollout.from_episode(episode, policy) for episode in episodes]
     samples = build_samples(rollouts, np.array([1, -1], np.float32), "token", None, random_generator())
     assert samples is not None
-    metrics = run(policy, samples, temperature=1.3, minibatch_size=4, learning_rate=1e-4)
+    metrics = run(policy, samples, temperature=1.3, token_noise=8.0, minibatch_size=4, learning_rate=1e-4)
     assert metrics["update/first_ratio_error"] < 1e-3
     assert metrics["update/steps"] >= 2 and metrics["update/gradient_norm"] > 0
