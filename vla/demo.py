@@ -136,7 +136,8 @@ def _finish(output: Path, run: Path, training: dict[str, Any], clock: _Clock, co
         "wall_seconds": round(clock.seconds(), 1),
     }
     run_folder = RunFolder(run, resume=True)
-    run_folder.write_summary({**training, **summary})
+    rest = {name: value for name, value in training.items() if name != "start"}  # "sft" says it
+    run_folder.write_summary({**rest, **summary})
     run_folder.close()
     report = write_report(run)
     shutil.copyfile(report, output / "report.html")

@@ -258,7 +258,10 @@ class Trainer:
         """Write and return `summary.json`."""
         progress = self.state.progress
         names = ("success_rate", "episodes", "wilson_low", "wilson_high")
-        evaluations = [{name: line[f"eval/{name}"] for name in names} for line in self._evaluations]
+        evaluations = [
+            {name: line[f"eval/{name}"] for name in names} | {"episodes": int(line["eval/episodes"])}
+            for line in self._evaluations
+        ]
         summary: dict[str, Any] = {
             **(evaluations[-1] if evaluations else {}),
             "start": evaluations[0] if evaluations else None,

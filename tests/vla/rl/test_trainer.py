@@ -161,6 +161,7 @@ def test_it_stops_at_the_target_and_at_the_time_limit(tmp_path):
     assert reached["stopped_by"] == "target" and reached["iterations"] < 50
     late = train(small_config(tmp_path / "minutes", max_minutes=1e-6, iterations=50), components())
     assert late["stopped_by"] == "minutes" and late["iterations"] == 0 and late["episodes"] == 12
+    assert isinstance(late["episodes"], int), "a count, in summary.json too"
 
 
 def test_a_run_that_cannot_fit_in_memory_is_refused_with_the_arithmetic(tmp_path):
