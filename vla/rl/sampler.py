@@ -15,8 +15,10 @@ from vla.training.seeding import derive_seed
 
 Start = tuple[int, int]
 """(task, initial state)."""
-LEAST_WEIGHT = 0.1
-"""Of a state whose last group had one outcome only, against 1 for one where half the rollouts succeeded."""
+SOLVED_WEIGHT = 0.1
+"""Of a state whose last group succeeded throughout, against 1 for one where half the rollouts succeeded."""
+UNSOLVED_WEIGHT = 0.5
+"""Of a state whose last group failed throughout: a rare success there is worth most, and "srpo" ranks the failures."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def _by_weight(
 
 def state_weight(success_rate: float | None) -> float:
     """How much an initial state is wanted, 1 at most: the variance of its outcome; 1 where nothing is known yet."""
-    return 1.0 if success_rate is None else max(LEAST_WEIGHT, 4.0 * success_rate * (1.0 - success_rate))
+    if success_rate is None:
+        return 1.0
+    return max(UNSOLVED_WEIGHT if success_rate == 0.0 else SOLVED_WEIGHT, 4.0 * success_rate * (1.0 - success_rate))
 
 
 def last_success_rates(episodes: Iterable[Mapping[str, Any]]) -> dict[Start, float]:
