@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import platform
 import time
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from vla.imitation.loop import AuxiliaryLoss, ImitationConfig, ImitationTrainer,
 from vla.imitation.samples import ArraySamples, quantiles
 from vla.policies import load_policy
 from vla.policies.configuration_prismatic import reflex_tiny_config
+from vla.policies.keypoints import PATCH
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.pretraining.play_data import KINDS, PlaySamples, generate_play, load_play
 from vla.training.files import read_json, write_json
@@ -110,28 +112,21 @@ class PlayAuxiliary(AuxiliaryLoss):
     def _word_loss(self, responses: torch.Tensor | None, indices: NDArray[np.int64]) -> tuple[torch.Tensor, float]:
         """Cross-entropy of where each colour word responds in each picture [B, cameras, P, T] with what it names.
 
-        A classification over places, not a regression of the expected one, which has no way out of where it starts for
-        a colour like the table's. Also the mean distance of the expected place, in pixels.
+        Also the mean distance of the expected place, in pixels.
         """
-        if responses is None:
-            return torch.zeros(()), 0.0
         samples, tower = self._samples, self._policy[0].keypoint_tower
-        named = [self._named[samples.instruction_index[index]] for index in indices]
-        rows, tokens, kinds = (
-            np.array([(row, *pair) for row, pairs in enumerate(named) for pair in pairs], dtype=np.int64)
-            .reshape(-1, 3)
-            .T
-        )
+        if responses is None or tower is None:
+            return torch.zeros(()), 0.0
+        triples = [
+            (row, token, kind)
+            for row, index in enumerate(indices)
+            for token, kind in self._named[samples.instruction_index[index]]
+        ]
+        rows, tokens, kinds = np.array(triples, dtype=np.int64).reshape(-1, 3).T
         places = samples.pictured[indices[rows], :, kinds]
         seen = np.isfinite(places[..., 0])
-        if tower is None or not seen.any():
-            return responses.sum() * 0.0, 0.0
-        maps = torch.log_softmax(responses[rows, :, :, tokens].float()[torch.from_numpy(seen)], dim=-1)
-        x, y = np.minimum((places[seen].T + 1.0) / 2.0 * tower.side, tower.side - 1).astype(np.int64)
-        loss = nn.functional.nll_loss(maps, torch.from_numpy(y * tower.side + x))
-        expected = (maps.detach().exp() @ tower.coordinates)[:, 1:].float().numpy()
-        error = np.linalg.norm(expected - places[seen], axis=-1).mean() * tower.side  # the picture is 2 wide
-        return loss, float(error)
+        maps = responses[rows, :, :, tokens][torch.from_numpy(seen)]
+        return place_loss(maps, places[seen], tower.coordinates)
 
     def _latent_loss(self, query: torch.Tensor, indices: NDArray[np.int64]) -> torch.Tensor:
         following = self._samples.next_sample[indices]
@@ -146,6 +141,28 @@ class PlayAuxiliary(AuxiliaryLoss):
             target = nn.functional.layer_norm(vision @ self.latent_projection, (32,))
         prediction = self.latent_head(query[torch.from_numpy(rows)]).view_as(target)
         return nn.functional.smooth_l1_loss(prediction.float(), target.float())
+
+
+def place_loss(
+    responses: torch.Tensor, places: NDArray[np.float32], coordinates: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Cross-entropy of n response maps [n, P] with places [n, 2] (x right, y down, in [-1, 1]), and an error in pixels.
+
+    `coordinates` [P, 3] are (1, x, y) of the patches, P a square number, rows from the top. The error is the mean
+    distance between the map's expected place and the true one. A classification over places, not a regression of the
+    expected one: a map that responds to the whole table has no gradient towards one small thing on it.
+    """
+    if not len(places):
+        return responses.sum() * 0.0, 0.0
+    side = math.isqrt(len(coordinates))
+    maps = torch.log_softmax(responses.float(), dim=-1)
+    x, y = np.minimum((places.T + 1.0) / 2.0 * side, side - 1).astype(np.int64)
+    loss = nn.functional.nll_loss(maps, torch.from_numpy(y * side + x).to(maps.device))
+    with torch.autocast(responses.device.type, enabled=False):
+        expected = (maps.detach().exp() @ coordinates.float())[:, 1:].cpu().numpy()
+    # a picture is 2 wide in these coordinates, and `side` patches of `PATCH` pixels
+    error = np.linalg.norm(expected - places, axis=-1).mean() * side * PATCH / 2.0
+    return loss, float(error)
 
 
 def named_things(instruction: str) -> list[tuple[int, int]]:

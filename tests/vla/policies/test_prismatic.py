@@ -12,9 +12,9 @@ from sim.contract import ObservationBatch
 from tests.vla.policies.helpers import generators, make_observations, small_config, small_policy
 from vla.errors import ReflexError
 from vla.policies import ModelInputs, Policy, PrismaticPolicy, openvla_oft_config, reflex_tiny_config
+from vla.policies.attention import attention_mask
 from vla.policies.configuration_prismatic import VisionTowerConfig
 from vla.policies.decoding import log_probs_and_entropies, sample_tokens
-from vla.policies.prismatic import attention_mask
 from vla.policies.processing_prismatic import WordTokenizer
 
 

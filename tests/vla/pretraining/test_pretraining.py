@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig
 from vla.policies import load_policy
 from vla.pretraining import play_data
 from vla.pretraining.play_data import CHUNK, KINDS, generate_play, load_play, record_shard
-from vla.pretraining.pretrain import PretrainConfig, named_things, pretrain
+from vla.pretraining.pretrain import PretrainConfig, named_things, place_loss, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,21 @@ def test_colour_words_are_found_with_what_they_name() -> None:
         (3, "red cube"), (7, "blue cylinder"), (11, "black plate"),
     ]  # fmt: skip
     assert named_things("put both cylinders on the plate") == []
+
+
+def test_response_maps_are_classified_by_place() -> None:
+    # Four patches, 2 x 2; x and y of their centres are -1 or 1 in these coordinates.
+    coordinates = torch.tensor([[1.0, -1, -1], [1, 1, -1], [1, -1, 1], [1, 1, 1]])
+    places = np.array([[0.5, -0.5], [-0.2, 0.9]], dtype=np.float32)  # the upper right patch, the lower left one
+    sure = torch.tensor([[0.0, 50, 0, 0], [0, 0, 50, 0]])
+    loss, error = place_loss(sure, places, coordinates)
+    assert float(loss) == pytest.approx(0.0, abs=1e-6)
+    # sqrt(0.5^2 + 0.5^2) and sqrt(0.8^2 + 0.1^2), times 2 pixels of half a picture's width of 2 patches
+    assert error == pytest.approx((0.5**0.5 + 0.65**0.5) / 2 * 2)
+    unsure, _ = place_loss(torch.zeros(2, 4), places, coordinates)
+    assert float(unsure) == pytest.approx(np.log(4))
+    nothing, _ = place_loss(sure[:0], places[:0], coordinates)
+    assert float(nothing) == 0.0
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
