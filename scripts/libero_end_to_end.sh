@@ -33,4 +33,3 @@ wait "$process" 2>/dev/null || echo "killed with SIGKILL (status $?) during iter
 run "${train[@]}" resume=true
 echo "steps in metrics.jsonl: $(grep -o '"step": [0-9]*' "$output/srpo/metrics.jsonl" | tr '\n' ' ')"
 run eval policy="$output/srpo" suite=libero_spatial "tasks=[0]" episodes_per_task=4 output="$output/eval"
-cat "$output/eval/summary.json"
