@@ -40,7 +40,6 @@ class _PrimitiveContext:
 
 
 _CONTEXTS: dict[int, _PrimitiveContext] = {}
-_CURRENT: list[int] = []
 
 
 class PrimitiveRenderer:
@@ -78,10 +77,8 @@ class PrimitiveRenderer:
         context = _CONTEXTS.get(self._size)
         if context is None:
             context = _CONTEXTS[self._size] = _PrimitiveContext(self._model, self._size)
-            _CURRENT[:] = [self._size]
-        if [self._size] != _CURRENT:
-            context.gl_context.make_current()
-            _CURRENT[:] = [self._size]
+        # Each time: another renderer of this process may have made its own context current and left it so.
+        context.gl_context.make_current()
         images = []
         for index, camera in enumerate(cameras):
             self._camera.fixedcamid = camera

@@ -1,5 +1,6 @@
 """Where a camera shows a point, by hand and against MuJoCo's own pictures."""
 
+import mujoco
 import numpy as np
 
 from sim.core.rendering import picture_coordinates
@@ -35,3 +36,15 @@ def test_pictures_show_things_where_they_are_said_to_be() -> None:
                     hits[camera].append(red > blue + 60 if orange else blue > red + 60)
     assert np.mean(hits[0]) == 1.0 and len(hits[0]) == 10
     assert np.mean(hits[1]) >= 0.7 and len(hits[1]) >= 3, "the gripper hides some from the wrist camera"
+
+
+def test_another_context_left_current_changes_no_picture() -> None:
+    environment = TabletopEnvironment(task_id=0)
+    environment.reset_to("train", 0)
+    before = environment.render_observation()["image"]
+    other = mujoco.GLContext(32, 32)
+    other.make_current()
+    try:
+        np.testing.assert_array_equal(environment.render_observation()["image"], before)
+    finally:
+        other.free()
