@@ -13,7 +13,7 @@ from rich.console import Console
 from vla.data.collect import CollectConfig, collect
 from vla.errors import ReflexError
 from vla.evaluation.report import write_report
-from vla.imitation.augmentation import AugmentationConfig
+from vla.imitation.augmentation import small_picture_augmentation
 from vla.imitation.fine_tune import FineTuneConfig, fine_tune
 from vla.rl.config import AlgoConfig, TrainConfig
 from vla.rl.trainer import train
@@ -100,7 +100,7 @@ def fine_tune_config(config: DemoConfig, dataset: Path, output: Path) -> FineTun
         learning_rate=2e-4,
         warmup_steps=10,
         batch_size=32,
-        augmentation=AugmentationConfig(shift_pixels=0, brightness=0.08, contrast=0.1, colour=0.05),
+        augmentation=small_picture_augmentation(),
         seed=config.seed,
         resume=output.exists(),
     )

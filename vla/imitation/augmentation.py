@@ -28,6 +28,11 @@ class AugmentationConfig:
                 raise ReflexError(f"augmentation.{name} is {getattr(self, name)}; it must not be negative")
 
 
+def small_picture_augmentation() -> AugmentationConfig:
+    """For pictures of 64 pixels, in which a pixel is about a centimetre: no shifts, and mild changes of the looks."""
+    return AugmentationConfig(shift_pixels=0, brightness=0.08, contrast=0.1, colour=0.05)
+
+
 def shift_frames(frames: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     """Shift frames [N, H, W, 3] by whole pixels: output[y, x] = input[y + offsets[:, 0], x + offsets[:, 1]].
 

@@ -73,7 +73,7 @@ class WordGrounding(nn.Module):
         self.detector = nn.Linear(width, HIDDEN)
         self.projection = nn.Linear(3 * cameras, width)
         # Sharper from the start than the tower's detectors: a word whose colour resembles the table's must outshine
-        # hundreds of table patches, and a soft detector that does not is stuck with the middle of the picture.
+        # hundreds of table patches; a soft detector starts by pointing at the middle of the picture.
         nn.init.normal_(self.detector.weight, std=3.0 * width**-0.5)
         nn.init.normal_(self.projection.weight, std=scale)
         self.register_buffer("coordinates", tower.coordinates.clone(), persistent=False)

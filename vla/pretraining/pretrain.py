@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from vla.imitation.augmentation import AugmentationConfig
+from vla.imitation.augmentation import small_picture_augmentation
 from vla.imitation.loop import AuxiliaryLoss, ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import ArraySamples, quantiles
 from vla.policies import load_policy
@@ -68,7 +68,7 @@ class PretrainConfig:
             learning_rate=3.5e-3,
             warmup_steps=100,
             precision="auto",
-            augmentation=AugmentationConfig(shift_pixels=0, brightness=0.08, contrast=0.1, colour=0.05),
+            augmentation=small_picture_augmentation(),
         )
     )
     """Optimisation."""
