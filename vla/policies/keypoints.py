@@ -55,7 +55,7 @@ class KeypointTower(nn.Module):
 
     def positions(self, features: torch.Tensor) -> torch.Tensor:
         """Features [B, P, HIDDEN] -> [B, keypoints, 3]: x and y in [-1, 1], and the peak response."""
-        return _expected_positions(self.detectors(features), self.coordinates)
+        return expected_positions(self.detectors(features), self.coordinates)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features [B, P, HIDDEN] -> tokens [B, tokens, width]."""
@@ -87,13 +87,13 @@ class WordGrounding(nn.Module):
     def forward(self, responses: torch.Tensor) -> torch.Tensor:
         """Responses [B, cameras, P, T] -> what to add to the words' tokens [B, T, D]."""
         batch, cameras = responses.shape[:2]
-        found = _expected_positions(responses.flatten(0, 1), self.coordinates)
+        found = expected_positions(responses.flatten(0, 1), self.coordinates)
         found = found.view(batch, cameras, -1, 3).transpose(1, 2).flatten(2)
         added: torch.Tensor = self.projection(found.to(responses.dtype))
         return added
 
 
-def _expected_positions(responses: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+def expected_positions(responses: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
     """Responses [B, P, K] of K detectors at P places -> [B, K, 3]: expected x and y, and a tenth of the peak."""
     peaks = responses.amax(dim=1, keepdim=True)
     # The softmax as a matrix product with (1, x, y): its sums come out of the same pass as the expectation.

@@ -24,7 +24,7 @@ from vla.imitation.loop import AuxiliaryLoss, ImitationConfig, ImitationTrainer,
 from vla.imitation.samples import ArraySamples, quantiles
 from vla.policies import load_policy
 from vla.policies.configuration_prismatic import reflex_tiny_config
-from vla.policies.keypoints import PATCH
+from vla.policies.keypoints import PATCH, expected_positions
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.pretraining.play_data import KINDS, PlaySamples, generate_play, load_play
 from vla.training.files import read_json, write_json
@@ -155,11 +155,11 @@ def place_loss(
     if not len(places):
         return responses.sum() * 0.0, 0.0
     side = math.isqrt(len(coordinates))
-    maps = torch.log_softmax(responses.float(), dim=-1)
+    responses = responses.float()
     x, y = np.minimum((places.T + 1.0) / 2.0 * side, side - 1).astype(np.int64)
-    loss = nn.functional.nll_loss(maps, torch.from_numpy(y * side + x).to(maps.device))
+    loss = nn.functional.cross_entropy(responses, torch.from_numpy(y * side + x).to(responses.device))
     with torch.autocast(responses.device.type, enabled=False):
-        expected = (maps.detach().exp() @ coordinates.float())[:, 1:].cpu().numpy()
+        expected = expected_positions(responses.detach().unsqueeze(-1), coordinates)[:, 0, :2].cpu().numpy()
     # a picture is 2 wide in these coordinates, and `side` patches of `PATCH` pixels
     error = np.linalg.norm(expected - places, axis=-1).mean() * side * PATCH / 2.0
     return loss, float(error)
