@@ -50,11 +50,11 @@ SKILLS: dict[str, Skill] = {
     "open_drawer": Skill(0.06, objects=0, drawer=True),
     "shut_drawer": Skill(0.04, objects=0, drawer=True),
     "put_in_drawer": Skill(0.07, drawer=True),
-    "open_and_put": Skill(0.06, drawer=True),
+    "open_and_put": Skill(0.09, drawer=True),
     "press": Skill(0.05, objects=0, button=True),
     "press_and_pick": Skill(0.09, button=True),
     "place_two": Skill(0.05, objects=2, plate=True),
-    "place_both": Skill(0.1, objects=2, plate=True),
+    "place_both": Skill(0.17, objects=2, plate=True),
 }
 MOST_OBJECTS = 3
 MOST_THINGS = 4

@@ -19,6 +19,12 @@ PATCH = 2
 """Side of the pixel patches the detectors look at."""
 HIDDEN = 64
 """Width of the detectors' hidden layer."""
+CELL = 2
+"""Side, in patches, of the cells whose surroundings are looked at."""
+WORD_RADIUS = 0.25
+"""A word's place is read within this distance, in each axis of a picture 2 wide, of its strongest response. Where two
+things are alike the responses say how likely each is the one meant; the place expected over the whole picture would lie
+between them, where nothing is."""
 
 
 class KeypointTower(nn.Module):
@@ -30,6 +36,9 @@ class KeypointTower(nn.Module):
         super().__init__()
         self.keypoints, self.tokens, self.side = keypoints, tokens, image_size // PATCH
         self.hidden = nn.Linear(3 * PATCH * PATCH, HIDDEN)
+        self.surroundings = nn.Sequential(
+            nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1), nn.ReLU(), nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1)
+        )
         self.detectors = nn.Linear(HIDDEN, keypoints)
         group = 3 * keypoints // tokens
         self.token_weight = nn.Parameter(torch.randn(tokens, group, width) * group**-0.5)
@@ -51,7 +60,10 @@ class KeypointTower(nn.Module):
         patches = (
             pixels.view(batch, side, PATCH, side, PATCH, 3).permute(0, 1, 3, 2, 4, 5).reshape(batch, side * side, -1)
         )
-        return torch.relu(self.hidden(patches))
+        patches = self.hidden(patches).transpose(1, 2).view(batch, HIDDEN, side, side)
+        cells = self.surroundings(nn.functional.avg_pool2d(torch.relu(patches), CELL))
+        seen = torch.relu(patches + nn.functional.interpolate(cells, scale_factor=CELL))
+        return seen.flatten(2).transpose(1, 2)
 
     def positions(self, features: torch.Tensor) -> torch.Tensor:
         """Features [B, P, HIDDEN] -> [B, keypoints, 3]: x and y in [-1, 1], and the peak response."""
@@ -70,33 +82,49 @@ class WordGrounding(nn.Module):
 
     def __init__(self, tower: KeypointTower, cameras: int, width: int, scale: float) -> None:
         super().__init__()
-        self.detector = nn.Linear(width, HIDDEN)
+        self.detector = nn.Linear(2 * width, HIDDEN + 2)
         self.projection = nn.Linear(3 * cameras, width)
         # Sharper from the start than the tower's detectors: a word whose colour resembles the table's must outshine
         # hundreds of table patches; a soft detector starts by pointing at the middle of the picture.
-        nn.init.normal_(self.detector.weight, std=3.0 * width**-0.5)
+        nn.init.normal_(self.detector.weight, std=3.0 * (2 * width) ** -0.5)
+        with torch.no_grad():
+            self.detector.weight[HIDDEN:].zero_()  # no side of the picture is preferred at first
         nn.init.normal_(self.projection.weight, std=scale)
         self.register_buffer("coordinates", tower.coordinates.clone(), persistent=False)
 
     def responses(self, words: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Embeddings [B, T, D] and features [B, cameras, P, HIDDEN] -> how each place responds [B, cameras, P, T]."""
-        detectors = self.detector(nn.functional.layer_norm(words, words.shape[-1:]))
-        responses: torch.Tensor = features @ detectors[:, None].transpose(2, 3).to(features.dtype)
+        """Embeddings [B, T + 1, D] and features [B, cameras, P, HIDDEN] -> how each place responds [B, cameras, P, T].
+
+        The last word only follows the one before it: at the end of an instruction, the padding.
+        """
+        words = nn.functional.layer_norm(words, words.shape[-1:])
+        detectors = self.detector(torch.cat([words[:, :-1], words[:, 1:]], dim=-1)).transpose(1, 2).to(features.dtype)
+        side = self.coordinates[:, 1:].to(features.dtype) @ detectors[:, HIDDEN:]
+        responses: torch.Tensor = features @ detectors[:, None, :HIDDEN] + side[:, None]
         return responses
 
     def forward(self, responses: torch.Tensor) -> torch.Tensor:
         """Responses [B, cameras, P, T] -> what to add to the words' tokens [B, T, D]."""
         batch, cameras = responses.shape[:2]
-        found = expected_positions(responses.flatten(0, 1), self.coordinates)
+        found = expected_positions(responses.flatten(0, 1), self.coordinates, WORD_RADIUS)
         found = found.view(batch, cameras, -1, 3).transpose(1, 2).flatten(2)
         added: torch.Tensor = self.projection(found.to(responses.dtype))
         return added
 
 
-def expected_positions(responses: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
-    """Responses [B, P, K] of K detectors at P places -> [B, K, 3]: expected x and y, and a tenth of the peak."""
-    peaks = responses.amax(dim=1, keepdim=True)
+def expected_positions(responses: torch.Tensor, coordinates: torch.Tensor, radius: float | None = None) -> torch.Tensor:
+    """Responses [B, P, K] of K detectors at P places -> [B, K, 3]: expected x and y, and a tenth of the peak.
+
+    `coordinates` [P, 3] are (1, x, y) of the places. With a `radius`, only places whose x and y are that near to those
+    of the strongest response count.
+    """
+    peaks, strongest = responses.max(dim=1, keepdim=True)
+    weights = torch.exp(responses - peaks.detach())
+    if radius is not None:
+        centres = coordinates[strongest[:, 0], 1:]
+        away = (coordinates[:, None, 1:] - centres[:, None]).abs().amax(dim=-1)
+        weights = weights.masked_fill(away > radius, 0.0)
     # The softmax as a matrix product with (1, x, y): its sums come out of the same pass as the expectation.
-    moments = torch.exp(responses - peaks.detach()).transpose(1, 2) @ coordinates.to(responses.dtype)
+    moments = weights.transpose(1, 2) @ coordinates.to(responses.dtype)
     moments = moments.float()
     return torch.cat([moments[..., 1:] / moments[..., :1], 0.1 * peaks.float().transpose(1, 2)], dim=-1)

@@ -241,7 +241,7 @@ class PrismaticPolicy(nn.Module):
         with autocast(self.device, self._precision):
             for first in range(0, len(inputs), batch_size):
                 part = inputs[first : first + batch_size].to(self.device)
-                seen = self._see(part.images, self.language_model.embed_tokens(part.text))
+                seen = self._see(part.images, self._words(part.text, part.text.shape[1]))
                 tokens = [seen.vision] if seen.grounding is None else [seen.vision, seen.grounding.to(seen.vision)]
                 parts.append(torch.cat(tokens, dim=1).to(device))
         return inputs.with_images(torch.cat(parts))
@@ -251,11 +251,11 @@ class PrismaticPolicy(nn.Module):
         return self._see(images, None).vision
 
     def _see(self, images: torch.Tensor, words: torch.Tensor | None) -> _Seen:
-        """Pictures, or what `encode_vision` made of them, and embeddings of words [B, T, D] to look for, if any."""
+        """Pictures, or what `encode_vision` made of them, and embeddings of words [B, T + 1, D] to look for, if any."""
         if images.dim() == 3:  # by `encode_vision`
             count = self.config.tokens_per_camera * len(self.config.cameras)
             vision, added = images[:, :count], images[:, count:]
-            return _Seen(vision, added[:, : words.shape[1]] if words is not None and added.shape[1] else None)
+            return _Seen(vision, added[:, : words.shape[1] - 1] if words is not None and added.shape[1] else None)
         batch, cameras = images.shape[:2]
         frames = images.flatten(0, 1)
         features = [tower(frames) for tower in self.vision_towers]
@@ -277,15 +277,21 @@ class PrismaticPolicy(nn.Module):
             tokens = tokens + self.camera_embedding
         return _Seen(tokens.flatten(1, 2), grounding, responses)
 
+    def _words(self, text: torch.Tensor, length: int) -> torch.Tensor:
+        """Embeddings [B, length + 1, D] of `length` tokens and the one that follows, padding at the end of the text."""
+        embeddings: torch.Tensor = self.language_model.embed_tokens(nn.functional.pad(text, (0, 1))[:, : length + 1])
+        return embeddings
+
     def forward_features(self, inputs: ModelInputs) -> PrismaticFeatures:
         """Hidden states of vision tokens and action queries; the hook for auxiliary heads."""
         inputs = inputs.to(self.device)
         batch = len(inputs)
         # Trim to the longest text of the batch; masking makes the padding's length irrelevant to the result.
         text_length = int(inputs.text_length.max())
-        text = self.language_model.embed_tokens(inputs.text[:, :text_length])
+        words = self._words(inputs.text, text_length)
+        text = words[:, :text_length]
         text_valid = torch.arange(text_length, device=text.device) < inputs.text_length[:, None]
-        seen = self._see(inputs.images, text)
+        seen = self._see(inputs.images, words)
         if seen.grounding is not None:
             text = text + seen.grounding.to(text.dtype)
         middle = [seen.vision]

@@ -25,6 +25,7 @@ pad mat zone area region target goal spot marker line gate hole slot stand pile 
 robot arm gripper hand finger tool
 zero two three four five six seven eight nine ten first second third last once twice again
 is are be so until while not no only first finally so make sure using use
+cubes cylinders plates blocks boxes balls objects things
 contents content fully completely half slightly gently slowly quickly
 cm centimeters steps
 """

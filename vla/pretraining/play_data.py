@@ -21,8 +21,8 @@ from sim.tabletop.scene import COLOURS, DRAWER_HANDLE
 from vla.errors import ReflexError
 from vla.training.files import write_bytes
 
-KINDS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in ("cube", "cylinder", "plate"))
-"""Everything with a position worth localising, one slot each."""
+KINDS = (*(f"{colour} {shape}" for colour in COLOURS for shape in ("cube", "cylinder", "plate")), "drawer", "button")
+"""Everything with a position worth localising, one slot each; a drawer is where its handle is."""
 CHUNK = 8
 EPISODES_PER_SHARD = 500
 EXCURSIONS = 0.3
@@ -71,6 +71,10 @@ def _localisation(environment: TabletopEnvironment, world: WorldState) -> tuple[
     positions = np.full((len(KINDS), 2), np.nan, dtype=np.float32)
     pictured = np.full((2, len(KINDS), 2), np.nan, dtype=np.float32)
     things = {**world.objects, **world.plates}
+    if world.drawer_position is not None:
+        things["drawer"] = world.drawer_position + DRAWER_HANDLE
+    if world.button is not None:
+        things["button"] = world.button
     if things:
         kinds, points = [KINDS.index(name) for name in things], np.stack(list(things.values()))
         positions[kinds] = points[:, :2]
@@ -79,10 +83,9 @@ def _localisation(environment: TabletopEnvironment, world: WorldState) -> tuple[
     goals = environment.task.goals
     goal = next((goal for goal in goals if not goal.holds(world)), goals[-1])
     if isinstance(goal, DrawerOpened | DrawerShut):
-        assert world.drawer_position is not None
-        targets[:3] = world.drawer_position + DRAWER_HANDLE
+        targets[:3] = things["drawer"]
     elif isinstance(goal, ButtonPressed):
-        targets[:3] = world.button
+        targets[:3] = things["button"]
     else:
         targets[:3] = world.objects[goal.item]
         if isinstance(goal, PlacedOn):

@@ -8,7 +8,6 @@ import math
 import platform
 import time
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from vla.imitation.loop import AuxiliaryLoss, ImitationConfig, ImitationTrainer,
 from vla.imitation.samples import ArraySamples, quantiles
 from vla.policies import load_policy
 from vla.policies.configuration_prismatic import reflex_tiny_config
-from vla.policies.keypoints import PATCH, expected_positions
+from vla.policies.keypoints import PATCH, WORD_RADIUS, expected_positions
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.pretraining.play_data import KINDS, PlaySamples, generate_play, load_play
 from vla.training.files import read_json, write_json
@@ -62,7 +61,7 @@ class PretrainConfig:
     """Continue the run in `output`."""
     imitation: ImitationConfig = field(
         default_factory=lambda: ImitationConfig(
-            steps=3500,
+            steps=4000,
             batch_size=64,
             optimiser="muon",
             learning_rate=3.5e-3,
@@ -85,7 +84,7 @@ class PlayAuxiliary(AuxiliaryLoss):
         self._samples = samples
         self._config = config
         self.position_head = nn.Sequential(nn.Linear(tokens * width, 256), nn.ReLU(), nn.Linear(256, 2 * len(KINDS)))
-        self._named = [named_things(instruction) for instruction in samples.instructions]
+        self._named = named_things(samples)
         self.target_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 6))
         self.latent_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, tokens * 32))
         self.latent_projection: torch.Tensor
@@ -110,20 +109,16 @@ class PlayAuxiliary(AuxiliaryLoss):
         }
 
     def _word_loss(self, responses: torch.Tensor | None, indices: NDArray[np.int64]) -> tuple[torch.Tensor, float]:
-        """Cross-entropy of where each colour word responds in each picture [B, cameras, P, T] with what it names.
+        """Cross-entropy of where each naming word responds in each picture [B, cameras, P, T] with what it names.
 
         Also the mean distance of the expected place, in pixels.
         """
         samples, tower = self._samples, self._policy[0].keypoint_tower
         if responses is None or tower is None:
             return torch.zeros(()), 0.0
-        triples = [
-            (row, token, kind)
-            for row, index in enumerate(indices)
-            for token, kind in self._named[samples.instruction_index[index]]
-        ]
-        rows, tokens, kinds = np.array(triples, dtype=np.int64).reshape(-1, 3).T
-        places = samples.pictured[indices[rows], :, kinds]
+        named = self._named[indices, : responses.shape[-1]]
+        rows, tokens = np.nonzero(named >= 0)
+        places = samples.pictured[indices[rows], :, named[rows, tokens]]
         seen = np.isfinite(places[..., 0])
         maps = responses[rows, :, :, tokens][torch.from_numpy(seen)]
         return place_loss(maps, places[seen], tower.coordinates)
@@ -159,18 +154,34 @@ def place_loss(
     x, y = np.minimum((places.T + 1.0) / 2.0 * side, side - 1).astype(np.int64)
     loss = nn.functional.cross_entropy(responses, torch.from_numpy(y * side + x).to(responses.device))
     with torch.autocast(responses.device.type, enabled=False):
-        expected = expected_positions(responses.detach().unsqueeze(-1), coordinates)[:, 0, :2].cpu().numpy()
+        expected = (
+            expected_positions(responses.detach().unsqueeze(-1), coordinates, WORD_RADIUS)[:, 0, :2].cpu().numpy()
+        )
     # a picture is 2 wide in these coordinates, and `side` patches of `PATCH` pixels
     error = np.linalg.norm(expected - places, axis=-1).mean() * side * PATCH / 2.0
     return loss, float(error)
 
 
-def named_things(instruction: str) -> list[tuple[int, int]]:
-    """(token, kind): which tokens of an instruction are the colour of a thing in `KINDS`, as in "the red cube"."""
-    words = instruction.split()
-    pairs = [f"{colour} {shape}" for colour, shape in pairwise(words)]
-    # token 0 marks the beginning of the text
-    return [(token, KINDS.index(pair)) for token, pair in enumerate(pairs, start=1) if pair in KINDS]
+def named_things(samples: PlaySamples) -> NDArray[np.int64]:
+    """[N, T] which of `KINDS` each token of a sample's instruction names, or -1; token 0 marks the text's beginning.
+
+    A colour names what it is a colour of, "drawer" and "button" name themselves, and a plural ("both cubes") names the
+    thing to see to now.
+    """
+    words = [instruction.split() for instruction in samples.instructions]
+    by_instruction = np.full((len(words), 1 + max(map(len, words), default=0)), -1)
+    plurals = np.zeros(by_instruction.shape, dtype=bool)
+    for row, instruction in enumerate(words):
+        for token, (word, following) in enumerate(zip(instruction, [*instruction[1:], ""], strict=True), start=1):
+            name = word if word in KINDS else f"{word} {following}"
+            if name in KINDS:
+                by_instruction[row, token] = KINDS.index(name)
+            plurals[row, token] = word in ("cubes", "cylinders")
+    named = by_instruction[samples.instruction_index]
+    rows, tokens = np.nonzero(plurals[samples.instruction_index])
+    distances = np.linalg.norm(samples.positions[rows] - samples.targets[rows, None, :2], axis=-1)
+    named[rows, tokens] = np.argmin(np.nan_to_num(distances, nan=np.inf), axis=1)
+    return named
 
 
 def _masked_regression(prediction: torch.Tensor, target: NDArray[np.float32]) -> tuple[torch.Tensor, float]:

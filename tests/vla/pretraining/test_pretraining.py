@@ -12,7 +12,7 @@ from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig
 from vla.policies import load_policy
 from vla.pretraining import play_data
-from vla.pretraining.play_data import CHUNK, KINDS, generate_play, load_play, record_shard
+from vla.pretraining.play_data import CHUNK, KINDS, PlaySamples, generate_play, load_play, record_shard
 from vla.pretraining.pretrain import PretrainConfig, named_things, place_loss, pretrain
 
 
@@ -53,12 +53,48 @@ def test_shards_join_with_their_indices_shifted(shard: Path) -> None:
     assert half == [one.instructions[index] for index in one.instruction_index]
 
 
-def test_colour_words_are_found_with_what_they_name() -> None:
-    named = named_things("put the red cube and the blue cylinder on the black plate")
-    assert [(token, KINDS[kind]) for token, kind in named] == [
-        (3, "red cube"), (7, "blue cylinder"), (11, "black plate"),
-    ]  # fmt: skip
-    assert named_things("put both cylinders on the plate") == []
+def _samples(instructions: list[str], positions: dict[str, tuple[float, float]], target: str) -> PlaySamples:
+    """One sample per instruction, of one scene, in which `target` is what to see to now."""
+    count = len(instructions)
+    places = np.full((count, len(KINDS), 2), np.nan, np.float32)
+    for name, place in positions.items():
+        places[:, KINDS.index(name)] = place
+    targets = np.full((count, 6), np.nan, np.float32)
+    targets[:, :3] = (*positions[target], 0.02)
+    return PlaySamples(
+        images=np.zeros((count, 64, 64, 3), np.uint8),
+        wrist_images=np.zeros((count, 64, 64, 3), np.uint8),
+        states=np.zeros((count, 8), np.float32),
+        chunks=np.zeros((count, CHUNK, 7), np.float32),
+        positions=places,
+        pictured=np.full((count, 2, len(KINDS), 2), np.nan, np.float32),
+        targets=targets,
+        next_sample=np.full(count, -1),
+        instruction_index=np.arange(count),
+        instructions=instructions,
+    )
+
+
+def test_words_that_name_things_are_found_with_what_they_name() -> None:
+    samples = _samples(
+        [
+            "put the red cube and the blue cylinder on the black plate",
+            "put both cylinders on the plate",
+            "press the button and then pick up the red cube",
+            "open the drawer",
+        ],
+        {"red cube": (0.0, 0.1), "blue cylinder": (0.1, -0.1), "pink cylinder": (-0.1, 0.0), "button": (0.0, -0.15)},
+        target="pink cylinder",
+    )
+    named = [
+        {token: KINDS[kind] for token, kind in enumerate(row) if kind >= 0} for row in named_things(samples).tolist()
+    ]
+    assert named == [
+        {3: "red cube", 7: "blue cylinder", 11: "black plate"},
+        {3: "pink cylinder"},
+        {3: "button", 9: "red cube"},
+        {3: "drawer"},
+    ]
 
 
 def test_response_maps_are_classified_by_place() -> None:
