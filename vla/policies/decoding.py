@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from vla.errors import ReflexError
@@ -82,6 +84,19 @@ def add_token_noise(tokens: torch.Tensor, num_bins: int, token_noise: float, uni
     """
     rows = gaussian_rows(num_bins, token_noise).to(tokens.device)[tokens]
     return sample_tokens(torch.log(rows), 1.0, uniforms)
+
+
+def draw_uniforms(
+    generators: Sequence[np.random.Generator], count: int, horizon: int, action_size: int, correlation: float
+) -> torch.Tensor:
+    """Uniform numbers in [0, 1) for sampling, [count, B, horizon * action_size], each environment's from its generator.
+
+    `correlation` is that of `correlated_uniforms`.
+    """
+    rows = horizon + 1 if correlation else horizon
+    draws = [generator.random((count, rows, action_size)) for generator in generators]
+    uniforms = torch.from_numpy(np.stack(draws, axis=1))
+    return (correlated_uniforms(uniforms, correlation) if correlation else uniforms).flatten(2)
 
 
 def correlated_uniforms(uniforms: torch.Tensor, correlation: float) -> torch.Tensor:

@@ -25,7 +25,7 @@ from vla.policies.configuration_prismatic import PrismaticConfig
 from vla.policies.decoding import (
     add_token_noise,
     check_temperature,
-    correlated_uniforms,
+    draw_uniforms,
     likeliest_tokens,
     log_probs_and_entropies,
     sample_tokens,
@@ -361,7 +361,8 @@ class PrismaticPolicy(nn.Module):
             if generators is None or len(generators) != len(logits):
                 count = "none" if generators is None else str(len(generators))
                 raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)}, not {count}")
-            uniforms = self._draw(generators, 2 if token_noise else 1, chunk_correlation)
+            shape = (self.config.chunk_horizon, self.config.action_size)
+            uniforms = draw_uniforms(generators, 2 if token_noise else 1, *shape, chunk_correlation)
             tokens = sample_tokens(logits, temperature, uniforms[0].to(logits.device))
             if token_noise:
                 tokens = add_token_noise(tokens, self.config.num_bins, token_noise, uniforms[1].to(logits.device))
@@ -370,14 +371,6 @@ class PrismaticPolicy(nn.Module):
         log_probs, _ = log_probs_and_entropies(logits, tokens, temperature, token_noise)
         token_array = tokens.cpu().numpy()
         return PolicyOutput(self.detokenize(token_array), token_array, log_probs.cpu().numpy())
-
-    def _draw(self, generators: Sequence[np.random.Generator], count: int, correlation: float) -> torch.Tensor:
-        """Uniform numbers [count, B, K], each environment's from its own generator."""
-        horizon, size = self.config.chunk_horizon, self.config.action_size
-        rows = horizon + 1 if correlation else horizon
-        draws = [generator.random((count, rows, size)) for generator in generators]
-        uniforms = torch.from_numpy(np.stack(draws, axis=1))
-        return (correlated_uniforms(uniforms, correlation) if correlation else uniforms).flatten(2)
 
     def log_prob(
         self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
