@@ -63,6 +63,8 @@ class AlgoConfig:
     """Iterations over which the learning rate rises linearly from 1/warmup_iterations of its value; 0 for none."""
     max_gradient_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    average_decay: float = 0.8
+    """Decay of the average of the weights over iterations, which is what is evaluated and kept; 0 for none."""
     update_epochs: int = 2
     """Passes over an iteration's decisions."""
     minibatch_size: int = 256
@@ -85,6 +87,7 @@ class AlgoConfig:
         _one_of("algo.sampling", self.sampling, ("uncertain", "even"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
+        _within("algo.average_decay", self.average_decay, 0.0, 0.999)
         _within("algo.chunk_correlation", self.chunk_correlation, 0.0, 0.99)
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)
         _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)

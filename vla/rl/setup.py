@@ -12,6 +12,7 @@ import torch
 from sim.contract import Suite
 from sim.pool import EnvironmentPool
 from vla.policies.protocol import PolicySpec
+from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
 from vla.rl.encoder import demonstration_clips, train_encoder
@@ -90,16 +91,23 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
             policy.freeze_vision()
         return policy
 
+    def average(policy: TrainablePolicy) -> WeightAverage | None:
+        decay = config.algo.average_decay
+        return WeightAverage(policy.parameters(), decay) if decay else None
+
     last = run.last_checkpoint() if config.resume else None
     _drop_lines_after(run, -1 if last is None else last[0])
     if last is None:
         policy = load(config.policy)
-        return TrainingState(policy, make_optimiser(policy, config.algo), Progress())
+        return TrainingState(policy, make_optimiser(policy, config.algo), Progress(), average(policy))
     iteration, folder = last
     policy = load(str(folder / POLICY_FOLDER))
     optimiser = make_optimiser(policy, config.algo)
     load_optimiser(folder, optimiser, torch.device(config.device))
-    return TrainingState(policy, optimiser, load_progress(folder), saved_iteration=iteration)
+    averaged = average(policy)
+    if averaged is not None:
+        averaged.load_weights(folder)
+    return TrainingState(policy, optimiser, load_progress(folder), averaged, saved_iteration=iteration)
 
 
 def _drop_lines_after(run: RunFolder, iteration: int) -> None:

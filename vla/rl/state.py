@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from vla.errors import ReflexError
+from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import RESUME_MAY_CHANGE
 from vla.training.files import read_json, write_json
@@ -45,15 +47,24 @@ class TrainingState:
     policy: TrainablePolicy
     optimiser: torch.optim.Optimizer
     progress: Progress
+    average: WeightAverage | None = None
+    """Of the policy's weights; None to evaluate and keep the weights as they are."""
     saved_iteration: int = -1
     """Iteration of the newest checkpoint; -1 for none."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The policy with its averaged weights."""
+        return nullcontext() if self.average is None else self.average.applied()
 
 
 def save_state(run: RunFolder, state: TrainingState, keep: int | None) -> Path:
     """Write a checkpoint of the present iteration, whole or not at all."""
 
     def write(folder: Path) -> None:
-        state.policy.save_pretrained(folder / POLICY_FOLDER)
+        with state.averaged():
+            state.policy.save_pretrained(folder / POLICY_FOLDER)
+        if state.average is not None:
+            state.average.save_weights(folder)
         torch.save(state.optimiser.state_dict(), folder / OPTIMISER_FILE)
         write_json(folder / PROGRESS_FILE, asdict(state.progress))
 

@@ -171,6 +171,8 @@ class Trainer:
                 )
             progress = state.progress
             progress.iteration += 1
+            if state.average is not None:
+                state.average.update(progress.iteration)
             progress.episodes += len(batch.rollouts)
             progress.control_steps += sum(int(rollout.record["steps"]) for rollout in batch.rollouts)
             progress.seconds = self.seconds
@@ -222,7 +224,7 @@ class Trainer:
 
     def evaluate(self, episodes_per_task: int, **films: Any) -> EvaluationResult:
         """Greedy on held-out initial states, in float32 as `vla eval` is, so that the two agree."""
-        with in_float32(self.state.policy, self.config.precision):
+        with in_float32(self.state.policy, self.config.precision), self.state.averaged():
             return evaluate(
                 self.state.policy,
                 self.suite,
