@@ -30,13 +30,13 @@ class DemoConfig:
 
     output: str = "runs/demo"
     """Run folder. Running the command again continues an unfinished one."""
-    tasks: list[int] = field(default_factory=lambda: [0, 2, 3, 4])
+    tasks: list[int] = field(default_factory=lambda: [0, 1, 3, 4])
     """Task numbers; see `sim/tabletop/tasks.py`."""
     policy: str = "reflex-tiny"
     """Pretrained policy to start from."""
     demonstrations_per_task: int = 3
     """Scripted demonstrations of each task that fine-tuning sees."""
-    demonstration_pace: float = 0.45
+    demonstration_pace: float = 0.4
     """Speed of the demonstrations as a share of full speed: slow, as people's are."""
     fine_tune_steps: int = 60
     """Optimiser steps of fine-tuning."""
@@ -55,7 +55,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[0,2,3,4]")
+            raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[0,1,3,4]")
         for name in ("demonstrations_per_task", "fine_tune_steps", "evaluation_episodes_per_task"):
             if getattr(self, name) < 1:
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -56,11 +56,13 @@ class AlgoConfig:
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     learning_rate: float = 5e-4
-    """AdamW's learning rate after warm-up."""
+    """AdamW's highest learning rate."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     warmup_iterations: int = 2
     """Iterations over which the learning rate rises linearly from 1/warmup_iterations of its value; 0 for none."""
+    constant_iterations: int | None = 10
+    """Iterations after which the learning rate falls with the square root of their number; null for a constant one."""
     max_gradient_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     average_decay: float = 0.8
@@ -96,7 +98,7 @@ class AlgoConfig:
             _at_least(f"algo.{name}", getattr(self, name), 1)
         _at_least("algo.reward_frames", self.reward_frames, 2)
         _at_least("algo.warmup_iterations", self.warmup_iterations, 0)
-        for name in ("frame_stride", "micro_batch_size", "max_samples_per_update"):
+        for name in ("frame_stride", "micro_batch_size", "max_samples_per_update", "constant_iterations"):
             if getattr(self, name) is not None:
                 _at_least(f"algo.{name}", getattr(self, name), 1)
         for name in ("temperature", "learning_rate", "max_gradient_norm", "clip_high"):

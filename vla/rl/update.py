@@ -60,8 +60,14 @@ def make_optimiser(policy: TrainablePolicy, algo: AlgoConfig) -> torch.optim.Ada
 
 
 def learning_rate(algo: AlgoConfig, iteration: int) -> float:
-    """The learning rate of an iteration (0 is the first): linear warm-up, then constant."""
-    return algo.learning_rate * min(1.0, (iteration + 1) / max(1, algo.warmup_iterations))
+    """The learning rate of an iteration (0 is the first): linear warm-up, constant, then as 1 / sqrt(iteration).
+
+    The end of a run need not be known, so a run that is resumed for longer goes on as if it had been meant to.
+    """
+    warm_up = min(1.0, (iteration + 1) / max(1, algo.warmup_iterations))
+    constant = algo.constant_iterations
+    decay = 1.0 if constant is None else min(1.0, math.sqrt(constant / (iteration + 1)))
+    return algo.learning_rate * warm_up * decay
 
 
 def update_policy(

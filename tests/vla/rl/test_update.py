@@ -53,6 +53,12 @@ def test_warm_up():
     assert learning_rate(AlgoConfig(learning_rate=1.0, warmup_iterations=0), 0) == 1
 
 
+def test_the_learning_rate_falls_with_the_square_root_of_the_iterations():
+    algo = AlgoConfig(learning_rate=1.0, warmup_iterations=0, constant_iterations=4)
+    assert [learning_rate(algo, iteration) for iteration in (2, 3, 15, 63)] == [1, 1, 0.5, 0.25]
+    assert learning_rate(AlgoConfig(learning_rate=1.0, constant_iterations=None), 10_000) == 1
+
+
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 5])
 def test_micro_batches_give_the_gradient_of_the_whole_minibatch(micro_batch_size):
     gradients = []
