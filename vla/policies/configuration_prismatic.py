@@ -132,6 +132,11 @@ class PrismaticConfig:
         return self.chunk_horizon * self.action_size
 
     @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """H and A: actions in a chunk and dimensions of an action."""
+        return self.chunk_horizon, self.action_size
+
+    @property
     def num_queries(self) -> int:
         """Query positions of the language model."""
         return self.chunk_horizon if self.action_queries == "per_step" else self.tokens_per_chunk

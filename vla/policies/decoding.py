@@ -87,12 +87,13 @@ def add_token_noise(tokens: torch.Tensor, num_bins: int, token_noise: float, uni
 
 
 def draw_uniforms(
-    generators: Sequence[np.random.Generator], count: int, horizon: int, action_size: int, correlation: float
+    generators: Sequence[np.random.Generator], count: int, chunk_shape: tuple[int, int], correlation: float
 ) -> torch.Tensor:
-    """Uniform numbers in [0, 1) for sampling, [count, B, horizon * action_size], each environment's from its generator.
+    """Uniform numbers in [0, 1) for sampling, [count, B, H * A], each environment's from its own generator.
 
-    `correlation` is that of `correlated_uniforms`.
+    `chunk_shape` is (H, A); `correlation` is that of `correlated_uniforms`.
     """
+    horizon, action_size = chunk_shape
     rows = horizon + 1 if correlation else horizon
     draws = [generator.random((count, rows, action_size)) for generator in generators]
     uniforms = torch.from_numpy(np.stack(draws, axis=1))

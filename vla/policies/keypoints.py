@@ -121,9 +121,8 @@ def expected_positions(responses: torch.Tensor, coordinates: torch.Tensor, radiu
     peaks, strongest = responses.max(dim=1, keepdim=True)
     weights = torch.exp(responses - peaks.detach())
     if radius is not None:
-        centres = coordinates[strongest[:, 0], 1:]
-        away = (coordinates[:, None, 1:] - centres[:, None]).abs().amax(dim=-1)
-        weights = weights.masked_fill(away > radius, 0.0)
+        for axis in coordinates[:, 1:].unbind(dim=1):  # one by one: a last dimension of two would be slow on a CPU
+            weights = weights.masked_fill((axis[:, None] - axis[strongest]).abs() > radius, 0.0)
     # The softmax as a matrix product with (1, x, y): its sums come out of the same pass as the expectation.
     moments = weights.transpose(1, 2) @ coordinates.to(responses.dtype)
     moments = moments.float()

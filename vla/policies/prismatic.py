@@ -191,7 +191,7 @@ class PrismaticPolicy(nn.Module):
     def tokenize_actions(self, actions: NDArray[Any]) -> NDArray[np.int64]:
         """Actions [B, H, A] in [-1, 1] -> tokens [B, H * A]; step-major, dimension-minor."""
         actions = np.asarray(actions, dtype=np.float64)
-        expected = (self.config.chunk_horizon, self.config.action_size)
+        expected = self.config.chunk_shape
         if actions.ndim != 3 or actions.shape[1:] != expected:
             raise ReflexError(f"actions: expected [B, {expected[0]}, {expected[1]}], got {list(actions.shape)}")
         tokens = self.action_tokenizer.encode(normalise(actions, self._action_low, self._action_high))
@@ -200,7 +200,7 @@ class PrismaticPolicy(nn.Module):
     def detokenize(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
         """Tokens [B, H * A] -> actions [B, H, A] in [-1, 1]."""
         values = self.action_tokenizer.decode(np.asarray(tokens))
-        values = values.reshape(len(values), self.config.chunk_horizon, self.config.action_size)
+        values = values.reshape(len(values), *self.config.chunk_shape)
         actions = unnormalise(values, self._action_low, self._action_high)
         return np.clip(actions, -1.0, 1.0).astype(np.float32)
 
@@ -237,12 +237,15 @@ class PrismaticPolicy(nn.Module):
         `images` is then [B, cameras * N, D], vision tokens; where words have detectors, `max_text_tokens` more: what is
         added to each word's token.
         """
-        device, parts = inputs.images.device, []
+        device, parts, length = inputs.images.device, [], int(inputs.text_length.max())
+        padding = (0, 0, 0, self.config.max_text_tokens - length)  # no word is looked for beyond the longest text
         with autocast(self.device, self._precision):
             for first in range(0, len(inputs), batch_size):
                 part = inputs[first : first + batch_size].to(self.device)
-                seen = self._see(part.images, self._words(part.text, part.text.shape[1]))
-                tokens = [seen.vision] if seen.grounding is None else [seen.vision, seen.grounding.to(seen.vision)]
+                seen = self._see(part.images, self._words(part.text, length))
+                tokens = [seen.vision]
+                if seen.grounding is not None:
+                    tokens.append(nn.functional.pad(seen.grounding.to(seen.vision), padding))
                 parts.append(torch.cat(tokens, dim=1).to(device))
         return inputs.with_images(torch.cat(parts))
 
@@ -361,8 +364,7 @@ class PrismaticPolicy(nn.Module):
             if generators is None or len(generators) != len(logits):
                 count = "none" if generators is None else str(len(generators))
                 raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)}, not {count}")
-            shape = (self.config.chunk_horizon, self.config.action_size)
-            uniforms = draw_uniforms(generators, 2 if token_noise else 1, *shape, chunk_correlation)
+            uniforms = draw_uniforms(generators, 2 if token_noise else 1, self.config.chunk_shape, chunk_correlation)
             tokens = sample_tokens(logits, temperature, uniforms[0].to(logits.device))
             if token_noise:
                 tokens = add_token_noise(tokens, self.config.num_bins, token_noise, uniforms[1].to(logits.device))

@@ -75,10 +75,9 @@ def _localisation(environment: TabletopEnvironment, world: WorldState) -> tuple[
         things["drawer"] = world.drawer_position + DRAWER_HANDLE
     if world.button is not None:
         things["button"] = world.button
-    if things:
-        kinds, points = [KINDS.index(name) for name in things], np.stack(list(things.values()))
-        positions[kinds] = points[:, :2]
-        pictured[:, kinds] = environment.picture_coordinates(points)
+    kinds, points = [KINDS.index(name) for name in things], np.stack(list(things.values()))
+    positions[kinds] = points[:, :2]
+    pictured[:, kinds] = environment.picture_coordinates(points)
     targets = np.full(6, np.nan, dtype=np.float32)
     goals = environment.task.goals
     goal = next((goal for goal in goals if not goal.holds(world)), goals[-1])

@@ -154,9 +154,8 @@ def place_loss(
     x, y = np.minimum((places.T + 1.0) / 2.0 * side, side - 1).astype(np.int64)
     loss = nn.functional.cross_entropy(responses, torch.from_numpy(y * side + x).to(responses.device))
     with torch.autocast(responses.device.type, enabled=False):
-        expected = (
-            expected_positions(responses.detach().unsqueeze(-1), coordinates, WORD_RADIUS)[:, 0, :2].cpu().numpy()
-        )
+        found = expected_positions(responses.detach().unsqueeze(-1), coordinates, WORD_RADIUS)
+        expected = found[:, 0, :2].cpu().numpy()
     # a picture is 2 wide in these coordinates, and `side` patches of `PATCH` pixels
     error = np.linalg.norm(expected - places, axis=-1).mean() * side * PATCH / 2.0
     return loss, float(error)
