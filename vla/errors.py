@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["ReflexError", "require_module", "writing"]
+__all__ = ["ReflexError", "require_module", "restoring", "writing"]
 
 
 class ReflexError(Exception):
@@ -49,6 +49,20 @@ def _write_advice(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{reason}; choose a folder you may write to"
     return reason
+
+
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Turn what is raised while a file of a checkpoint is restored into a ``ReflexError`` that names it.
+
+    A damaged or foreign file is reported with many types: by torch, by pickle, and by whoever takes its content.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ReflexError(
+            f"cannot restore {path} ({error}); delete {path.parent} to resume from the one before"
+        ) from error
 
 
 def require_module(name: str, purpose: str, install: str) -> ModuleType:

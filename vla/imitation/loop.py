@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vla.data.episode import Episode
-from vla.errors import ReflexError
+from vla.errors import ReflexError, restoring
 from vla.imitation.augmentation import AugmentationConfig, augment_frames
 from vla.imitation.samples import EpisodeSamples, SampleSource
 from vla.policies.decoding import gaussian_rows
@@ -213,7 +213,7 @@ class ImitationTrainer:
         """Restore what `save` wrote. Raises `ReflexError` naming a damaged file."""
         self.policy.load_weights_from(folder / "policy")
         path = folder / OPTIMISER_FILE
-        try:
+        with restoring(path):
             state = torch.load(path, map_location=self.policy.device, weights_only=True)
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
@@ -221,10 +221,6 @@ class ImitationTrainer:
             torch.set_rng_state(state["random"].cpu())
             if self.auxiliary is not None:
                 self.auxiliary.load_state_dict(state["auxiliary"])
-        except Exception as error:  # torch.load raises many types for a damaged file
-            raise ReflexError(
-                f"{path}: cannot resume from it ({error}); delete this checkpoint to use an older"
-            ) from error
 
 
 def train_on_samples(

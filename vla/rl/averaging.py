@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vla.errors import ReflexError
+from vla.errors import restoring
 
 WEIGHTS_FILE = "weights.pt"
 """In a checkpoint: the weights that go on learning."""
@@ -55,13 +55,8 @@ class WeightAverage:
     def load_weights(self, folder: Path) -> None:
         """Take what the parameters hold now as the average, and read the parameters. Raises `ReflexError`."""
         path = folder / WEIGHTS_FILE
-        try:
+        with restoring(path), torch.no_grad():
             stored = torch.load(path, weights_only=True, map_location="cpu")
-            with torch.no_grad():
-                for average, parameter, value in zip(self._average, self._parameters, stored, strict=True):
-                    average.copy_(parameter)
-                    parameter.copy_(value)
-        except Exception as error:  # torch.load reports damage with many types
-            raise ReflexError(
-                f"cannot restore {path} ({error}); delete {folder} to resume from the one before"
-            ) from error
+            for average, parameter, value in zip(self._average, self._parameters, stored, strict=True):
+                average.copy_(parameter)
+                parameter.copy_(value)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vla.errors import ReflexError
+from vla.errors import ReflexError, restoring
 from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import RESUME_MAY_CHANGE
@@ -85,10 +85,8 @@ def load_progress(folder: Path) -> Progress:
 def load_optimiser(folder: Path, optimiser: torch.optim.Optimizer, device: torch.device) -> None:
     """Restore the optimiser's state. Raises `ReflexError` when the file is damaged or belongs to another policy."""
     path = folder / OPTIMISER_FILE
-    try:
+    with restoring(path):
         optimiser.load_state_dict(torch.load(path, map_location=device, weights_only=True))
-    except Exception as error:  # torch.load reports damage with many types
-        raise ReflexError(f"cannot restore {path} ({error}); delete {folder} to resume from the one before") from error
 
 
 def check_same_run(run: RunFolder, config: Mapping[str, Any]) -> None:
