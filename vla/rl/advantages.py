@@ -26,16 +26,19 @@ def group_advantages(
     *,
     negative_weight: float = 1.0,
     minimum_spread: float = 1e-4,
+    minimum_deviation: float = 0.0,
     epsilon: float = 1e-6,
 ) -> NDArray[np.float32]:
-    """(r - mean) / (std + epsilon) within each group, then negatives scaled by `negative_weight`.
+    """(r - mean) / (max(std, minimum_deviation) + epsilon) within each group; negatives times `negative_weight`.
 
     Args:
         rewards: [N].
         groups: [N] which group (initial state) each rollout belongs to.
         negative_weight: multiplies negative advantages. 1 is GRPO. Below 1 pushes down less than it pulls up, which a
             small policy needs: pushing probability away from a failure spreads it over everything else.
-        minimum_spread: a group whose rewards differ by less gets advantage 0: normalisation must not blow noise up.
+        minimum_spread: a group whose rewards differ by less gets advantage 0: equal rewards must stay equal.
+        minimum_deviation: a group whose rewards deviate by less is divided by this instead. 0 is GRPO. Above 0, the
+            small differences among the failures of a group without a success count for less than a success does.
         epsilon: keeps the division defined. `std` is the population deviation.
     """
     values, ids = np.asarray(rewards, dtype=np.float64), np.asarray(groups, dtype=np.int64)
@@ -44,7 +47,8 @@ def group_advantages(
         if spread < minimum_spread:
             continue
         members = ids == group
-        advantages[members] = (values[members] - values[members].mean()) / (values[members].std() + epsilon)
+        deviation = max(float(values[members].std()), minimum_deviation)
+        advantages[members] = (values[members] - values[members].mean()) / (deviation + epsilon)
     return np.where(advantages < 0, negative_weight * advantages, advantages).astype(np.float32)
 
 

@@ -100,7 +100,11 @@ def collect_batch(
         rounds += 1
     batch.rewards = scores.rewards
     batch.advantages = group_advantages(
-        scores.rewards, batch.groups, negative_weight=algo.negative_weight, minimum_spread=MINIMUM_SPREAD
+        scores.rewards,
+        batch.groups,
+        negative_weight=algo.negative_weight,
+        minimum_spread=MINIMUM_SPREAD,
+        minimum_deviation=algo.minimum_deviation,
     )
     batch.metrics = {
         **batch_metrics(batch),

@@ -77,6 +77,9 @@ class AlgoConfig:
     """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
     negative_weight: float = 0.3
     """Multiplies negative advantages; 1 is GRPO as published, less keeps a small policy from flattening out."""
+    minimum_deviation: float = 0.2
+    """A group's rewards are divided by their deviation, or by this where it is less; 0 is GRPO as published. Failures
+    that differ a little under "srpo" then count for less than a success among failures does."""
     aggregation: Literal["token", "episode"] = "episode"
     """"token": each token counts the same. "episode": each episode does, so that long failures do not outweigh."""
     target_kl: float | None = 0.2
@@ -103,7 +106,7 @@ class AlgoConfig:
                 _at_least(f"algo.{name}", getattr(self, name), 1)
         for name in ("temperature", "learning_rate", "max_gradient_norm", "clip_high"):
             _positive(f"algo.{name}", getattr(self, name))
-        for name in ("kl_coefficient", "entropy_coefficient", "weight_decay", "token_noise"):
+        for name in ("kl_coefficient", "entropy_coefficient", "weight_decay", "token_noise", "minimum_deviation"):
             _at_least(f"algo.{name}", getattr(self, name), 0)
         if self.target_kl is not None:
             _positive("algo.target_kl", self.target_kl)

@@ -25,6 +25,12 @@ def test_a_spread_below_the_minimum_is_not_blown_up():
     assert group_advantages([0.4, 0.41], [0, 0])[1] == pytest.approx(1, abs=1e-3)
 
 
+def test_small_differences_among_failures_count_for_less_than_a_success():
+    # Group 0: mean 0.4, deviation 0.1, divided by 0.2. Group 1: deviation 0.5, above the minimum.
+    result = group_advantages([0.5, 0.3, 1, 0], [0, 0, 1, 1], minimum_deviation=0.2)
+    assert result.tolist() == pytest.approx([0.5, -0.5, 1, -1], abs=1e-4)
+
+
 def test_negative_weight_scales_negatives_only():
     full, half = group_advantages([1, 0], [0, 0]), group_advantages([1, 0], [0, 0], negative_weight=0.5)
     assert half[0] == full[0] and half[1] == full[1] / 2
