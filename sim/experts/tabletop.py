@@ -64,7 +64,7 @@ class TabletopExpert(Expert):
         """The next action, float32 [7]."""
         assert isinstance(environment, TabletopEnvironment)
         world = environment.world_state()
-        target, grip = self._target(environment.task.goals, world)
+        target, grip = self._target(environment.task.ordered_goals(world), world)
         action = np.zeros(7, dtype=np.float32)
         action[:3] = straight_line(world.gripper, target, self._gain)
         tilt = orientation_error(_DOWN, environment.gripper_rotation())

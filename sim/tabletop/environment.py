@@ -24,7 +24,7 @@ from sim.core.environment import SuiteEnvironment, check_action
 from sim.core.operational_space import matrix_to_rotation_vector, operational_space_torques, rotation_vector_to_matrix
 from sim.core.rendering import PrimitiveRenderer, picture_coordinates
 from sim.tabletop.arm import FINGER_OPEN, REST_POSITIONS, TORQUE_LIMITS
-from sim.tabletop.goals import LIT_BUTTON, WorldState, task_progress
+from sim.tabletop.goals import LIT_BUTTON, WorldState
 from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, HALF_SIZE, PLATE_HALF_HEIGHT, scene_xml
 from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, Layout, Task, get_task, initial_layout
 
@@ -157,7 +157,7 @@ class TabletopEnvironment(SuiteEnvironment):
             success=success,
             truncated=not success and self._steps >= self.horizon,
             cost=float(outside),
-            progress=1.0 if success else task_progress(self.task.goals, world),
+            progress=1.0 if success else self.task.progress(world),
         )
 
     def _run_substeps(self) -> bool:
@@ -217,7 +217,7 @@ class TabletopEnvironment(SuiteEnvironment):
 
     def true_progress(self) -> float:
         """Progress of the present state."""
-        return task_progress(self.task.goals, self.world_state())
+        return self.task.progress(self.world_state())
 
     def gripper_rotation(self) -> NDArray[np.float64]:
         """Rotation matrix [3, 3] of the grip frame."""

@@ -202,13 +202,17 @@ LIT_BUTTON = (0.2, 1.0, 0.4, 1.0)
 """Colour of a pressed button: a policy without memory must see which stage it is in."""
 
 
-def task_progress(goals: tuple[Goal, ...], world: WorldState) -> float:
-    """Progress in [0, 1] of a task whose goals are reached in order: finished stages and a share of the present one."""
-    done = 0.0
-    for goal in goals:
-        if goal.holds(world):
-            done += 1.0
-            continue
-        done += min(goal.progress(world), 0.95)
-        break
-    return done / len(goals)
+def task_progress(goals: tuple[Goal, ...], world: WorldState, *, any_order: bool = False) -> float:
+    """Progress in [0, 1] of a task: finished stages and a share of the present one.
+
+    The present stage is the first whose goal does not hold, and what comes after it does not count yet. In `any_order`
+    it is the one furthest along.
+    """
+    holds = [goal.holds(world) for goal in goals]
+    if all(holds):
+        return 1.0
+    if any_order:
+        present = max(goal.progress(world) for goal, held in zip(goals, holds, strict=True) if not held)
+        return (sum(holds) + min(present, 0.95)) / len(goals)
+    finished = holds.index(False)
+    return (finished + min(goals[finished].progress(world), 0.95)) / len(goals)

@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, Split
-from sim.tabletop.goals import ButtonPressed, DrawerOpened, Goal, InDrawer, Lifted, PlacedOn, Pushed
+from sim.tabletop.goals import (
+    ButtonPressed,
+    DrawerOpened,
+    Goal,
+    InDrawer,
+    Lifted,
+    PlacedOn,
+    Pushed,
+    WorldState,
+    task_progress,
+)
 from sim.tabletop.scene import MovableObject, Plate, Scene
 
 Array = NDArray[np.float64]
@@ -28,9 +38,29 @@ class Task:
     instruction: str
     scene: Scene
     goals: tuple[Goal, ...]
-    """Reached in this order; the task succeeds when all hold at once."""
+    """Reached in this order, unless `any_order`; the task succeeds when all hold at once."""
     horizon: int
     """Control steps before truncation."""
+    any_order: bool = False
+    """The instruction names no order ("both") of the goals, which are all `PlacedOn`."""
+
+    def ordered_goals(self, world: WorldState) -> tuple[Goal, ...]:
+        """The goals in the order in which someone who shows the task reaches them.
+
+        Where the instruction names none the picture must, so that the next thing to do can be seen: from left to right.
+        """
+        if not self.any_order:
+            return self.goals
+        return tuple(sorted(self.goals, key=lambda goal: _initial_left_to_right(goal, world)))
+
+    def progress(self, world: WorldState) -> float:
+        """True progress in [0, 1]."""
+        return task_progress(self.goals, world, any_order=self.any_order)
+
+
+def _initial_left_to_right(goal: Goal, world: WorldState) -> float:
+    assert isinstance(goal, PlacedOn)
+    return float(world.initial_objects[goal.item][1])
 
 
 @dataclass(frozen=True)
@@ -98,6 +128,7 @@ TASKS: tuple[Task, ...] = (
         _TIDY,
         (PlacedOn("blue cylinder", "black plate"), PlacedOn("orange cylinder", "black plate")),
         128,
+        any_order=True,
     ),
 )
 

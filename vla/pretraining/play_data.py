@@ -79,7 +79,7 @@ def _localisation(environment: TabletopEnvironment, world: WorldState) -> tuple[
     positions[kinds] = points[:, :2]
     pictured[:, kinds] = environment.picture_coordinates(points)
     targets = np.full(6, np.nan, dtype=np.float32)
-    goals = environment.task.goals
+    goals = environment.task.ordered_goals(world)
     goal = next((goal for goal in goals if not goal.holds(world)), goals[-1])
     if isinstance(goal, DrawerOpened | DrawerShut):
         targets[:3] = things["drawer"]

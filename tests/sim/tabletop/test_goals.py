@@ -16,7 +16,8 @@ from sim.tabletop.goals import (
     WorldState,
     task_progress,
 )
-from sim.tabletop.scene import HALF_SIZE, PLATE_HALF_HEIGHT
+from sim.tabletop.scene import HALF_SIZE, PLATE_HALF_HEIGHT, Scene
+from sim.tabletop.tasks import Task
 
 CUBE = np.array([0.1, 0.0, HALF_SIZE])
 WORLD = WorldState(
@@ -92,3 +93,16 @@ def test_progress_of_pushing_by_hand() -> None:
     # Half the distance pushed (0.05 of 0.10 m), gripper at the object: 0.3 + 0.7 / 2.
     world = _with([0.1, -0.05, HALF_SIZE], [0.1, -0.05, HALF_SIZE])
     assert Pushed("red cube", (0.0, -1.0)).progress(world) == pytest.approx(0.65)
+
+
+def test_goals_that_name_no_order_are_shown_from_left_to_right_and_count_in_either_order() -> None:
+    # The blue cube starts at y = 0.1, the red one at 0: left is towards -y.
+    red, blue = PlacedOn("red cube", "white plate"), PlacedOn("blue cube", "white plate")
+    both = Task("both", "put both cubes on the white plate", Scene(), (blue, red), 64, any_order=True)
+    named = replace(both, any_order=False)
+    assert both.ordered_goals(WORLD) == (red, blue)
+    assert named.ordered_goals(WORLD) == (blue, red)
+    red_placed = _with([0.01, -0.11, 2 * PLATE_HALF_HEIGHT + HALF_SIZE])
+    assert both.ordered_goals(red_placed) == (red, blue), "where things started, not where they are"
+    assert both.progress(red_placed) == pytest.approx(0.5 + blue.progress(red_placed) / 2)
+    assert named.progress(red_placed) == pytest.approx(blue.progress(red_placed) / 2)
