@@ -1,4 +1,4 @@
-"""One LIBERO task's simulation: built by hf-libero and robosuite, reset and stepped without their observation code.
+"""One LIBERO task's simulation: built and reset by hf-libero and robosuite, stepped by `sim.core`.
 
 `LiberoScene` keeps exactly what hf-libero's `OffScreenRenderEnv` does to the simulation (order of forward passes, warm
 starts, controller and gripper memory) and leaves out everything it only looks at, so that states stay equal to the bit.
@@ -7,12 +7,16 @@ starts, controller and gripper memory) and leaves out everything it only looks a
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import CONTROL_FREQUENCY, STATE_SIZE, EnvironmentRequestError, FloatArray
+from sim.core.robosuite_control import ArmIndices, ArmMemory, RobosuiteArm
+from sim.core.stepping import SteppingMode, make_stepping
 from sim.libero.installation import Installation, import_libero
 from sim.libero.snapshot import ObservationClock, PoseSnapshot
 from sim.libero.tasks import NUM_INIT_STATES, LiberoTask, read_init_states, sampling_seed
@@ -22,10 +26,31 @@ EVALUATION_SEED = 0
 `env.reset()`, and OpenVLA-OFT seeds that with 0. Here every episode uses the draw its first episode gets."""
 
 
+_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+"""Everything a MuJoCo step depends on, warm starts included."""
+
+
+@dataclass(frozen=True)
+class SceneState:
+    """A scene between two control steps, to be gone on from to the bit."""
+
+    physics: NDArray[np.float64]
+    fixture_poses: NDArray[np.float64]
+    """[fixtures, 7] positions and quaternions in the model."""
+    site_rgba: NDArray[np.float32]
+    arm: ArmMemory
+    clock: tuple[float, bool]
+    robot_state: FloatArray
+    poses: dict[str, NDArray[np.float64]]
+    """What the snapshot shows, with the site colours at that moment."""
+    shown_site_rgba: NDArray[np.float32]
+
+
 class LiberoScene:
     """The simulation of one task."""
 
-    def __init__(self, task: LiberoTask, installation: Installation) -> None:
+    def __init__(self, task: LiberoTask, installation: Installation, stepping: SteppingMode = "exact") -> None:
+        """Build the task's model (a second or more). Raises `EnvironmentRequestError` when it cannot be built."""
         self.task = task
         with _private_random_state(EVALUATION_SEED):
             self._domain = _build_domain(task, installation)
@@ -39,6 +64,8 @@ class LiberoScene:
         self._eef_site = int(self._robot.eef_site_id)
         self._eef_body = int(self._domain.sim.model.body_name2id(self._robot.robot_model.eef_name))
         self._finger_qpos = [int(address) for address in self._robot._ref_gripper_joint_pos_indexes]
+        self._arm = RobosuiteArm(self.model, self.data, _arm_indices(self._robot))
+        self._stepping = make_stepping(stepping, self.model)
         self._substeps = int(self._domain.control_timestep / self._domain.model_timestep)
         self._goal = list(self._domain.parsed_problem["goal_state"])
         self._official_states: NDArray[np.float64] | None = None
@@ -74,13 +101,50 @@ class LiberoScene:
                 break
         self._load(self.flattened_state())
 
+    def save(self) -> SceneState:
+        """The present state; only between two control steps, at least one after a reset."""
+        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
+        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
+        bodies = self._fixture_bodies
+        return SceneState(
+            physics=physics,
+            fixture_poses=np.hstack([self.model.body_pos[bodies], self.model.body_quat[bodies]]),
+            site_rgba=self.model.site_rgba.copy(),
+            arm=self._arm.memory(),
+            clock=self._clock.phase(),
+            robot_state=self.robot_state(),
+            poses=self.snapshot.poses(),
+            shown_site_rgba=self.snapshot.site_rgba.copy(),
+        )
+
+    def restore(self, state: SceneState) -> None:
+        """Go back to a saved state of this task, of this scene or another."""
+        self.model.body_pos[self._fixture_bodies] = state.fixture_poses[:, :3]
+        self.model.body_quat[self._fixture_bodies] = state.fixture_poses[:, 3:]
+        self.model.site_rgba[:] = state.site_rgba
+        mujoco.mj_resetData(self.model, self.data)
+        mujoco.mj_setState(self.model, self.data, state.physics, _PHYSICS)
+        self._arm.recall(state.arm)
+        self._clock.set_phase(state.clock)
+        self._robot_state[:] = state.robot_state
+        self.snapshot.set_poses(state.poses)
+        self.snapshot.site_rgba[:] = state.shown_site_rgba
+
+    def refresh(self) -> None:
+        """Bring poses and contacts up to date with positions and velocities, without a trace in what follows."""
+        warm_start = self.data.qacc_warmstart.copy()
+        mujoco.mj_forward(self.model, self.data)
+        self.data.qacc_warmstart[:] = warm_start
+
     def step(self, action: NDArray[np.float64]) -> list[bool]:
         """One control step of `action`, float64 [7]; returns which goal predicates hold after it."""
-        sim = self._domain.sim
+        gripper = float(action[6])
         for substep in range(self._substeps):
-            sim.forward()
-            self._domain._pre_action(action, substep == 0)
-            sim.step()
+            self._stepping.prepare(self.model, self.data, controller_looks=not self._arm.holds_state)
+            if substep == 0:
+                self._arm.set_goal(action)
+            self._arm.write_controls(gripper)
+            self._stepping.finish(self.model, self.data)
             if self._clock.tick():
                 self._observe()
         predicates = self.goal_predicates()
@@ -119,6 +183,7 @@ class LiberoScene:
 
     def _load(self, state: NDArray[np.float64]) -> None:
         """Set positions and velocities as `env.set_init_state(state)` does."""
+        self._arm.restart()
         self._domain.sim.set_state_from_flattened(state)
         self._domain.sim.forward()
         self.goal_predicates()
@@ -154,6 +219,16 @@ class LiberoScene:
                 break
             domain.sim.forward()
             domain.visualize(vis_settings=dict.fromkeys(domain._visualizations, False))
+
+
+def _arm_indices(robot: Any) -> ArmIndices:
+    return ArmIndices(
+        site=int(robot.eef_site_id),
+        joint_positions=[int(address) for address in robot._ref_joint_pos_indexes],
+        joint_velocities=[int(address) for address in robot._ref_joint_vel_indexes],
+        joint_actuators=[int(index) for index in robot._ref_joint_actuator_indexes],
+        finger_actuators=[int(index) for index in robot._ref_joint_gripper_actuator_indexes],
+    )
 
 
 def axis_angle_from_quaternion(quaternion: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

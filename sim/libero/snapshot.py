@@ -45,6 +45,14 @@ class ObservationClock:
         self._elapsed = self._substep + self._substep
         self._sampled = True
 
+    def phase(self) -> tuple[float, bool]:
+        """Where the clock stands, for `set_phase`."""
+        return self._elapsed, self._sampled
+
+    def set_phase(self, phase: tuple[float, bool]) -> None:
+        """Put the clock where another stood."""
+        self._elapsed, self._sampled = phase
+
     def tick(self) -> bool:
         """Advance by one substep; returns whether observables sample now."""
         self._elapsed += self._substep
@@ -73,3 +81,12 @@ class PoseSnapshot:
         for field in _DRAWN_FIELDS:
             getattr(target, field)[:] = getattr(data, field)
         self.site_rgba[:] = self._model.site_rgba
+
+    def poses(self) -> dict[str, NDArray[np.float64]]:
+        """Copies of all poses, for `set_poses`; `site_rgba` is not among them."""
+        return {field: getattr(self.data, field).copy() for field in _DRAWN_FIELDS}
+
+    def set_poses(self, poses: dict[str, NDArray[np.float64]]) -> None:
+        """Show poses copied before."""
+        for field, values in poses.items():
+            getattr(self.data, field)[:] = values

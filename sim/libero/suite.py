@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.contract import EnvironmentRequestError, Expert, ManipulationEnvironment, Split, Suite
+from sim.core.stepping import SteppingMode
 from sim.libero.installation import find_installation, installed_versions
 from sim.libero.rendering import CAMERAS
 from sim.libero.scene import EVALUATION_SEED
 from sim.libero.tasks import (
+    FAST_SUFFIX,
     HORIZONS,
     NUM_INIT_STATES,
     SETTLE_ACTION,
@@ -19,9 +21,14 @@ from sim.libero.tasks import (
     sha256_of,
 )
 
+if TYPE_CHECKING:
+    from sim.libero.environment import SettledStates
+
 
 class LiberoSuite(Suite):
-    """libero_spatial, libero_object, libero_goal, libero_10 or libero_90.
+    """libero_spatial, libero_object, libero_goal, libero_10 or libero_90, or one of these with "_fast" behind it.
+
+    A fast suite is stepped by `sim.core.stepping.FastStepping`; everything else is the same.
 
     Evaluation states are the 50 official ones of each task; training states are 50 fresh draws per task, made with
     seeds that depend on suite, task and index only.
@@ -29,13 +36,17 @@ class LiberoSuite(Suite):
 
     def __init__(self, name: str, image_size: int = 256) -> None:
         """Raises `EnvironmentRequestError` for an unknown suite, a missing or wrong package, or missing assets."""
-        check_suite_name(name)
+        base = name.removesuffix(FAST_SUFFIX)
+        check_suite_name(base)
         if isinstance(image_size, bool) or not isinstance(image_size, int) or not 16 <= image_size <= 2048:
             raise EnvironmentRequestError(f"image_size must be an integer from 16 to 2048, not {image_size!r}")
         self.name = name
+        self._base = base
+        self._stepping: SteppingMode = "exact" if name == base else "fast"
         self.image_size = image_size
         self._installation = find_installation()
-        self._tasks = load_tasks(name, self._installation)
+        self._tasks = load_tasks(base, self._installation)
+        self._settled: SettledStates = {}
 
     @property
     def task_ids(self) -> tuple[int, ...]:
@@ -53,7 +64,7 @@ class LiberoSuite(Suite):
     def horizon(self, task_id: int) -> int:
         """Control steps of an episode after settling; the same for all tasks of a suite."""
         self._task(task_id)
-        return HORIZONS[self.name]
+        return HORIZONS[self._base]
 
     def num_init_states(self, task_id: int, split: Split) -> int:
         """50 in either split."""
@@ -64,14 +75,15 @@ class LiberoSuite(Suite):
         """Build one environment (a second or more)."""
         from sim.libero.environment import LiberoEnvironment
 
-        return LiberoEnvironment(self._task(task_id), self._installation, self.image_size)
+        task = self._task(task_id)
+        return LiberoEnvironment(task, self._installation, self.image_size, self._stepping, self._settled)
 
     def make_expert(self, task_id: int, seed: int) -> Expert:
         """The scripted expert of a task. Raises `EnvironmentRequestError` for suites that have none yet."""
         from sim.libero.expert import BowlExpert
 
         task = self._task(task_id)
-        if self.name != "libero_spatial":
+        if self._base != "libero_spatial":
             raise EnvironmentRequestError(
                 f"there is no scripted expert for {self.name} task {task_id} ({task.name}); "
                 "only libero_spatial has one. Use a trained policy or recorded demonstrations."
@@ -83,7 +95,8 @@ class LiberoSuite(Suite):
         return {
             "suite": self.name,
             "versions": installed_versions(),
-            "horizon": HORIZONS[self.name],
+            "stepping": self._stepping,
+            "horizon": HORIZONS[self._base],
             "settle_steps": SETTLE_STEPS,
             "settle_action": list(SETTLE_ACTION),
             "image_size": self.image_size,

@@ -24,6 +24,9 @@ HORIZONS = {
 }
 """Suite -> control steps of an episode, after settling (OpenVLA, OpenVLA-OFT and openpi use these)."""
 
+FAST_SUFFIX = "_fast"
+"""Behind a suite's name: the suite whose physics is stepped faster and drifts in the last bits."""
+
 SETTLE_STEPS = 10
 """Control steps of `SETTLE_ACTION` after every reset, so that objects placed in the air come to rest."""
 

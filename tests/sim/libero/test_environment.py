@@ -53,6 +53,48 @@ def test_a_reset_does_not_depend_on_what_happened_before(between_plate_and_ramek
     assert np.array_equal(states[0][1], states[1][1])
 
 
+def test_a_settled_state_is_gone_on_from_to_the_bit(spatial: LiberoSuite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An initial state settles once; later episodes start from what came out of that, and nobody can tell."""
+    task, settled = spatial.make(3), spatial.make(3)
+    assert isinstance(task, LiberoEnvironment) and isinstance(settled, LiberoEnvironment)
+    pushing = np.array([1.0, 0.3, -1.0, 0.2, 0.0, 0.4, 1.0])
+    task.reset_to("eval", 7)
+    settled.reset_to("eval", 2)  # other fixture poses, and fingers left closed
+    settled.advance(pushing)
+    monkeypatch.setattr(settled, "_settle", None)  # from here on nothing can settle anew
+    settled.reset_to("eval", 7)
+    for environment in (task, settled):
+        scene = environment.scene
+        assert np.array_equal(scene.data.site_xpos, task.scene.data.site_xpos)
+        assert scene.data.ncon == task.scene.data.ncon
+    for step in range(12):
+        for environment in (task, settled):
+            if step:
+                environment.advance(pushing)
+        assert np.array_equal(task.scene.flattened_state(), settled.scene.flattened_state()), step
+        assert np.array_equal(task.robot_state(), settled.robot_state()), step
+    pictures, others = task.render_observation(), settled.render_observation()
+    assert np.array_equal(pictures["image"], others["image"])
+    assert np.array_equal(pictures["wrist_image"], others["wrist_image"])
+    task.close()
+    settled.close()
+
+
+def test_fast_stepping_drifts_in_the_last_digits_only(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    exact = between_plate_and_ramekin
+    fast = LiberoSuite("libero_spatial_fast", image_size=64).make(0)
+    assert isinstance(fast, LiberoEnvironment)
+    generator = np.random.default_rng(1)
+    for environment in (exact, fast):
+        environment.reset_to("eval", 4)
+    for _ in range(20):
+        action = generator.uniform(-1.0, 1.0, 7)
+        exact.advance(action)
+        fast.advance(action)
+    difference = np.abs(exact.scene.data.qpos - fast.scene.data.qpos).max()
+    assert 0.0 < difference < 1e-5
+
+
 def test_resetting_leaves_the_callers_random_numbers_alone(between_plate_and_ramekin: LiberoEnvironment) -> None:
     np.random.seed(5)  # noqa: NPY002
     expected = np.random.uniform()  # noqa: NPY002

@@ -2,20 +2,21 @@
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sim.libero.environment import LiberoEnvironment
+from sim.libero.expert import BowlExpert
 from sim.libero.rendering import CAMERAS
 from sim.libero.scene import axis_angle_from_quaternion
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import sampling_seed
 
 SETTLE = [0.0] * 6 + [-1.0]
-SIZE = 64
+SIZE = 256
 
 
 @contextmanager
@@ -55,10 +56,13 @@ def no_pictures(original: Any) -> Iterator[None]:
 
 
 def mixed_actions() -> list[list[float]]:
-    """Random motion, gripper toggles, and pushing down into contact."""
+    """200 of them: random motion, gripper toggles, pushing down into contact, turning, standing still."""
     generator = np.random.default_rng(0)
-    actions = [list(generator.uniform(-1.0, 1.0, 7)) for _ in range(20)]
-    return actions + [[0.3, 0.2, -1.0, 0.0, 0.0, 0.0, 1.0]] * 12 + [[0.0, 0.0, 1.0, 0.0, 0.0, 0.5, -1.0]] * 8
+    random = [list(generator.uniform(-1.0, 1.0, 7)) for _ in range(70)]
+    toggles = [[0.1, -0.2, 0.0, 0.0, 0.0, 0.0, 1.0 if step % 12 < 6 else -1.0] for step in range(30)]
+    pushing = [[0.3, 0.2, -1.0, 0.0, 0.0, 0.0, 1.0]] * 40 + [[-1.0, 0.1, -0.2, 0.0, 0.0, 0.0, 1.0]] * 20
+    turning = [[0.0, 0.0, 1.0, 0.0, 0.0, 0.5, -1.0]] * 20 + [[0.0] * 6 + [-1.0]] * 20
+    return random + toggles + pushing + turning
 
 
 def original_state(observation: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -71,30 +75,70 @@ def original_state(observation: dict[str, Any]) -> np.ndarray[Any, Any]:
     ).astype(np.float32)
 
 
+def compare(ours: LiberoEnvironment, original: Any, action: list[float], pictures: bool) -> None:
+    """One control step in both, and everything that can be seen of it."""
+    outcome = ours.advance(np.array(action))
+    with nullcontext() if pictures else no_pictures(original):
+        observation, reward, done, _ = original.step(action)
+    assert np.array_equal(original.sim.data.qpos, ours.scene.data.qpos)
+    assert np.array_equal(original.sim.data.qvel, ours.scene.data.qvel)
+    assert original.sim.data.ncon == ours.scene.data.ncon
+    assert outcome.success == done == bool(reward)
+    assert np.array_equal(original_state(observation), ours.robot_state())
+    if pictures:
+        ours_pictures = ours.render_observation()
+        for camera, key in zip(CAMERAS, ("image", "wrist_image"), strict=True):
+            theirs = observation[f"{camera}_image"][::-1, ::-1]
+            assert np.array_equal(theirs, ours_pictures[key])  # type: ignore[literal-required]
+
+
 @pytest.mark.libero
-def test_evaluation_episode_equals_the_original_to_the_bit(between_plate_and_ramekin: LiberoEnvironment) -> None:
-    ours = between_plate_and_ramekin
+@pytest.mark.parametrize(
+    ("name", "task_id"),
+    [
+        ("libero_spatial", 0),
+        ("libero_spatial", 4),
+        ("libero_spatial", 8),
+        ("libero_object", 1),
+        ("libero_object", 5),
+        ("libero_object", 9),
+        ("libero_goal", 0),
+        ("libero_goal", 5),
+        ("libero_goal", 7),
+        ("libero_10", 2),
+        ("libero_10", 3),
+        ("libero_10", 9),
+    ],
+)
+def test_an_episode_equals_the_original_to_the_bit(spatial: LiberoSuite, name: str, task_id: int) -> None:
+    """Bowls, cans and cartons, drawers, a stove, a microwave; pictures of 256 px at five moments."""
+    ours = LiberoSuite(name, image_size=SIZE).make(task_id)
+    assert isinstance(ours, LiberoEnvironment)
     ours.reset_to("eval", 3)
-    *actions, last = mixed_actions()
     with original_environment(ours, seed=0) as original:
         with no_pictures(original):
             original.set_init_state(ours.scene.official_states()[3])
             for _ in range(10):
                 original.step(SETTLE)
-            assert np.array_equal(original.sim.model.body_pos, ours.scene.model.body_pos)
-            for step, action in enumerate(actions):
-                outcome = ours.advance(np.array(action))
-                observation, reward, done, _ = original.step(action)
-                assert np.array_equal(original.sim.data.qpos, ours.scene.data.qpos), step
-                assert np.array_equal(original.sim.data.qvel, ours.scene.data.qvel), step
-                assert original.sim.data.ncon == ours.scene.data.ncon, step
-                assert outcome.success == done == bool(reward), step
-                assert np.array_equal(original_state(observation), ours.robot_state()), step
-        ours.advance(np.array(last))
-        observation, *_ = original.step(last)
-        picture = ours.render_observation()
-        for camera, key in zip(CAMERAS, ("image", "wrist_image"), strict=True):
-            assert np.array_equal(observation[f"{camera}_image"][::-1, ::-1], picture[key])  # type: ignore[literal-required]
+        assert np.array_equal(original.sim.model.body_pos, ours.scene.model.body_pos)
+        for step, action in enumerate(mixed_actions()):
+            compare(ours, original, action, pictures=step % 50 == 49 or step == 0)
+    ours.close()
+
+
+@pytest.mark.libero
+def test_an_expert_episode_equals_the_original_to_the_bit(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    """Up to success, which both see in the same step."""
+    ours = between_plate_and_ramekin
+    ours.reset_to("eval", 5)
+    expert = BowlExpert(ours.task, seed=0)
+    expert.reset(ours)
+    with original_environment(ours, seed=0) as original, no_pictures(original):
+        original.set_init_state(ours.scene.official_states()[5])
+        for _ in range(10):
+            original.step(SETTLE)
+        while not all(ours.scene.goal_predicates()):
+            compare(ours, original, expert.act(ours).tolist(), pictures=False)
 
 
 @pytest.mark.libero
