@@ -30,6 +30,8 @@ class ConfiguredCommand:
     """module:function that takes the configuration."""
     example: str
     """A typical invocation."""
+    verb: str = ""
+    """A word that must follow the command, e.g. "pack" in `vla libero pack`."""
     continues: bool = False
     """The same command again continues an interrupted one (otherwise: `resume=true`, where there is such a field)."""
 
@@ -67,6 +69,13 @@ CONFIGURED = {
         "vla.pretraining.pretrain:pretrain",
         "vla pretrain output=runs/pretrain play_episodes=18000",
     ),
+    "libero": ConfiguredCommand(
+        "Pack a LIBERO suite into one file, for machines without robosuite and assets: vla libero pack.",
+        "vla.libero_pack:PackConfig",
+        "vla.libero_pack:pack_suite",
+        "vla libero pack suite=libero_spatial output=libero_archives",
+        verb="pack",
+    ),
     "eval": ConfiguredCommand(
         "Success of a policy on held-out initial states, with intervals.",
         "vla.evaluation.runner:EvaluationConfig",
@@ -77,6 +86,11 @@ CONFIGURED = {
 
 PLAIN = {
     "report": ("Write report.html of a run folder.", "vla.cli:report"),
+    "compare": (
+        "Paired comparison of two evaluations, on the initial states both ran.",
+        "vla.evaluation.comparison:main",
+    ),
+    "merge": ("Join the parts of an evaluation that ran as shards.", "vla.evaluation.merge:main"),
     "doctor": ("Check this machine, and say what to do about what is missing.", "vla.doctor:main"),
     "bench": ("Measure the speed of simulator, policy and encoder here.", "vla.bench:main"),
 }
@@ -133,6 +147,10 @@ def _run_configured(command: str, arguments: list[str]) -> int:
     from vla.errors import ReflexError
 
     entry = CONFIGURED[command]
+    if entry.verb and arguments[:1] == [entry.verb]:
+        arguments = arguments[1:]
+    elif entry.verb and not {"-h", "--help"} & set(arguments):
+        raise ReflexError(f"vla {command} is followed by {entry.verb}, such as: {entry.example}")
     flags = {argument for argument in arguments if argument.startswith("-")}
     unknown = flags - {"-h", "--help", "--show-config"}
     if unknown:
@@ -159,22 +177,6 @@ def _run_configured(command: str, arguments: list[str]) -> int:
         _say(f"interrupted{_how_to_resume(command, overrides, config)}")
         return EXIT_INTERRUPTED
     _show(result)
-    return 0
-
-
-def report(arguments: Sequence[str]) -> int:
-    """`vla report RUN`: write RUN/report.html and print its path."""
-    from vla.errors import ReflexError
-
-    if set(arguments) & {"-h", "--help"}:
-        sys.stdout.write("vla report RUN\n\nWrites report.html into a run folder from the files that are there.\n")
-        return 0
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise ReflexError("vla report takes one run folder, such as: vla report runs/demo")
-    folder = arguments[0].removeprefix("run=")
-    if not Path(folder).is_dir():
-        raise ReflexError(f"there is no run folder {folder}")
-    _show(_load("vla.evaluation.report:write_report")(Path(folder)))
     return 0
 
 

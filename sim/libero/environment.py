@@ -20,14 +20,9 @@ from sim.contract import (
     StepOutcome,
 )
 from sim.core.environment import SuiteEnvironment, check_action
-from sim.core.stepping import SteppingMode
-from sim.libero.installation import Installation
 from sim.libero.rendering import CAMERAS, CameraRenderer
-from sim.libero.scene import LiberoScene, SceneState
-from sim.libero.tasks import HORIZONS, NUM_INIT_STATES, SETTLE_ACTION, SETTLE_STEPS, LiberoTask, check_init_state
-
-SettledStates = dict[tuple[int, Split, int], SceneState]
-"""(task, split, initial state) -> the scene after settling."""
+from sim.libero.source import TaskSimulation
+from sim.libero.tasks import HORIZONS, NUM_INIT_STATES, LiberoTask, check_init_state
 
 
 class LiberoEnvironment(SuiteEnvironment):
@@ -39,18 +34,7 @@ class LiberoEnvironment(SuiteEnvironment):
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}  # noqa: RUF012 (gymnasium types it so)
     num_init_states = NUM_INIT_STATES
 
-    def __init__(
-        self,
-        task: LiberoTask,
-        installation: Installation,
-        image_size: int = 256,
-        stepping: SteppingMode = "exact",
-        settled: SettledStates | None = None,
-    ) -> None:
-        """Build the task's model (a second or more). Raises `EnvironmentRequestError` when it cannot be built.
-
-        `settled` holds states after settling, which environments of one process and one stepping share.
-        """
+    def __init__(self, task: LiberoTask, simulation: TaskSimulation, image_size: int = 256) -> None:
         self.task = task
         self.suite_name = task.suite
         self.task_id = task.index
@@ -58,8 +42,8 @@ class LiberoEnvironment(SuiteEnvironment):
         self.horizon = HORIZONS[task.suite]
         self.image_size = image_size
         self.render_mode = "rgb_array"
-        self.scene = LiberoScene(task, installation, stepping)
-        self._settled: SettledStates = {} if settled is None else settled
+        self.simulation = simulation
+        self.scene = simulation.scene
         image_space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(
             {
@@ -82,23 +66,11 @@ class LiberoEnvironment(SuiteEnvironment):
         Evaluation states are LIBERO's 50 official ones, training states 50 fresh draws from the same distribution.
         """
         check_init_state(self.task, split, init_state_id)
-        key = (self.task_id, split, int(init_state_id))
-        if key in self._settled:
-            self.scene.restore(self._settled[key])
-        else:
-            self._settle(split, init_state_id)
-            self._settled[key] = self.scene.save()
-        self.scene.refresh()  # experts and predicates look at the same moment either way
+        self.simulation.start(split, int(init_state_id))
+        self.scene.settle(1)
+        self.scene.refresh()  # experts and predicates look at the state itself, not at its last substep
         self.init_state_id = int(init_state_id)
         self._steps = 0
-
-    def _settle(self, split: Split, init_state_id: int) -> None:
-        if split == "eval":
-            self.scene.reset_to_official(init_state_id)
-        else:
-            self.scene.reset_to_sampled(init_state_id)
-        for _ in range(SETTLE_STEPS):
-            self.scene.step(np.array(SETTLE_ACTION))
 
     # ---- stepping --------------------------------------------------------------------------------------------------
 

@@ -81,12 +81,3 @@ class PoseSnapshot:
         for field in _DRAWN_FIELDS:
             getattr(target, field)[:] = getattr(data, field)
         self.site_rgba[:] = self._model.site_rgba
-
-    def poses(self) -> dict[str, NDArray[np.float64]]:
-        """Copies of all poses, for `set_poses`; `site_rgba` is not among them."""
-        return {field: getattr(self.data, field).copy() for field in _DRAWN_FIELDS}
-
-    def set_poses(self, poses: dict[str, NDArray[np.float64]]) -> None:
-        """Show poses copied before."""
-        for field, values in poses.items():
-            getattr(self.data, field)[:] = values

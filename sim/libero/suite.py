@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sim.contract import EnvironmentRequestError, Expert, ManipulationEnvironment, Split, Suite
 from sim.core.stepping import SteppingMode
-from sim.libero.installation import find_installation, installed_versions
 from sim.libero.rendering import CAMERAS
-from sim.libero.scene import EVALUATION_SEED
+from sim.libero.source import TaskSource, find_source
 from sim.libero.tasks import (
+    EVALUATION_SEED,
     FAST_SUFFIX,
     HORIZONS,
     NUM_INIT_STATES,
@@ -17,12 +17,7 @@ from sim.libero.tasks import (
     SETTLE_STEPS,
     LiberoTask,
     check_suite_name,
-    load_tasks,
-    sha256_of,
 )
-
-if TYPE_CHECKING:
-    from sim.libero.environment import SettledStates
 
 
 class LiberoSuite(Suite):
@@ -44,9 +39,8 @@ class LiberoSuite(Suite):
         self._base = base
         self._stepping: SteppingMode = "exact" if name == base else "fast"
         self.image_size = image_size
-        self._installation = find_installation()
-        self._tasks = load_tasks(base, self._installation)
-        self._settled: SettledStates = {}
+        self._source: TaskSource = find_source(base)
+        self._tasks = self._source.tasks
 
     @property
     def task_ids(self) -> tuple[int, ...]:
@@ -76,7 +70,7 @@ class LiberoSuite(Suite):
         from sim.libero.environment import LiberoEnvironment
 
         task = self._task(task_id)
-        return LiberoEnvironment(task, self._installation, self.image_size, self._stepping, self._settled)
+        return LiberoEnvironment(task, self._source.open(task.index, self._stepping), self.image_size)
 
     def make_expert(self, task_id: int, seed: int) -> Expert:
         """The scripted expert of a task. Raises `EnvironmentRequestError` for suites that have none yet."""
@@ -94,7 +88,7 @@ class LiberoSuite(Suite):
         """JSON-ready facts that determine results; two results with equal protocols can be compared."""
         return {
             "suite": self.name,
-            "versions": installed_versions(),
+            "versions": dict(self._source.versions),
             "stepping": self._stepping,
             "horizon": HORIZONS[self._base],
             "settle_steps": SETTLE_STEPS,
@@ -107,9 +101,7 @@ class LiberoSuite(Suite):
                 "train": f"{NUM_INIT_STATES} draws of LIBERO's placement samplers, seed crc32(suite/task/train/index)",
                 "eval": f"{NUM_INIT_STATES} official .pruned_init states, fixture poses of seed {EVALUATION_SEED}",
             },
-            "tasks": [
-                {"name": task.name, "init_states_sha256": sha256_of(task.init_states_file)} for task in self._tasks
-            ],
+            "tasks": [{"name": task.name, "init_states_sha256": task.init_states_sha256} for task in self._tasks],
         }
 
     def _task(self, task_id: int) -> LiberoTask:

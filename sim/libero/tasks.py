@@ -35,6 +35,10 @@ SETTLE_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 NUM_INIT_STATES = 50
 """Initial states per task and split."""
 
+EVALUATION_SEED = 0
+"""Seed of the fixture poses in evaluation states. The official files store movable objects only; fixtures are drawn at
+`env.reset()`, and OpenVLA-OFT seeds that with 0. Here every episode uses the draw its first episode gets."""
+
 
 @dataclass(frozen=True)
 class LiberoTask:
@@ -44,6 +48,14 @@ class LiberoTask:
     index: int
     name: str
     instruction: str
+    init_states_sha256: str
+    """Of the file of its official initial states."""
+
+
+@dataclass(frozen=True)
+class InstalledTask(LiberoTask):
+    """One that hf-libero can build."""
+
     bddl_file: Path
     """The task's definition: objects, regions, initial relations and goal."""
     init_states_file: Path
@@ -56,7 +68,7 @@ def check_suite_name(name: str) -> None:
         raise EnvironmentRequestError(f"unknown LIBERO suite {name!r}; known suites: {', '.join(HORIZONS)}")
 
 
-def load_tasks(suite: str, installation: Installation) -> tuple[LiberoTask, ...]:
+def load_tasks(suite: str, installation: Installation) -> tuple[InstalledTask, ...]:
     """The tasks of a suite in LIBERO's default order. Raises `EnvironmentRequestError` for an unknown suite."""
     check_suite_name(suite)
     tasks = []
@@ -68,7 +80,10 @@ def load_tasks(suite: str, installation: Installation) -> tuple[LiberoTask, ...]
                 raise EnvironmentRequestError(
                     f"hf-libero lacks {path}; reinstall it: pip install --no-deps hf-libero==0.1.4"
                 )
-        tasks.append(LiberoTask(suite, index, name, instruction_from_name(name), bddl_file, init_states_file))
+        digest = hashlib.sha256(init_states_file.read_bytes()).hexdigest()
+        tasks.append(
+            InstalledTask(suite, index, name, instruction_from_name(name), digest, bddl_file, init_states_file)
+        )
     return tuple(tasks)
 
 
@@ -130,11 +145,6 @@ def check_init_state(task: LiberoTask, split: Split, index: int) -> None:
         raise EnvironmentRequestError(
             f"{task.suite} task {task.index} has {split} initial states 0 to {NUM_INIT_STATES - 1}, not {index!r}"
         )
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _task_map(package: Path) -> dict[str, list[str]]:

@@ -64,7 +64,7 @@ def test_help_is_immediate_and_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "vla", "--help"], capture_output=True, text=True, check=True)
     # A loose bound, for busy machines: what takes long is importing, so the heavy imports are looked for too.
     assert time.perf_counter() - start < 10
-    for command in ("demo", "collect", "sft", "train", "eval", "report", "doctor", "bench"):
+    for command in ("demo", "collect", "sft", "train", "eval", "report", "compare", "merge", "doctor", "bench"):
         assert f"\n  {command} " in done.stdout
     code = (
         "import sys, vla.cli; vla.cli.main(['--help']); "
@@ -133,7 +133,7 @@ def test_an_interrupt_says_how_to_go_on(toy: list[BaseException], capsys: pytest
         (["train", "algo=ppo"], "algo has no option 'ppo'; it has grpo, srpo"),
         (["train", "--seed", "3"], "not '--seed'"),
         (["train", "algo.alpha=2"], "algo.alpha is 2.0"),
-        (["report"], "takes one run folder"),
+        (["report"], "arguments are required: RUN; usage: vla report"),
         (["report", "no/such/folder"], "there is no run folder no/such/folder"),
         (["doctor", "--fix"], "not '--fix'"),
         (["bench", "disk"], "'disk'"),

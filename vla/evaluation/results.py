@@ -1,15 +1,18 @@
-"""What an evaluation found: records, success rates with intervals, per task and overall.  Pure functions on records."""
+"""What an evaluation found: records, success rates with intervals, per task and overall."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from vla.errors import ReflexError
 from vla.evaluation.protocol import check_same
 from vla.evaluation.statistics import PairedDifference, paired_bootstrap, wilson_interval
+from vla.training.jsonl import read_lines
 
-__all__ = ["EvaluationResult", "TaskResult", "compare", "tabulate"]
+__all__ = ["EvaluationResult", "TaskResult", "compare", "compare_tasks", "evaluated_episodes", "tabulate"]
 
 
 @dataclass(frozen=True)
@@ -110,3 +113,31 @@ def compare(
         return None
     check_same(first, second)
     return paired_bootstrap([before[key] for key in shared], [after[key] for key in shared], seed=seed)
+
+
+def compare_tasks(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> dict[int, PairedDifference]:
+    """`compare` for each task of which both evaluated some initial state."""
+    found = {}
+    for task in sorted({int(record["task_id"]) for record in first}):
+        before, after = ([record for record in half if int(record["task_id"]) == task] for half in (first, second))
+        difference = compare(before, after)
+        if difference is not None:
+            found[task] = difference
+    return found
+
+
+def evaluated_episodes(run: Path) -> list[dict[str, Any]]:
+    """The records of an evaluation's run folder; of a training run's, those of its last evaluation.
+
+    Raises:
+        ReflexError: there are none.
+    """
+    records = read_lines(run / "episodes.jsonl")
+    if any("reward" in record for record in records):  # a training run: its own rollouts are no evaluation
+        records = [record for record in records if record["split"] == "eval"]
+    if not records:
+        raise ReflexError(f"{run} holds no evaluated episodes; it must be the output folder of vla eval or vla train")
+    last = max(int(record["step"]) for record in records)
+    return [record for record in records if int(record["step"]) == last]

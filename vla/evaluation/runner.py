@@ -27,7 +27,15 @@ from vla.training.progress import progress_bar
 from vla.training.run_folder import RunFolder
 from vla.training.seeding import derive_seed
 
-__all__ = ["EvaluationConfig", "episode_record", "evaluate", "policy_fingerprint", "run_evaluation"]
+__all__ = [
+    "EvaluationConfig",
+    "episode_record",
+    "evaluate",
+    "finish",
+    "parse_shard",
+    "policy_fingerprint",
+    "run_evaluation",
+]
 
 MEMORY_BUDGET = 1 << 30
 """Bytes of frames that one batch of rollouts may hold; LIBERO's 256-pixel frames would fill a machine otherwise."""
@@ -64,6 +72,8 @@ class EvaluationConfig:
     """Episodes that run at the same time (the policy's batch)."""
     num_workers: int | None = None
     """Simulation processes; None takes one per available core."""
+    shard: str | None = None
+    """Part of the evaluation to run, e.g. "2/4" for the second quarter of its episodes; `vla merge` joins the parts."""
     videos_per_task: int = 1
     """Initial states per task whose rollout is filmed."""
     device: str = "auto"
@@ -80,6 +90,17 @@ class EvaluationConfig:
                 raise ReflexError(f"{name} must be at least 1, not {value}")
         if self.videos_per_task < 0:
             raise ReflexError(f"videos_per_task must not be negative, not {self.videos_per_task}")
+        parse_shard(self.shard)
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """ "2/4" as (2, 4); None as (1, 1), the whole. Raises `ReflexError` for anything but i/n with 1 <= i <= n."""
+    if text is None:
+        return 1, 1
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ReflexError(f"shard={text!r} must be part/parts, counted from 1, such as 2/4")
+    return int(part), int(parts)
 
 
 def evaluate(
@@ -93,6 +114,7 @@ def evaluate(
     mode: Mode = "greedy",
     temperature: float = 1.0,
     seed: int = 0,
+    shard: str | None = None,
     on_episode: Callable[[int, Episode], None] | None = None,
     completed: Sequence[Mapping[str, Any]] = (),
     video_folder: Path | None = None,
@@ -110,6 +132,7 @@ def evaluate(
         mode: decoding.
         temperature: of sampled decoding.
         seed: every rollout's own seed derives from (seed, split, task, initial state), never from their order.
+        shard: "i/n" runs the i-th of n parts of the episodes; None runs all.
         on_episode: called with (index, episode) as each finishes, in no fixed order; the index counts tasks first,
             then initial states.
         completed: records of an earlier, interrupted evaluation under the same protocol; they are not run again.
@@ -123,7 +146,7 @@ def evaluate(
         ReflexError: more initial states were asked for than there are, or an unknown task, split or mode.
     """
     protocol_hash = Protocol.of(suite, split, mode, temperature, seed).digest()
-    wanted = _requests(suite, tasks, episodes_per_task, split, seed)
+    wanted = _requests(suite, tasks, episodes_per_task, split, seed, shard)
     records: dict[tuple[int, int], dict[str, Any]] = {
         (int(record["task_id"]), int(record["init_state_id"])): dict(record)
         for record in completed
@@ -181,7 +204,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
     suite = get_suite(config.suite, image_size=config.image_size)
     split, mode = cast(Split, config.split), cast(Mode, config.mode)
     protocol = Protocol.of(suite, split, mode, config.temperature, config.seed)
-    wanted = _requests(suite, config.tasks, config.episodes_per_task, split, config.seed)
+    wanted = _requests(suite, config.tasks, config.episodes_per_task, split, config.seed, config.shard)
     set_threads(config.threads)
     policy = load_policy(config.policy, device=str(resolve_device(config.device)))
     with RunFolder(config.output, resume=config.resume) as run:
@@ -210,12 +233,13 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
                 mode=mode,
                 temperature=config.temperature,
                 seed=config.seed,
+                shard=config.shard,
                 on_episode=finished,
                 completed=completed,
                 video_folder=run.videos_path / "eval",
                 videos_per_task=config.videos_per_task,
             )
-        return _finish(run, result, policy.policy_id)
+        return finish(run, result, policy.policy_id)
 
 
 def _open_run(run: RunFolder, config: EvaluationConfig, protocol: Protocol, policy: Policy) -> list[dict[str, Any]]:
@@ -247,8 +271,11 @@ def policy_fingerprint(policy: Policy) -> str:
     return digest.hexdigest()
 
 
-def _finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str, Any]:
-    """Write the files that describe a whole evaluation, each of which may already be there from an earlier try."""
+def finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str, Any]:
+    """Write the files that describe an evaluation whose episodes are written; returns its summary.
+
+    Each of them may already be there from an earlier try.
+    """
     # Episodes were appended as they finished; in their own order the file is the same however the run went.
     run.replace_episodes(sorted(run.read_episodes(), key=_row_key))
     run.append_metrics(0, result.metrics())
@@ -264,9 +291,9 @@ def _finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[st
 
 
 def _requests(
-    suite: Suite, tasks: Sequence[int] | None, episodes_per_task: int, split: Split, seed: int
+    suite: Suite, tasks: Sequence[int] | None, episodes_per_task: int, split: Split, seed: int, shard: str | None
 ) -> list[RolloutRequest]:
-    """One rollout per task and initial state, in that order.
+    """One rollout per task and initial state, in that order, or a consecutive part of them.
 
     Raises:
         ReflexError: an unknown task, or more initial states than the split has.
@@ -289,7 +316,10 @@ def _requests(
         for init_state in range(episodes_per_task):
             own_seed = derive_seed(seed, split, task, init_state)
             requests.append(RolloutRequest(EpisodeRequest(task, split, init_state), own_seed))
-    return requests
+    part, parts = parse_shard(shard)
+    if parts > len(requests):
+        raise ReflexError(f"shard={shard} asks for more parts than there are episodes ({len(requests)})")
+    return requests[(part - 1) * len(requests) // parts : part * len(requests) // parts]
 
 
 def _batch_size(policy: Policy, suite: Suite, frame_stride: int | None) -> int:

@@ -6,8 +6,16 @@ from collections.abc import Iterator
 import pytest
 
 from sim.contract import EnvironmentRequestError
+from sim.libero.build import TaskBuilder
 from sim.libero.environment import LiberoEnvironment
+from sim.libero.source import InstalledSimulation
 from sim.libero.suite import LiberoSuite
+
+
+def installed(environment: LiberoEnvironment) -> TaskBuilder:
+    """What hf-libero built for an environment."""
+    assert isinstance(environment.simulation, InstalledSimulation)
+    return environment.simulation.builder
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,17 @@ from sim.contract import EnvironmentRequestError
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import NUM_INIT_STATES
+from tests.sim.libero.conftest import installed
 
 pytestmark = pytest.mark.libero
 
 
 def test_training_states_never_equal_evaluation_states(between_plate_and_ramekin: LiberoEnvironment) -> None:
-    scene = between_plate_and_ramekin.scene
-    official = scene.official_states()[:, 1 : 1 + scene.model.nq]
+    scene, builder = between_plate_and_ramekin.scene, installed(between_plate_and_ramekin)
+    official = builder.official_states()[:, 1 : 1 + scene.model.nq]
     sampled = []
     for index in range(NUM_INIT_STATES):
-        scene.reset_to_sampled(index)
-        sampled.append(scene.data.qpos.copy())
+        sampled.append(builder.place("train", index)[1 : 1 + scene.model.nq])
     # The smallest distance between two states of different splits, in the largest coordinate difference.
     nearest = min(np.abs(official - state).max(axis=1).min() for state in sampled)
     assert nearest > 1e-4
@@ -27,14 +27,12 @@ def test_training_states_never_equal_evaluation_states(between_plate_and_ramekin
 def test_a_sampled_state_that_equals_an_evaluation_state_is_drawn_again(
     between_plate_and_ramekin: LiberoEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = between_plate_and_ramekin.scene
-    scene.reset_to_sampled(0)
-    collided = scene.flattened_state()
-    planted = scene.official_states().copy()
+    builder = installed(between_plate_and_ramekin)
+    collided = builder.place("train", 0)
+    planted = builder.official_states().copy()
     planted[11] = collided
-    monkeypatch.setattr(scene, "_official_states", planted)
-    scene.reset_to_sampled(0)
-    assert np.abs(scene.flattened_state() - collided).max() > 1e-4
+    monkeypatch.setattr(builder, "_official_states", planted)
+    assert np.abs(builder.place("train", 0) - collided).max() > 1e-4
 
 
 def test_a_reset_does_not_depend_on_what_happened_before(between_plate_and_ramekin: LiberoEnvironment) -> None:
@@ -61,7 +59,7 @@ def test_a_settled_state_is_gone_on_from_to_the_bit(spatial: LiberoSuite, monkey
     task.reset_to("eval", 7)
     settled.reset_to("eval", 2)  # other fixture poses, and fingers left closed
     settled.advance(pushing)
-    monkeypatch.setattr(settled, "_settle", None)  # from here on nothing can settle anew
+    monkeypatch.setattr(installed(settled), "place", None)  # from here on nothing can be placed anew
     settled.reset_to("eval", 7)
     for environment in (task, settled):
         scene = environment.scene

@@ -14,6 +14,7 @@ from sim.libero.rendering import CAMERAS
 from sim.libero.scene import axis_angle_from_quaternion
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import sampling_seed
+from tests.sim.libero.conftest import installed
 
 SETTLE = [0.0] * 6 + [-1.0]
 SIZE = 256
@@ -25,7 +26,7 @@ def original_environment(environment: LiberoEnvironment, seed: int) -> Iterator[
     from libero.libero.envs import OffScreenRenderEnv
 
     original = OffScreenRenderEnv(
-        bddl_file_name=str(environment.task.bddl_file), camera_heights=SIZE, camera_widths=SIZE
+        bddl_file_name=str(installed(environment).task.bddl_file), camera_heights=SIZE, camera_widths=SIZE
     )
     original.seed(seed)
     original.reset()
@@ -117,7 +118,7 @@ def test_an_episode_equals_the_original_to_the_bit(spatial: LiberoSuite, name: s
     ours.reset_to("eval", 3)
     with original_environment(ours, seed=0) as original:
         with no_pictures(original):
-            original.set_init_state(ours.scene.official_states()[3])
+            original.set_init_state(installed(ours).official_states()[3])
             for _ in range(10):
                 original.step(SETTLE)
         assert np.array_equal(original.sim.model.body_pos, ours.scene.model.body_pos)
@@ -134,7 +135,7 @@ def test_an_expert_episode_equals_the_original_to_the_bit(between_plate_and_rame
     expert = BowlExpert(ours.task, seed=0)
     expert.reset(ours)
     with original_environment(ours, seed=0) as original, no_pictures(original):
-        original.set_init_state(ours.scene.official_states()[5])
+        original.set_init_state(installed(ours).official_states()[5])
         for _ in range(10):
             original.step(SETTLE)
         while not all(ours.scene.goal_predicates()):
@@ -146,7 +147,7 @@ def test_training_states_are_what_the_original_samples(spatial: LiberoSuite) -> 
     """Task 4 draws an open drawer and puts a bowl into it, the longest chain of dependent draws in this suite."""
     ours = spatial.make(4)
     assert isinstance(ours, LiberoEnvironment)
-    ours.scene.reset_to_sampled(7)
+    ours.scene.load(installed(ours).place("train", 7))
     with original_environment(ours, seed=sampling_seed(ours.task, "train", 7)) as original:
         assert np.array_equal(original.get_sim_state(), ours.scene.flattened_state())
         assert np.array_equal(original.sim.model.body_pos, ours.scene.model.body_pos)

@@ -65,13 +65,13 @@ def test_every_suite_lists_the_original_tasks(spatial: LiberoSuite, name: str) -
     assert suite.horizon(0) == HORIZONS[name]
     assert suite.num_init_states(0, "eval") == suite.num_init_states(0, "train") == 50
     assert suite.image_size == 256
-    installation.import_libero(suite._installation)
+    installation.import_libero(installation.find_installation())
     from libero.libero.benchmark import get_benchmark
 
     benchmark = get_benchmark(name)()
     assert [suite.task_name(task) for task in suite.task_ids] == benchmark.get_task_names()
     assert [suite.instruction(task) for task in suite.task_ids] == [task.language for task in benchmark.tasks]
-    last = load_tasks(name, suite._installation)[-1]
+    last = load_tasks(name, installation.find_installation())[-1]
     assert len(read_init_states(last.init_states_file)) == 50
 
 
@@ -110,7 +110,7 @@ def test_truncated_initial_states_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.libero
 def test_truncated_official_file_is_named(spatial: LiberoSuite, tmp_path: Path) -> None:
-    whole = load_tasks("libero_spatial", spatial._installation)[0].init_states_file.read_bytes()
+    whole = load_tasks("libero_spatial", installation.find_installation())[0].init_states_file.read_bytes()
     path = tmp_path / "task.pruned_init"
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(EnvironmentRequestError, match="damaged"):
@@ -130,8 +130,9 @@ def test_missing_assets_are_named(spatial: LiberoSuite, tmp_path: Path, monkeypa
 
 @pytest.mark.libero
 def test_the_assets_folder_itself_is_understood(spatial: LiberoSuite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIBERO_ASSETS", str(spatial._installation.assets))
-    assert installation.find_installation().assets == spatial._installation.assets
+    assets = installation.find_installation().assets
+    monkeypatch.setenv("LIBERO_ASSETS", str(assets))
+    assert installation.find_installation().assets == assets
 
 
 @pytest.mark.libero
@@ -151,7 +152,7 @@ def test_a_missing_mesh_is_named(spatial: LiberoSuite, tmp_path: Path, monkeypat
         with pytest.raises(EnvironmentRequestError, match="akita_black_bowl"):
             LiberoSuite("libero_spatial").make(0)
     finally:
-        installation.import_libero(spatial._installation)
+        installation.import_libero(installation.find_installation())
 
 
 @pytest.mark.libero
@@ -196,8 +197,10 @@ def test_no_gl_context_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
 def test_importing_asks_nothing_and_writes_nothing_to_the_home(spatial: LiberoSuite, tmp_path: Path) -> None:
     """In a fresh process with an empty home and closed standard input, as on a new machine."""
     program = (
-        "import sys; from sim.libero.suite import LiberoSuite; from sim.libero.installation import import_libero\n"
-        "import_libero(LiberoSuite('libero_spatial')._installation)\n"
+        "import sys; from sim.libero.suite import LiberoSuite\n"
+        "from sim.libero.installation import find_installation, import_libero\n"
+        "LiberoSuite('libero_spatial')\n"
+        "import_libero(find_installation())\n"
         "print(sorted({'torch', 'torchvision', 'robomimic'} & set(sys.modules)))"
     )
     environment = {key: value for key, value in os.environ.items() if key != "LIBERO_CONFIG_PATH"}

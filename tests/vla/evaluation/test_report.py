@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.evaluation.charts import CurvePoint, learning_curve, nice_ticks, number, percent, sparkline
+from vla.evaluation.commands import report_command
 from vla.evaluation.report import write_report
-from vla.evaluation.report_command import main
 from vla.evaluation.report_data import load_run, order_phases
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.videos import find_videos, side_by_side, write_videos
@@ -177,7 +177,7 @@ def test_what_is_no_run_is_refused_and_a_broken_file_is_named(tmp_path: Path) ->
 
 
 def test_the_command_prints_the_path(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(trained)]) == 0
+    assert report_command([str(trained)]) == 0
     assert capsys.readouterr().out == f"{trained / 'report.html'}\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,8 +18,10 @@ from tests.fakes import FakePolicy, FakeSuite, get_suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.evaluation import runner
+from vla.evaluation.commands import compare_command, merge_command
+from vla.evaluation.merge import merge
 from vla.evaluation.protocol import Protocol, check_same
-from vla.evaluation.results import EvaluationResult, compare
+from vla.evaluation.results import EvaluationResult, compare, evaluated_episodes
 from vla.evaluation.runner import EvaluationConfig, evaluate, policy_fingerprint, run_evaluation
 from vla.evaluation.statistics import wilson_interval
 from vla.evaluation.videos import find_videos
@@ -218,6 +221,92 @@ def test_the_protocol_hash_is_stable_and_notices_what_matters() -> None:
     ]
     assert len({base.digest(), *(other.digest() for other in others)}) == 6
     assert base.document()["hash"] == base.digest()
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """What two evaluations of the same episodes have in common."""
+    names = ("episodes.jsonl", "metrics.jsonl", "protocol.json", "summary.json")
+    return {name: (run / name).read_bytes() for name in names}
+
+
+@pytest.mark.usefixtures("fakes")
+def test_merged_shards_equal_the_whole_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = run_evaluation(config(tmp_path / "whole"))
+    parts = [tmp_path / name for name in ("first", "second", "third", "fourth")]
+    episodes = [
+        run_evaluation(config(part, shard=f"{number}/4"))["episodes"] for number, part in enumerate(parts, start=1)
+    ]
+    assert episodes == [1, 2, 1, 2]
+    assert merge_command([*map(str, reversed(parts)), "--output", str(tmp_path / "merged")]) == 0
+    assert json.loads(capsys.readouterr().out) == whole
+    assert files(tmp_path / "merged") == files(tmp_path / "whole")
+    assert [video.path.name for video in find_videos(tmp_path / "merged" / "videos")] == [
+        video.path.name for video in find_videos(tmp_path / "whole" / "videos")
+    ]
+    assert RunFolder(tmp_path / "merged", resume=True).read_config()["shard"] is None
+
+
+@pytest.mark.usefixtures("fakes")
+def test_what_is_no_shard_of_one_evaluation_is_not_merged(tmp_path: Path) -> None:
+    run_evaluation(config(tmp_path / "a", shard="1/2"))
+    others = {
+        "different weights": {"policy": "0.3", "shard": "2/2"},
+        "different protocols": {"temperature": 1.6, "shard": "2/2"},
+    }
+    for number, (message, changes) in enumerate(others.items()):
+        run_evaluation(config(tmp_path / str(number), **changes))
+        with pytest.raises(ReflexError, match=message):
+            merge([tmp_path / "a", tmp_path / str(number)], tmp_path / "merged")
+    (tmp_path / "0" / "summary.json").unlink()
+    with pytest.raises(ReflexError, match=r"holds no finished evaluation \(summary\.json is missing\)"):
+        merge([tmp_path / "0"], tmp_path / "merged")
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "a", again)
+    text = (again / "episodes.jsonl").read_text()
+    changed = text.replace('"success": true', '"success": false', 1)
+    assert changed != text
+    (again / "episodes.jsonl").write_text(changed)
+    with pytest.raises(ReflexError, match="in two of the runs with different outcomes"):
+        merge([tmp_path / "a", again], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2", ""])
+def test_a_shard_that_is_none_is_refused(tmp_path: Path, shard: str) -> None:
+    with pytest.raises(ReflexError, match="counted from 1, such as 2/4"):
+        config(tmp_path, shard=shard)
+
+
+@pytest.mark.usefixtures("fakes")
+def test_more_shards_than_episodes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReflexError, match=r"more parts than there are episodes \(6\)"):
+        run_evaluation(config(tmp_path / "run", shard="1/7"))
+
+
+@pytest.mark.usefixtures("fakes")
+def test_the_command_compares_two_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, policy in (("weak", "0.05"), ("strong", "0.9")):
+        run_evaluation(config(tmp_path / name, policy=policy))
+    capsys.readouterr()
+    numbers = tmp_path / "comparison.json"
+    assert compare_command([str(tmp_path / "weak"), str(tmp_path / "strong"), "--json", str(numbers)]) == 0
+    assert "McNemar" in capsys.readouterr().out
+    found = json.loads(numbers.read_text())
+    rates = [run_evaluation(config(tmp_path / name, policy=policy, resume=True))["success_rate"]
+             for name, policy in (("weak", "0.05"), ("strong", "0.9"))]  # fmt: skip
+    assert found["overall"]["difference"] == pytest.approx(rates[1] - rates[0])
+    assert found["overall"]["pairs"] == 6
+    assert sum(task["pairs"] for task in found["tasks"].values()) == 6
+    with pytest.raises(ReflexError, match="holds no evaluated episodes"):
+        compare_command([str(tmp_path / "weak"), str(tmp_path / "nothing")])
+
+
+def test_of_a_training_run_the_last_evaluation_counts(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    for step in (0, 10):
+        run.append_episodes([{**row(0, 0, step > 0), "split": "eval"}], step=step)
+        run.append_episodes([{**row(0, 0, False), "split": "train", "reward": 0.3}], step=step + 1)
+    assert [(line["step"], line["success"]) for line in evaluated_episodes(run.path)] == [(10, True)]
 
 
 def row(task: int, state: int, success: bool, protocol: str = "p") -> dict[str, Any]:

@@ -1,0 +1,224 @@
+"""A suite in one file: compiled scenes, goals, initial states and names, for machines without robosuite and assets.
+
+A zip file. `suite.json` holds what is not large; `chunks/` the compiled models in pieces that tasks share, since most
+of a model is meshes and textures that a suite's tasks have in common; `states/` the initial states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import mujoco
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+from sim.contract import EnvironmentRequestError, Split
+from sim.core.robosuite_control import ArmMemory
+from sim.core.stepping import SteppingMode
+from sim.libero.definition import SceneDefinition, SceneState
+from sim.libero.scene import LiberoScene
+from sim.libero.source import InstalledSource
+from sim.libero.tasks import NUM_INIT_STATES, LiberoTask, check_suite_name
+
+FORMAT = 1
+SUFFIX = ".libero"
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+CHUNK_BITS = 16
+"""A chunk ends, on average, every 2^16 bytes."""
+
+SMALLEST_CHUNK, LARGEST_CHUNK = 1 << 14, 1 << 20
+"""Bytes."""
+
+COMPRESSION = "zstd"
+LEVEL = 15
+
+
+def archive_path(folder: Path, suite: str) -> Path:
+    """Where a folder of archives keeps a suite."""
+    return folder / f"{suite}{SUFFIX}"
+
+
+def pack(suite: str, path: Path, on_task: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Build every task of a suite and write its archive, atomically; a minute or more for ten tasks.
+
+    Raises `EnvironmentRequestError` when the suite is unknown or LIBERO cannot build it.
+    """
+    check_suite_name(suite)
+    source = InstalledSource(suite)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(partial, "w") as archive:
+            tasks = []
+            for task in source.tasks:
+                simulation = source.open(task.index, "exact")
+                scene = simulation.scene
+                tasks.append(
+                    {
+                        "name": task.name,
+                        "instruction": task.instruction,
+                        "init_states_sha256": task.init_states_sha256,
+                        "definition": scene.definition.as_json(),
+                        "chunks": _write_model(archive, scene.model),
+                    }
+                )
+                states = [simulation.state(split, index) for split in SPLITS for index in range(NUM_INIT_STATES)]
+                archive.writestr(f"states/{task.index}.npz", _states_to_bytes(states))
+                on_task(task.index + 1, len(source.tasks))
+            document = {"format": FORMAT, "suite": suite, "versions": dict(source.versions), "tasks": tasks}
+            archive.writestr("suite.json", json.dumps(document))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class ArchiveSource:
+    """A packed suite; see `sim.libero.source.TaskSource`."""
+
+    def __init__(self, path: Path, suite: str) -> None:
+        """Raises `EnvironmentRequestError` for a missing or damaged file, another suite or another MuJoCo."""
+        self._path = path
+        with self._opened() as archive:
+            document = json.loads(archive.read("suite.json"))
+            if document["format"] != FORMAT or document["suite"] != suite:
+                raise EnvironmentRequestError(
+                    f"{path} is format {document['format']} of {document['suite']}, not format {FORMAT} of {suite}; "
+                    f"pack it again: vla libero pack suite={suite}"
+                )
+            self.versions: Mapping[str, str] = document["versions"]
+            if mujoco.__version__ != self.versions["mujoco"]:
+                raise EnvironmentRequestError(
+                    f"{path} was packed with mujoco {self.versions['mujoco']}, but {mujoco.__version__} is installed: "
+                    f"compiled scenes fit one version. Run: pip install --no-deps mujoco=={self.versions['mujoco']}"
+                )
+            self._entries = document["tasks"]
+            self.tasks = tuple(
+                LiberoTask(suite, index, entry["name"], entry["instruction"], entry["init_states_sha256"])
+                for index, entry in enumerate(self._entries)
+            )
+
+    def open(self, task_id: int, stepping: SteppingMode) -> ArchivedSimulation:
+        """Load a task's model and states. Raises `EnvironmentRequestError` when the archive is damaged."""
+        with self._opened() as archive:
+            entry = self._entries[task_id]
+            pieces = [_decompressed(archive.read(f"chunks/{chunk}")) for chunk in entry["chunks"]]
+            model = mujoco.MjModel.from_binary_path("scene.mjb", {"scene.mjb": b"".join(pieces)})
+            definition = SceneDefinition.from_json(entry["definition"])
+            states = _states_from_bytes(archive.read(f"states/{task_id}.npz"))
+        return ArchivedSimulation(LiberoScene(model, mujoco.MjData(model), definition, stepping), states)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile]:
+        try:
+            with zipfile.ZipFile(self._path) as archive:
+                yield archive
+        except EnvironmentRequestError:
+            raise
+        except Exception as error:  # zip, JSON, decompression, numpy and MuJoCo errors of many types
+            raise EnvironmentRequestError(
+                f"{self._path} cannot be read ({type(error).__name__}: {error}); it is damaged or incomplete. Copy or "
+                "pack it again"
+            ) from error
+
+
+class ArchivedSimulation:
+    """A task from an archive; see `sim.libero.source.TaskSimulation`."""
+
+    def __init__(self, scene: LiberoScene, states: list[SceneState]) -> None:
+        self.scene, self._states = scene, states
+
+    def start(self, split: Split, index: int) -> None:
+        """See `TaskSimulation.start`."""
+        each = len(self._states) // len(SPLITS)
+        self.scene.restore(self._states[SPLITS.index(split) * each + index])
+
+
+def chunk_ends(content: NDArray[np.uint8]) -> list[int]:
+    """Where to cut content so that equal stretches, wherever they begin, are cut alike; the last is its length.
+
+    A cut is where a rolling hash of the 32 bytes before it has `CHUNK_BITS` zeros (Muthitacharoen et al., "A
+    low-bandwidth network file system", 2001), with bounds on the distance between cuts.
+    """
+    table = np.random.default_rng(0).integers(0, 1 << 32, 256, dtype=np.uint32)
+    hashes = table[content]
+    for width in (1, 2, 4, 8, 16):  # hash of 2 w bytes = hash of the last w + (hash of the w before) shifted by w bits
+        doubled = hashes.copy()
+        doubled[width:] += hashes[:-width] << np.uint32(width)
+        hashes = doubled
+    ends, last = [], 0
+    for candidate in (np.flatnonzero(hashes >> np.uint32(32 - CHUNK_BITS) == 0) + 1).tolist():
+        while candidate - last > LARGEST_CHUNK:
+            last += LARGEST_CHUNK
+            ends.append(last)
+        if candidate - last >= SMALLEST_CHUNK:
+            last = candidate
+            ends.append(last)
+    while len(content) - last > LARGEST_CHUNK:
+        last += LARGEST_CHUNK
+        ends.append(last)
+    return [*ends, len(content)] if last < len(content) else ends
+
+
+def _write_model(archive: zipfile.ZipFile, model: mujoco.MjModel) -> list[str]:
+    """Add what the archive does not hold yet of a model; returns the names of all its chunks, in order."""
+    content = np.empty(mujoco.mj_sizeModel(model), dtype=np.uint8)
+    mujoco.mj_saveModel(model, None, content)
+    present = set(archive.namelist())
+    names, start = [], 0
+    for end in chunk_ends(content):
+        piece = content[start:end].tobytes()
+        name = hashlib.sha256(piece).hexdigest()
+        if f"chunks/{name}" not in present:
+            archive.writestr(f"chunks/{name}", _compressed(piece))
+            present.add(f"chunks/{name}")
+        names.append(name)
+        start = end
+    return names
+
+
+def _compressed(piece: bytes) -> bytes:
+    codec = pyarrow.Codec(COMPRESSION, compression_level=LEVEL)
+    return len(piece).to_bytes(4, "little") + cast(bytes, codec.compress(piece, asbytes=True))
+
+
+def _decompressed(content: bytes) -> bytes:
+    size = int.from_bytes(content[:4], "little")
+    return cast(bytes, pyarrow.Codec(COMPRESSION).decompress(content[4:], decompressed_size=size, asbytes=True))
+
+
+def _states_to_bytes(states: list[SceneState]) -> bytes:
+    columns: dict[str, Any] = {
+        "physics": [state.physics for state in states],
+        "fixture_poses": [state.fixture_poses for state in states],
+        "site_rgba": [state.site_rgba for state in states],
+        "clock": [state.clock for state in states],
+        **{f"arm_{name}": [getattr(state.arm, name) for state in states] for name in ArmMemory.__annotations__},
+    }
+    stream = BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **{name: np.array(values) for name, values in columns.items()})
+    return stream.getvalue()
+
+
+def _states_from_bytes(content: bytes) -> list[SceneState]:
+    with np.load(BytesIO(content), allow_pickle=False) as stored:
+        columns = {name: stored[name] for name in stored.files}
+    return [
+        SceneState(
+            physics=columns["physics"][row],
+            fixture_poses=columns["fixture_poses"][row],
+            site_rgba=columns["site_rgba"][row],
+            arm=ArmMemory(**{name: columns[f"arm_{name}"][row] for name in ArmMemory.__annotations__}),
+            clock=(float(columns["clock"][row, 0]), bool(columns["clock"][row, 1])),
+        )
+        for row in range(len(columns["physics"]))
+    ]

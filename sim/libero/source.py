@@ -1,0 +1,101 @@
+"""Where a suite's tasks come from: hf-libero with its assets, or an archive packed from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from sim.contract import Split
+from sim.core.stepping import SteppingMode
+from sim.libero.definition import SceneState
+from sim.libero.installation import find_installation, installed_versions
+from sim.libero.scene import LiberoScene
+from sim.libero.tasks import SETTLE_STEPS, LiberoTask, load_tasks
+
+if TYPE_CHECKING:
+    from sim.libero.build import TaskBuilder
+
+
+ARCHIVES_VARIABLE = "LIBERO_ARCHIVES"
+
+
+class TaskSimulation(Protocol):
+    """One task that can be started from its initial states."""
+
+    scene: LiberoScene
+
+    def start(self, split: Split, index: int) -> None:
+        """Put the scene into an initial state, settled but for the last control step of `SETTLE_STEPS`.
+
+        With that step still to come, what is seen of the state does not have to be stored.
+        """
+
+
+class TaskSource(Protocol):
+    """The tasks of one suite."""
+
+    tasks: tuple[LiberoTask, ...]
+    versions: Mapping[str, str]
+    """Of the packages that determine physics and pictures."""
+
+    def open(self, task_id: int, stepping: SteppingMode) -> TaskSimulation:
+        """Make one task's simulation. Raises `EnvironmentRequestError` when its files do not fit."""
+
+
+def find_source(suite: str) -> TaskSource:
+    """The suite's archive in the folder that LIBERO_ARCHIVES names, if it is there; else hf-libero.
+
+    Raises `EnvironmentRequestError` when neither can be used.
+    """
+    from sim.libero.archive import ArchiveSource, archive_path
+
+    folder = os.environ.get(ARCHIVES_VARIABLE)
+    if folder and (path := archive_path(Path(folder), suite)).is_file():
+        return ArchiveSource(path, suite)
+    return InstalledSource(suite)
+
+
+class InstalledSource:
+    """hf-libero, robosuite and LIBERO's assets, as installed."""
+
+    def __init__(self, suite: str) -> None:
+        """Raises `EnvironmentRequestError` for an unknown suite, a missing or wrong package, or missing assets."""
+        self._installation = find_installation()
+        self._installed = load_tasks(suite, self._installation)
+        self.tasks: tuple[LiberoTask, ...] = self._installed
+        self.versions: Mapping[str, str] = installed_versions()
+        self._started: StartedStates = {}
+
+    def open(self, task_id: int, stepping: SteppingMode) -> InstalledSimulation:
+        """Build the task (a second or more). Raises `EnvironmentRequestError` when it cannot be built."""
+        from sim.libero.build import TaskBuilder
+
+        builder = TaskBuilder(self._installed[task_id], self._installation)
+        scene = LiberoScene(builder.model, builder.data, builder.definition, stepping)
+        return InstalledSimulation(scene, builder, self._started)
+
+
+StartedStates = dict[tuple[int, Split, int], SceneState]
+"""(task, split, index) -> what `TaskSimulation.start` makes of it."""
+
+
+class InstalledSimulation:
+    """A task that hf-libero built. Each initial state is placed and settled once for all that share `started`."""
+
+    def __init__(self, scene: LiberoScene, builder: TaskBuilder, started: StartedStates) -> None:
+        self.scene, self.builder, self._started = scene, builder, started
+
+    def start(self, split: Split, index: int) -> None:
+        """See `TaskSimulation.start`."""
+        self.scene.restore(self.state(split, index))
+
+    def state(self, split: Split, index: int) -> SceneState:
+        """What `start` restores."""
+        key = (self.builder.task.index, split, index)
+        if key not in self._started:
+            self.scene.load(self.builder.place(split, index))
+            self.scene.settle(SETTLE_STEPS - 1)
+            self._started[key] = self.scene.save()
+        return self._started[key]
