@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +34,7 @@ from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.staging import stage_episode, staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat
 from vla.errors import ReflexError, writing
+from vla.training.worker_processes import JobRunner
 
 ATTEMPTS = "attempts.jsonl"
 POLICY_BATCH = 32
@@ -126,8 +124,8 @@ def collect(config: CollectConfig, factory: str = "sim.suites:get_suite") -> Pat
     with the same settings; `num_workers` may differ. `factory` is the import path of `(suite, image_size) -> Suite`.
 
     Raises:
-        ReflexError: the output exists, an interrupted collection there has other settings, the expert keeps failing, a
-            worker died or the disk is full.
+        ReflexError: the output exists, an interrupted collection there has other settings, the expert keeps failing,
+            workers keep dying or the disk is full.
         EnvironmentRequestError: unknown suite or task, or a task without an expert.
     """
     suite = load_factory(factory)(config.suite, config.image_size)
@@ -242,30 +240,9 @@ def _run_here(settings: AttemptSettings, plans: dict[int, TaskPlan], on_result: 
 def _run_in_processes(
     settings: AttemptSettings, plans: dict[int, TaskPlan], on_result: OnResult, num_workers: int
 ) -> None:
-    """Make the attempts in worker processes. Spawned, because a forked process must not share a GL context."""
-    executor = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(settings,)
-    )
-    running: dict[Future[AttemptResult], Attempt] = {}
-    try:
-        while True:
-            known = set(running.values())
-            for attempt in _outstanding(plans):
-                if attempt not in known:
-                    running[executor.submit(run_in_worker, attempt)] = attempt
-            if not running:
-                break
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                del running[future]
-                on_result(future.result())
-    except BrokenProcessPool as error:
-        raise ReflexError(
-            f"a worker process died (out of memory, or a missing GL library: see the lines above, and vla doctor); the "
-            f"whole episodes are kept in {settings.staging}: run the same command again, with fewer num_workers"
-        ) from error
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+    """Make the attempts in worker processes; one whose worker died is made again."""
+    runner = JobRunner(run_in_worker, start_worker, (settings,), num_workers)
+    runner.run(lambda: _outstanding(plans), lambda _, result: on_result(result))
 
 
 def _run_policy(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +73,10 @@ class AttemptRunner:
         self._suite = load_factory(settings.factory)(settings.suite, settings.image_size)
         self._environment: ManipulationEnvironment | None = None
 
-    def run(self, attempt: Attempt) -> AttemptResult:
+    def run(self, attempt: Attempt, restarted: bool = False) -> AttemptResult:
         """Run one episode and stage it if it is kept: every success, and every episode of a random policy.
+
+        `restarted` marks an episode whose worker died before.
 
         Raises `EnvironmentRequestError` when the suite cannot serve the task, `ReflexError` when the disk is full.
         """
@@ -100,6 +102,7 @@ class AttemptRunner:
             seed=seed,
             policy_id=settings.policy,
         )
+        episode = replace(episode, worker_restarted=restarted)
         kept = episode.success or settings.policy == RANDOM
         if kept:
             size = self._suite.image_size
@@ -212,7 +215,7 @@ def start_worker(settings: AttemptSettings) -> None:
     _runner = AttemptRunner(settings)
 
 
-def run_in_worker(attempt: Attempt) -> AttemptResult:
+def run_in_worker(attempt: Attempt, restarted: bool) -> AttemptResult:
     """Run one attempt in a process that `start_worker` prepared."""
     assert _runner is not None
-    return _runner.run(attempt)
+    return _runner.run(attempt, restarted)

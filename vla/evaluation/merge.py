@@ -9,7 +9,7 @@ from typing import Any
 
 from vla.errors import ReflexError, writing
 from vla.evaluation.results import EvaluationResult
-from vla.evaluation.runner import finish
+from vla.evaluation.runner import finish, without_step
 from vla.training.files import read_json
 from vla.training.jsonl import read_lines
 from vla.training.run_folder import RunFolder, read_config
@@ -39,8 +39,8 @@ def merge(parts: Sequence[Path], output: Path) -> dict[str, Any]:
             if (part / "videos").is_dir():
                 with writing(run.videos_path):
                     shutil.copytree(part / "videos", run.videos_path, dirs_exist_ok=True)
-        records = [{name: value for name, value in line.items() if name != "step"} for line in episodes]
-        return finish(run, EvaluationResult(records, protocol["hash"]), summaries[0]["policy"])
+        result = EvaluationResult([without_step(line) for line in episodes], protocol["hash"])
+        return finish(run, result, summaries[0]["policy"])
 
 
 def _protocol(part: Path) -> dict[str, Any]:

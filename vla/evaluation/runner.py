@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from sim.pool import EnvironmentPool, EpisodeRequest
 from sim.suites import get_suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.evaluation.expert import EXPERT, run_experts
 from vla.evaluation.protocol import Protocol
 from vla.evaluation.report import write_report
 from vla.evaluation.results import EvaluationResult
@@ -35,6 +37,7 @@ __all__ = [
     "parse_shard",
     "policy_fingerprint",
     "run_evaluation",
+    "without_step",
 ]
 
 MEMORY_BUDGET = 1 << 30
@@ -51,9 +54,12 @@ class EvaluationConfig:
     output: str
     """Run folder to write."""
     policy: str = "reflex-tiny"
-    """Folder of a saved policy, or the name of a shipped one."""
+    """Folder of a saved policy, the name of a shipped one, or "expert" for the suite's scripted experts (no videos)."""
     suite: str = "tabletop"
     """tabletop, libero_spatial, libero_object, libero_goal or libero_10."""
+    protocol: str | None = None
+    """For a LIBERO suite: "libero-official" (horizons of OpenVLA, OpenVLA-OFT and openpi) or "libero-512" (512 steps,
+    as in SimpleVLA-RL and SRPO); None takes the suite as it is named."""
     tasks: list[int] | None = None
     """Task numbers; None takes all of the suite."""
     episodes_per_task: int = 50
@@ -91,6 +97,24 @@ class EvaluationConfig:
         if self.videos_per_task < 0:
             raise ReflexError(f"videos_per_task must not be negative, not {self.videos_per_task}")
         parse_shard(self.shard)
+        suite_name(self.suite, self.protocol)
+        if self.policy == EXPERT and self.mode != "greedy":
+            raise ReflexError(f"mode={self.mode} is for policies; experts have no distribution to sample from")
+
+
+PROTOCOLS = {"libero-official": "", "libero-512": "_512"}
+"""Protocol -> what it adds to the name of a LIBERO suite."""
+
+
+def suite_name(suite: str, protocol: str | None) -> str:
+    """The name of a suite under a protocol. Raises `ReflexError` for an unknown one, or one that is not the suite's."""
+    if protocol is None:
+        return suite
+    if protocol not in PROTOCOLS:
+        raise ReflexError(f"unknown protocol {protocol!r}; it is one of {', '.join(PROTOCOLS)}, or null")
+    if not suite.startswith("libero_") or suite.count("_") > 1:
+        raise ReflexError(f"protocol={protocol} is for a LIBERO suite, such as libero_spatial, not {suite!r}")
+    return suite + PROTOCOLS[protocol]
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
@@ -201,54 +225,67 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
         ReflexError: the policy, suite, a task, an initial state or the output folder cannot be used, or the folder
             resumed holds results of another policy or protocol.
     """
-    suite = get_suite(config.suite, image_size=config.image_size)
+    suite = get_suite(suite_name(config.suite, config.protocol), image_size=config.image_size)
     split, mode = cast(Split, config.split), cast(Mode, config.mode)
     protocol = Protocol.of(suite, split, mode, config.temperature, config.seed)
     wanted = _requests(suite, config.tasks, config.episodes_per_task, split, config.seed, config.shard)
-    set_threads(config.threads)
-    policy = load_policy(config.policy, device=str(resolve_device(config.device)))
+    policy = None if config.policy == EXPERT else _load(config)
     with RunFolder(config.output, resume=config.resume) as run:
-        completed = _open_run(run, config, protocol, policy)
+        completed = _open_run(run, config, protocol, EXPERT if policy is None else policy_fingerprint(policy))
         keys = {_key(item) for item in wanted}
         outcomes = [bool(row["success"]) for row in completed if _row_key(row) in keys]
         slots = min(config.num_slots, len(wanted))
         workers = min(config.num_workers or available_cpus(), slots)
-        with (
-            EnvironmentPool(config.suite, slots, workers, image_size=config.image_size) as pool,
-            progress_bar("evaluating", len(wanted), len(outcomes)) as show,
-        ):
+        with progress_bar("evaluating", len(wanted), len(outcomes)) as show:
 
             def finished(_: int, episode: Episode) -> None:
                 run.append_episodes([episode_record(episode, protocol.digest())], step=0)
                 outcomes.append(episode.success)
                 show(len(outcomes), f"success {sum(outcomes)}/{len(outcomes)}")
 
-            result = evaluate(
-                policy,
-                suite,
-                pool,
-                tasks=config.tasks,
-                episodes_per_task=config.episodes_per_task,
-                split=split,
-                mode=mode,
-                temperature=config.temperature,
-                seed=config.seed,
-                shard=config.shard,
-                on_episode=finished,
-                completed=completed,
-                video_folder=run.videos_path / "eval",
-                videos_per_task=config.videos_per_task,
-            )
+            if policy is None:
+                ran = {_row_key(row) for row in completed}
+                pending = [(item.request, item.seed) for item in wanted if _key(item) not in ran]
+                run_experts(suite.name, config.image_size, pending, workers, partial(finished, 0))
+                records = {_row_key(row): row for row in run.read_episodes()}
+                result = EvaluationResult([without_step(records[_key(item)]) for item in wanted], protocol.digest())
+                return finish(run, result, EXPERT)
+            with EnvironmentPool(suite.name, slots, workers, image_size=config.image_size) as pool:
+                result = evaluate(
+                    policy,
+                    suite,
+                    pool,
+                    tasks=config.tasks,
+                    episodes_per_task=config.episodes_per_task,
+                    split=split,
+                    mode=mode,
+                    temperature=config.temperature,
+                    seed=config.seed,
+                    shard=config.shard,
+                    on_episode=finished,
+                    completed=completed,
+                    video_folder=run.videos_path / "eval",
+                    videos_per_task=config.videos_per_task,
+                )
         return finish(run, result, policy.policy_id)
 
 
-def _open_run(run: RunFolder, config: EvaluationConfig, protocol: Protocol, policy: Policy) -> list[dict[str, Any]]:
+def _load(config: EvaluationConfig) -> Policy:
+    set_threads(config.threads)
+    return load_policy(config.policy, device=str(resolve_device(config.device)))
+
+
+def without_step(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as `evaluate` returns it, from its line of ``episodes.jsonl``."""
+    return {name: value for name, value in line.items() if name != "step"}
+
+
+def _open_run(run: RunFolder, config: EvaluationConfig, protocol: Protocol, fingerprint: str) -> list[dict[str, Any]]:
     """Write what describes the run and return the episodes it already holds.
 
     Raises:
         ReflexError: they were measured with another policy or under another protocol.
     """
-    fingerprint = policy_fingerprint(policy)
     previous = run.read_config().get("policy_sha256", fingerprint)
     if previous != fingerprint:
         raise ReflexError(

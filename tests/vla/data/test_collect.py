@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +166,42 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         sys.exit(130)
 """
+
+
+def test_killed_workers_lose_no_episode(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stop = threading.Event()
+    killed = []
+
+    def kill_now_and_then() -> None:
+        while not stop.wait(1.5) and len(killed) < 2:
+            for child in multiprocessing.active_children()[:1]:
+                assert child.pid is not None
+                os.kill(child.pid, signal.SIGKILL)
+                killed.append(child.pid)
+
+    killer = threading.Thread(target=kill_now_and_then)
+    killer.start()
+    try:
+        disturbed = collect(
+            settings(tmp_path / "disturbed", episodes_per_task=6, num_workers=2), "tests.vla.data.slow_suite:get_suite"
+        )
+    finally:
+        stop.set()
+        killer.join()
+    assert killed
+    assert "a worker process died" in caplog.text
+    quiet = collect(settings(tmp_path / "quiet", episodes_per_task=6), FACTORY)
+    one, two = LeRobotDataset(disturbed), LeRobotDataset(quiet)
+    assert one.num_episodes == two.num_episodes == 12
+    for index in range(12):
+        episode, other = one.episode(index), two.episode(index)
+        assert (episode.task_id, episode.init_state_id, episode.seed) == (
+            other.task_id,
+            other.init_state_id,
+            other.seed,
+        )
+        assert np.array_equal(episode.actions, other.actions)
+        assert np.array_equal(episode.images, other.images)
 
 
 @pytest.mark.parametrize(("workers", "how"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGKILL)])

@@ -19,6 +19,7 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.evaluation import runner
 from vla.evaluation.commands import compare_command, merge_command
+from vla.evaluation.expert import run_experts
 from vla.evaluation.merge import merge
 from vla.evaluation.protocol import Protocol, check_same
 from vla.evaluation.results import EvaluationResult, compare, evaluated_episodes
@@ -307,6 +308,34 @@ def test_of_a_training_run_the_last_evaluation_counts(tmp_path: Path) -> None:
         run.append_episodes([{**row(0, 0, step > 0), "split": "eval"}], step=step)
         run.append_episodes([{**row(0, 0, False), "split": "train", "reward": 0.3}], step=step + 1)
     assert [(line["step"], line["success"]) for line in evaluated_episodes(run.path)] == [(10, True)]
+
+
+@pytest.mark.usefixtures("fakes")
+def test_experts_are_evaluated_like_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted twice, the files are those of an evaluation that never was."""
+    monkeypatch.setattr(runner, "run_experts", functools.partial(run_experts, factory=FACTORY))
+    settings: dict[str, Any] = {"policy": "expert", "mode": "greedy", "episodes_per_task": 4}
+    whole = run_evaluation(config(tmp_path / "whole", **settings))
+    assert (whole["success_rate"], whole["episodes"], whole["policy"]) == (1.0, 8, "expert")
+    append = RunFolder.append_episodes
+    for interruption in (2, 5):
+
+        def interrupt(
+            self: RunFolder, records: list[dict[str, Any]], step: int | None = None, after: int = interruption
+        ) -> None:
+            if len(self.read_episodes()) == after:
+                raise KeyboardInterrupt
+            append(self, records, step)
+
+        monkeypatch.setattr(RunFolder, "append_episodes", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_evaluation(config(tmp_path / "cut", resume=interruption == 5, **settings))
+    monkeypatch.setattr(RunFolder, "append_episodes", append)
+    assert len(RunFolder(tmp_path / "cut", resume=True).read_episodes()) == 5
+    assert run_evaluation(config(tmp_path / "cut", resume=True, **settings)) == whole
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    with pytest.raises(ReflexError, match="no distribution to sample from"):
+        config(tmp_path, policy="expert", mode="sample")
 
 
 def row(task: int, state: int, success: bool, protocol: str = "p") -> dict[str, Any]:
