@@ -1,7 +1,11 @@
 """Advantages: how much better a rollout did than the others that started from the same state.
 
-Source: GRPO (arXiv 2402.03300, equation 4) with one scalar for each rollout, as SimpleVLA-RL (arXiv 2509.09674) and
-SRPO (arXiv 2511.15605, equation 9) use it.
+By name:
+
+- `grpo`: (r - mean of the group) / deviation of the group. GRPO (arXiv 2402.03300, equation 4) with one scalar for each
+  rollout, as SimpleVLA-RL (arXiv 2509.09674) and SRPO (arXiv 2511.15605, equation 9) use it.
+- `lite_ppo`: (r - mean of the group) / deviation of all rewards of the batch. Lite PPO (arXiv 2508.08221).
+- `rloo`: r - mean of the others of the group. RLOO (arXiv 2402.14740).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LengthNormalisation = Literal["token", "episode"]
+AdvantageName = Literal["grpo", "lite_ppo", "rloo"]
 
 
 def group_spread(rewards: ArrayLike, groups: ArrayLike) -> dict[int, float]:
@@ -24,32 +29,54 @@ def group_advantages(
     rewards: ArrayLike,
     groups: ArrayLike,
     *,
+    name: AdvantageName = "grpo",
     negative_weight: float = 1.0,
     minimum_spread: float = 1e-4,
     minimum_deviation: float = 0.0,
     epsilon: float = 1e-6,
 ) -> NDArray[np.float32]:
-    """(r - mean) / (max(std, minimum_deviation) + epsilon) within each group; negatives times `negative_weight`.
+    """Advantages [N] of a batch, by one of the formulas in the module's docstring; negatives times `negative_weight`.
 
     Args:
         rewards: [N].
         groups: [N] which group (initial state) each rollout belongs to.
-        negative_weight: multiplies negative advantages. 1 is GRPO. Below 1 pushes down less than it pulls up, which a
-            small policy needs: pushing probability away from a failure spreads it over everything else.
+        name: the formula.
+        negative_weight: multiplies negative advantages. 1 is as published. Below 1 pushes down less than it pulls up,
+            which a small policy needs: pushing probability away from a failure spreads it over everything else.
         minimum_spread: a group whose rewards differ by less gets advantage 0: equal rewards must stay equal.
-        minimum_deviation: a group whose rewards deviate by less is divided by this instead. 0 is GRPO. Above 0, the
-            small differences among the failures of a group without a success count for less than a success does.
-        epsilon: keeps the division defined. `std` is the population deviation.
+        minimum_deviation: what is divided by is this at least. 0 is as published. Above 0, under "grpo", the small
+            differences among the failures of a group without a success count for less than a success does.
+        epsilon: keeps the division defined. Deviations are population deviations.
     """
     values, ids = np.asarray(rewards, dtype=np.float64), np.asarray(groups, dtype=np.int64)
     advantages = np.zeros(len(values))
+    batch_deviation = float(values.std()) if len(values) else 0.0
     for group, spread in group_spread(values, ids).items():
         if spread < minimum_spread:
             continue
         members = ids == group
-        deviation = max(float(values[members].std()), minimum_deviation)
-        advantages[members] = (values[members] - values[members].mean()) / (deviation + epsilon)
+        differences = values[members] - values[members].mean()
+        if name == "rloo":
+            count = len(differences)
+            advantages[members] = differences * count / (count - 1)  # r - mean of the others
+        else:
+            deviation = batch_deviation if name == "lite_ppo" else float(values[members].std())
+            advantages[members] = differences / (max(deviation, minimum_deviation) + epsilon)
     return np.where(advantages < 0, negative_weight * advantages, advantages).astype(np.float32)
+
+
+def difficulty_weights(successes: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
+    """4 p (1 - p) for each rollout [N], p the share of its group that succeeded: 1 for groups half of which did.
+
+    The variance of success bounds the expected improvement from below (arXiv 2504.03380). A group of
+    failures only gets 0, and with it whatever a reward found between them.
+    """
+    succeeded, ids = np.asarray(successes, dtype=np.float64), np.asarray(groups, dtype=np.int64)
+    weights = np.zeros(len(ids))
+    for group in np.unique(ids).tolist():
+        share = succeeded[ids == group].mean()
+        weights[ids == group] = 4.0 * share * (1.0 - share)
+    return weights.astype(np.float32)
 
 
 def length_weights(lengths: ArrayLike, normalisation: LengthNormalisation) -> NDArray[np.float32]:

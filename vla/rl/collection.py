@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sim.contract import Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla.data.episode import Episode
-from vla.rl.advantages import group_advantages, group_spread
+from vla.rl.advantages import difficulty_weights, group_advantages, group_spread
 from vla.rl.batch import Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
 from vla.rl.rewards import RewardModel, Scores
@@ -102,10 +102,13 @@ def collect_batch(
     batch.advantages = group_advantages(
         scores.rewards,
         batch.groups,
+        name=algo.advantage,
         negative_weight=algo.negative_weight,
         minimum_spread=MINIMUM_SPREAD,
         minimum_deviation=algo.minimum_deviation,
     )
+    if algo.difficulty_weight:
+        batch.advantages = batch.advantages * difficulty_weights(batch.successes, batch.groups)
     batch.metrics = {
         **batch_metrics(batch),
         **scores.metrics,

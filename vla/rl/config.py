@@ -18,10 +18,11 @@ class ConfigError(ReflexError):
 class AlgoConfig:
     """GRPO and SRPO. Defaults suit a small policy; docs/train.md has the published values for 7B policies."""
 
-    reward: Literal["binary", "srpo"] = "srpo"
-    """"binary" (GRPO: 1 for success, else 0) or "srpo" (failures scored by nearness to the batch's successes)."""
+    reward: Literal["binary", "srpo", "siirl", "calibrated"] = "srpo"
+    """1 for success, and for a failure: "binary" 0 (GRPO), "srpo" by its rank in nearness to the batch's successes,
+    "calibrated" by how much of the way to them it came, "siirl" as that public code has it, to compare with."""
     alpha: float = 0.8
-    """What a failure is worth at most under "srpo", in [0, 1]; 0 is the binary reward."""
+    """What a failure is worth at most under "srpo" and "calibrated", in [0, 1]; 0 is the binary reward."""
     metric: Literal["euclidean", "cosine"] = "euclidean"
     """Distance between embeddings under "srpo": "euclidean" (the paper) or "cosine"."""
     frame_stride: int | None = None
@@ -75,6 +76,11 @@ class AlgoConfig:
     """Decisions per forward pass (gradients accumulate to a minibatch); null for the whole minibatch."""
     max_samples_per_update: int | None = None
     """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
+    advantage: Literal["grpo", "lite_ppo", "rloo"] = "grpo"
+    """A rollout's reward less its group's mean, divided by the group's deviation ("grpo") or the batch's ("lite_ppo"),
+    or less the mean of the group's others and divided by nothing ("rloo")."""
+    difficulty_weight: bool = False
+    """Weigh groups by 4 p (1 - p), p their share of successes; groups of failures only then teach nothing."""
     negative_weight: float = 0.3
     """Multiplies negative advantages; 1 is GRPO as published, less keeps a small policy from flattening out."""
     minimum_deviation: float = 0.2
@@ -87,7 +93,8 @@ class AlgoConfig:
 
     def __post_init__(self) -> None:
         """Check every value. Raises `ConfigError`."""
-        _one_of("algo.reward", self.reward, ("binary", "srpo"))
+        _one_of("algo.reward", self.reward, ("binary", "srpo", "siirl", "calibrated"))
+        _one_of("algo.advantage", self.advantage, ("grpo", "lite_ppo", "rloo"))
         _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
         _one_of("algo.sampling", self.sampling, ("uncertain", "even"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))

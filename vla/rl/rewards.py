@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla.data.episode import Episode
+from vla.rl.reward_modes import calibrated_rewards, siirl_rewards
 from vla.rl.srpo_reward import Metric, srpo_rewards
 from world_models.encoders.base import VideoEncoder, sample_frames
 
@@ -54,6 +55,63 @@ class BinaryReward:
         return Scores(successes.astype(np.float32), {})
 
 
+class SiirlReward:
+    """siiRL's formula (`vla.rl.reward_modes.siirl_rewards`) on the embeddings that SRPO's uses, to compare with."""
+
+    compares_rollouts = True
+
+    def __init__(self, encoder: VideoEncoder, max_frames: int = 16) -> None:
+        self._encoder, self._max_frames = encoder, max_frames
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
+        return self._encoder.encode([rollout_clip(episode, self._max_frames) for episode in episodes])
+
+    def score(
+        self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
+    ) -> Scores:
+        """See `siirl_rewards`."""
+        rewards = siirl_rewards(embeddings, successes, task_ids)
+        return Scores(rewards, _failure_metrics(rewards, successes))
+
+
+class CalibratedReward:
+    """Failures on an absolute scale (`vla.rl.reward_modes.calibrated_rewards`).
+
+    A row of its embeddings holds two: the rollout's, and that of a clip of its first frame alone.
+    """
+
+    compares_rollouts = True
+
+    def __init__(
+        self,
+        encoder: VideoEncoder,
+        alpha: float = 0.8,
+        max_frames: int = 16,
+        demonstrations: Mapping[int, list[NDArray[np.uint8]]] | None = None,
+    ) -> None:
+        """As `SrpoReward`."""
+        self._encoder, self._alpha, self._max_frames = encoder, alpha, max_frames
+        self._demonstrations = {task: encoder.encode(clips) for task, clips in (demonstrations or {}).items()}
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, 2 D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
+        clips = [rollout_clip(episode, self._max_frames) for episode in episodes]
+        moving = self._encoder.encode(clips)
+        still = self._encoder.encode([np.repeat(clip[:1], len(clip), axis=0) for clip in clips])
+        return np.concatenate([moving, still], axis=1)
+
+    def score(
+        self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
+    ) -> Scores:
+        """See `calibrated_rewards`."""
+        moving, still = np.split(embeddings, 2, axis=1)
+        rewards = calibrated_rewards(
+            moving, still, successes, task_ids, alpha=self._alpha, demonstrations=self._demonstrations
+        )
+        return Scores(rewards, _failure_metrics(rewards, successes))
+
+
 class SrpoReward:
     """The SRPO reward (`vla.rl.srpo_reward`) on a frozen video encoder's embeddings of third-person frames."""
 
@@ -91,12 +149,11 @@ class SrpoReward:
             invalid="zero",
             demonstrations=self._demonstrations,
         )
-        failures = result.rewards[~successes]
         clusters, centres = result.clusters_per_task.values(), result.centres_per_task.values()
         return Scores(
             result.rewards,
             {
-                "reward/failure_mean": float(failures.mean()) if failures.size else 0.0,
+                **_failure_metrics(result.rewards, successes),
                 "reward/clusters": float(np.mean(list(clusters))) if clusters else 0.0,
                 "reward/centres": float(np.mean(list(centres))) if centres else 0.0,
                 "reward/noise_share": result.noise_share,
@@ -104,6 +161,11 @@ class SrpoReward:
                 "reward/invalid_embeddings": float(result.invalid_failures + result.invalid_successes),
             },
         )
+
+
+def _failure_metrics(rewards: NDArray[np.float32], successes: NDArray[np.bool_]) -> dict[str, float]:
+    failures = rewards[~successes]
+    return {"reward/failure_mean": float(failures.mean()) if failures.size else 0.0}
 
 
 def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:

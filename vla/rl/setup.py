@@ -16,7 +16,7 @@ from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
 from vla.rl.encoder import demonstration_clips, train_encoder
-from vla.rl.rewards import BinaryReward, RewardModel, SrpoReward
+from vla.rl.rewards import BinaryReward, CalibratedReward, RewardModel, SiirlReward, SrpoReward
 from vla.rl.state import (
     ENCODER_FOLDER,
     POLICY_FOLDER,
@@ -162,4 +162,9 @@ def make_reward(
         if fresh:
             train_encoder(config, state.policy, pool, suite, tasks, state.progress, folder, clips, log)
         name = str(folder)
-    return SrpoReward(load_encoder(name, config.device), algo.alpha, algo.metric, algo.reward_frames, clips)
+    encoder = load_encoder(name, config.device)
+    if algo.reward == "siirl":
+        return SiirlReward(encoder, algo.reward_frames)
+    if algo.reward == "calibrated":
+        return CalibratedReward(encoder, algo.alpha, algo.reward_frames, clips)
+    return SrpoReward(encoder, algo.alpha, algo.metric, algo.reward_frames, clips)

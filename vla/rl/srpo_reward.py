@@ -110,7 +110,7 @@ def srpo_rewards(
     Raises:
         RewardError: shapes disagree, alpha is outside [0, 1], or an embedding is not finite and `invalid` is "error".
     """
-    vectors, succeeded, tasks = _check(embeddings, successes, task_ids, alpha)
+    vectors, succeeded, tasks = check_batch(embeddings, successes, task_ids, alpha)
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
     if invalid == "error" and not finite.all():
         first = int(np.flatnonzero(~finite)[0])
@@ -188,7 +188,7 @@ def cluster_successes(
     radius = radius_factor * float(np.quantile(nearest, quantile, method="lower"))
     # The slack keeps a pair at exactly the radius inside it whatever order the rows came in.
     linked = distances <= radius * (1 + 1e-9) + 1e-12 * float(np.abs(vectors).max(initial=0.0))
-    labels = _connected_components(linked)
+    labels = connected_components(linked)
     if (labels < 0).all():
         return Clusters(np.arange(count), labels, radius)
     members = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
@@ -204,7 +204,7 @@ def pairwise_distances(left: NDArray[np.float64], right: NDArray[np.float64]) ->
     return np.array([np.linalg.norm(right - row, axis=1) for row in left]).reshape(len(left), len(right))
 
 
-def _connected_components(linked: NDArray[np.bool_]) -> NDArray[np.int64]:
+def connected_components(linked: NDArray[np.bool_]) -> NDArray[np.int64]:
     """[n] component of each node, numbered from 0; -1 for a node linked to no other."""
     labels = np.full(len(linked), -1, dtype=np.int64)
     component = 0
@@ -237,9 +237,10 @@ def _unit_length(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors / np.where(norms > 0, norms, 1.0)
 
 
-def _check(
-    embeddings: ArrayLike, successes: ArrayLike, task_ids: ArrayLike, alpha: float
+def check_batch(
+    embeddings: ArrayLike, successes: ArrayLike, task_ids: ArrayLike, alpha: float = 0.0
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Embeddings [N, D], successes [N] and tasks [N] as arrays. Raises `RewardError` when they or alpha do not fit."""
     vectors = np.asarray(embeddings, dtype=np.float64)
     succeeded = np.asarray(successes, dtype=bool)
     tasks = np.asarray(task_ids, dtype=np.int64)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.rl.advantages import group_advantages, group_spread, length_weights
+from vla.rl.advantages import difficulty_weights, group_advantages, group_spread, length_weights
 
 
 def test_worked_by_hand():
@@ -29,6 +29,32 @@ def test_small_differences_among_failures_count_for_less_than_a_success():
     # Group 0: mean 0.4, deviation 0.1, divided by 0.2. Group 1: deviation 0.5, above the minimum.
     result = group_advantages([0.5, 0.3, 1, 0], [0, 0, 1, 1], minimum_deviation=0.2)
     assert result.tolist() == pytest.approx([0.5, -0.5, 1, -1], abs=1e-4)
+
+
+def test_lite_ppo_divides_by_the_deviation_of_the_batch():
+    # Rewards 1, 0 | 1, 1, 1, 0: mean 2/3, deviation sqrt(2)/3. Group means 1/2 and 3/4.
+    result = group_advantages([1, 0, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1], name="lite_ppo")
+    scale = 3 / np.sqrt(2)
+    expected = [0.5, -0.5, 0.25, 0.25, 0.25, -0.75]
+    assert result.tolist() == pytest.approx([scale * value for value in expected], abs=1e-4)
+
+
+def test_rloo_compares_with_the_mean_of_the_others():
+    result = group_advantages([1, 0, 0, 0.5, 0.2], [0, 0, 0, 1, 1], name="rloo")
+    assert result.tolist() == pytest.approx([1, -0.5, -0.5, 0.3, -0.3])
+
+
+def test_groups_are_weighed_by_the_variance_of_their_outcome():
+    weights = difficulty_weights([1, 0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 2, 2])
+    assert weights.tolist() == pytest.approx([1, 1, 0.75, 0.75, 0.75, 0.75, 0, 0])
+
+
+@pytest.mark.parametrize("name", ["grpo", "lite_ppo", "rloo"])
+def test_every_formula_sums_to_zero_in_a_group_and_gives_equal_rewards_nothing(name):
+    result = group_advantages([0.9, 0.1, 0.4, 0.3, 0.3], [0, 0, 0, 1, 1], name=name)
+    assert result[:3].sum() == pytest.approx(0, abs=1e-6)
+    assert result[3:].tolist() == [0, 0]
+    assert result[0] > 0 > result[1]
 
 
 def test_negative_weight_scales_negatives_only():

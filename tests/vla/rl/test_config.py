@@ -15,7 +15,7 @@ def test_defaults_are_valid_and_the_reward_is_the_only_difference():
 @pytest.mark.parametrize(
     ("field", "value", "advice"),
     [
-        ("reward", "spro", "binary, srpo"),
+        ("reward", "spro", "binary, calibrated, siirl, srpo"),
         ("alpha", 1.5, r"\[0, 1\]"),
         ("group_size", 1, "at least 2"),
         ("groups_per_iteration", 0, "at least 1"),
