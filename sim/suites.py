@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from sim.contract import EnvironmentRequestError, Suite
 
@@ -12,7 +13,7 @@ SUITE_NAMES = ("tabletop", "libero_spatial", "libero_object", "libero_goal", "li
 def get_suite(name: str, image_size: int | None = None) -> Suite:
     """The suite of that name, with square frames of `image_size` pixels (None: the suite's own default).
 
-    "_fast" behind a LIBERO suite's name steps its physics faster (`sim.core.stepping.FastStepping`).
+    Suffixes to a LIBERO suite's name change how it is run (`sim.libero.tasks.Variant`).
 
     Raises `EnvironmentRequestError` for an unknown name, with the nearest known one.
     """
@@ -20,7 +21,8 @@ def get_suite(name: str, image_size: int | None = None) -> Suite:
         from sim.tabletop.suite import TabletopSuite
 
         return TabletopSuite(image_size)
-    if name.removesuffix("_fast") in SUITE_NAMES[1:]:
+    variant = re.fullmatch(r"(libero_[a-z0-9]+)(_512)?(_fast)?(_plain)?", name)
+    if variant and variant[1] in SUITE_NAMES:
         from sim.libero.suite import LiberoSuite
 
         return LiberoSuite(name) if image_size is None else LiberoSuite(name, image_size)

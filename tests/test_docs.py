@@ -39,8 +39,9 @@ def test_commands_shown_are_understood(page: Path) -> None:
         assert words[0] in {*CONFIGURED, *PLAIN, "--help", "--version"}, line
         overrides = [word for word in words[1:] if not word.startswith("-")]
         if words[0] in CONFIGURED:
-            config_class: Any = _load(CONFIGURED[words[0]].config)
-            compose_config(words[0], config_class, overrides)
+            entry = CONFIGURED[words[0]]
+            config_class: Any = _load(entry.config)
+            compose_config(words[0], config_class, overrides[1 if overrides[:1] == [entry.verb] else 0 :])
 
 
 def test_every_page_is_in_the_index() -> None:
@@ -59,6 +60,7 @@ def test_the_readme_shows_commands_at_all() -> None:
 def test_examples_of_the_help_pages_are_understood() -> None:
     for name, entry in CONFIGURED.items():
         words = shlex.split(entry.example)
-        assert words[:2] == ["vla", name]
+        start = ["vla", name, entry.verb] if entry.verb else ["vla", name]
+        assert words[: len(start)] == start
         config_class: Any = _load(entry.config)
-        compose_config(name, config_class, words[2:])
+        compose_config(name, config_class, words[len(start) :])

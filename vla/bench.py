@@ -28,7 +28,8 @@ PARTS = ("sim", "policy", "encoder")
 CHUNK = 8
 USAGE = """vla bench PART [--quick] [--json FILE]
 
-PART is sim, policy, encoder or all. --quick measures for a tenth of the time; --json also writes the rows to FILE.
+PART is sim, policy, encoder, all of these, or libero (beside hf-libero's own environment).
+--quick measures for a tenth of the time; --json also writes the rows to FILE.
 """
 
 
@@ -204,7 +205,15 @@ def bench_encoder(seconds: float, device: str = "cpu") -> list[Measurement]:
     return rows
 
 
+def bench_libero(seconds: float) -> list[Measurement]:
+    """See `vla.bench_libero`, which is imported where LIBERO is asked for."""
+    from vla import bench_libero as module
+
+    return module.bench_libero(seconds)
+
+
 BENCHES: dict[str, Callable[[float], list[Measurement]]] = {
+    "libero": bench_libero,
     "sim": bench_sim,
     "policy": bench_policy,
     "encoder": bench_encoder,
@@ -227,9 +236,9 @@ def main(arguments: Sequence[str]) -> int:
     seconds = 1.0 if "--quick" in words else 10.0
     words = [word for word in words if word != "--quick"]
     parts = PARTS if words == ["all"] else tuple(words)
-    if not parts or set(parts) - set(PARTS):
+    if not parts or set(parts) - set(BENCHES):
         named = ", ".join(repr(word) for word in words) or "nothing"
-        raise ReflexError(f"vla bench takes sim, policy, encoder or all, not {named}")
+        raise ReflexError(f"vla bench takes sim, policy, encoder, libero or all, not {named}")
     document: dict[str, Any] = {
         "machine": describe_machine(),
         "cores": usable_cores(),

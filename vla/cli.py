@@ -85,12 +85,9 @@ CONFIGURED = {
 }
 
 PLAIN = {
-    "report": ("Write report.html of a run folder.", "vla.cli:report"),
-    "compare": (
-        "Paired comparison of two evaluations, on the initial states both ran.",
-        "vla.evaluation.comparison:main",
-    ),
-    "merge": ("Join the parts of an evaluation that ran as shards.", "vla.evaluation.merge:main"),
+    "report": ("Write report.html of a run folder.", "vla.evaluation.commands:report_command"),
+    "compare": ("Compare two evaluations on the initial states both ran.", "vla.evaluation.commands:compare_command"),
+    "merge": ("Join the parts of an evaluation that ran as shards.", "vla.evaluation.commands:merge_command"),
     "doctor": ("Check this machine, and say what to do about what is missing.", "vla.doctor:main"),
     "bench": ("Measure the speed of simulator, policy and encoder here.", "vla.bench:main"),
 }

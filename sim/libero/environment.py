@@ -20,9 +20,9 @@ from sim.contract import (
     StepOutcome,
 )
 from sim.core.environment import SuiteEnvironment, check_action
-from sim.libero.rendering import CAMERAS, CameraRenderer
+from sim.libero.rendering import CAMERAS, CameraRenderer, Look
 from sim.libero.source import TaskSimulation
-from sim.libero.tasks import HORIZONS, NUM_INIT_STATES, LiberoTask, check_init_state
+from sim.libero.tasks import NUM_INIT_STATES, LiberoTask, check_init_state
 
 
 class LiberoEnvironment(SuiteEnvironment):
@@ -34,13 +34,20 @@ class LiberoEnvironment(SuiteEnvironment):
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}  # noqa: RUF012 (gymnasium types it so)
     num_init_states = NUM_INIT_STATES
 
-    def __init__(self, task: LiberoTask, simulation: TaskSimulation, image_size: int = 256) -> None:
+    def __init__(
+        self,
+        task: LiberoTask,
+        simulation: TaskSimulation,
+        horizon: int,
+        image_size: int = 256,
+        look: Look = "official",
+    ) -> None:
         self.task = task
         self.suite_name = task.suite
         self.task_id = task.index
         self.instruction = task.instruction
-        self.horizon = HORIZONS[task.suite]
-        self.image_size = image_size
+        self.horizon = horizon
+        self.image_size, self._look = image_size, look
         self.render_mode = "rgb_array"
         self.simulation = simulation
         self.scene = simulation.scene
@@ -100,7 +107,7 @@ class LiberoEnvironment(SuiteEnvironment):
     def render_observation(self) -> Observation:
         """Render both cameras, of the same moment as `robot_state`, and return the full observation."""
         if self._renderer is None:
-            self._renderer = CameraRenderer(self.scene.model, self.image_size)
+            self._renderer = CameraRenderer(self.scene.model, self.image_size, self._look)
         image, wrist_image = (self._renderer.render(self.scene.snapshot, camera) for camera in CAMERAS)
         return Observation(image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction)
 

@@ -6,24 +6,16 @@ from typing import Any
 
 from sim.contract import EnvironmentRequestError, Expert, ManipulationEnvironment, Split, Suite
 from sim.core.stepping import SteppingMode
-from sim.libero.rendering import CAMERAS
+from sim.libero.rendering import CAMERAS, Look
 from sim.libero.source import TaskSource, find_source
-from sim.libero.tasks import (
-    EVALUATION_SEED,
-    FAST_SUFFIX,
-    HORIZONS,
-    NUM_INIT_STATES,
-    SETTLE_ACTION,
-    SETTLE_STEPS,
-    LiberoTask,
-    check_suite_name,
-)
+from sim.libero.tasks import EVALUATION_SEED, NUM_INIT_STATES, SETTLE_ACTION, SETTLE_STEPS, LiberoTask, Variant
 
 
 class LiberoSuite(Suite):
-    """libero_spatial, libero_object, libero_goal, libero_10 or libero_90, or one of these with "_fast" behind it.
+    """libero_spatial, libero_object, libero_goal, libero_10 or libero_90.
 
-    A fast suite is stepped by `sim.core.stepping.FastStepping`; everything else is the same.
+    Behind the name, in this order, "_512" makes episodes up to 512 steps long, "_fast" steps physics faster and
+    "_plain" draws pictures plainly (`sim.libero.tasks.Variant`). Tasks, initial states and success are the same.
 
     Evaluation states are the 50 official ones of each task; training states are 50 fresh draws per task, made with
     seeds that depend on suite, task and index only.
@@ -31,15 +23,14 @@ class LiberoSuite(Suite):
 
     def __init__(self, name: str, image_size: int = 256) -> None:
         """Raises `EnvironmentRequestError` for an unknown suite, a missing or wrong package, or missing assets."""
-        base = name.removesuffix(FAST_SUFFIX)
-        check_suite_name(base)
+        self._variant = Variant.of(name)
         if isinstance(image_size, bool) or not isinstance(image_size, int) or not 16 <= image_size <= 2048:
             raise EnvironmentRequestError(f"image_size must be an integer from 16 to 2048, not {image_size!r}")
         self.name = name
-        self._base = base
-        self._stepping: SteppingMode = "exact" if name == base else "fast"
+        self._stepping: SteppingMode = "fast" if self._variant.fast else "exact"
+        self._look: Look = "plain" if self._variant.plain else "official"
         self.image_size = image_size
-        self._source: TaskSource = find_source(base)
+        self._source: TaskSource = find_source(self._variant.base)
         self._tasks = self._source.tasks
 
     @property
@@ -58,7 +49,7 @@ class LiberoSuite(Suite):
     def horizon(self, task_id: int) -> int:
         """Control steps of an episode after settling; the same for all tasks of a suite."""
         self._task(task_id)
-        return HORIZONS[self._base]
+        return self._variant.horizon
 
     def num_init_states(self, task_id: int, split: Split) -> int:
         """50 in either split."""
@@ -70,14 +61,15 @@ class LiberoSuite(Suite):
         from sim.libero.environment import LiberoEnvironment
 
         task = self._task(task_id)
-        return LiberoEnvironment(task, self._source.open(task.index, self._stepping), self.image_size)
+        simulation = self._source.open(task.index, self._stepping)
+        return LiberoEnvironment(task, simulation, self._variant.horizon, self.image_size, self._look)
 
     def make_expert(self, task_id: int, seed: int) -> Expert:
         """The scripted expert of a task. Raises `EnvironmentRequestError` for suites that have none yet."""
         from sim.libero.expert import BowlExpert
 
         task = self._task(task_id)
-        if self._base != "libero_spatial":
+        if self._variant.base != "libero_spatial":
             raise EnvironmentRequestError(
                 f"there is no scripted expert for {self.name} task {task_id} ({task.name}); "
                 "only libero_spatial has one. Use a trained policy or recorded demonstrations."
@@ -90,7 +82,8 @@ class LiberoSuite(Suite):
             "suite": self.name,
             "versions": dict(self._source.versions),
             "stepping": self._stepping,
-            "horizon": HORIZONS[self._base],
+            "look": self._look,
+            "horizon": self._variant.horizon,
             "settle_steps": SETTLE_STEPS,
             "settle_action": list(SETTLE_ACTION),
             "image_size": self.image_size,

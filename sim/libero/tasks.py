@@ -24,8 +24,11 @@ HORIZONS = {
 }
 """Suite -> control steps of an episode, after settling (OpenVLA, OpenVLA-OFT and openpi use these)."""
 
-FAST_SUFFIX = "_fast"
-"""Behind a suite's name: the suite whose physics is stepped faster and drifts in the last bits."""
+LONG_SUFFIX, FAST_SUFFIX, PLAIN_SUFFIX = "_512", "_fast", "_plain"
+"""What may stand behind a suite's name, in this order; see `Variant`."""
+
+LONG_HORIZON = 512
+"""Control steps of an episode in SimpleVLA-RL's and SRPO's evaluations, whatever the suite."""
 
 SETTLE_STEPS = 10
 """Control steps of `SETTLE_ACTION` after every reset, so that objects placed in the air come to rest."""
@@ -38,6 +41,31 @@ NUM_INIT_STATES = 50
 EVALUATION_SEED = 0
 """Seed of the fixture poses in evaluation states. The official files store movable objects only; fixtures are drawn at
 `env.reset()`, and OpenVLA-OFT seeds that with 0. Here every episode uses the draw its first episode gets."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A suite and how it is run, as a name says: "libero_spatial", "libero_goal_512", "libero_10_fast_plain"."""
+
+    base: str
+    horizon: int
+    """Control steps of an episode: the suite's own, or `LONG_HORIZON` with "_512"."""
+    fast: bool
+    """Physics is stepped by `sim.core.stepping.FastStepping`, with "_fast"."""
+    plain: bool
+    """Pictures have the "plain" look of `sim.libero.rendering`, with "_plain"."""
+
+    @classmethod
+    def of(cls, name: str) -> Variant:
+        """What a name says. Raises `EnvironmentRequestError` naming the known suites when it says none."""
+        found = {}
+        base = name
+        for suffix in (PLAIN_SUFFIX, FAST_SUFFIX, LONG_SUFFIX):
+            found[suffix] = base.endswith(suffix)
+            base = base.removesuffix(suffix)
+        check_suite_name(base)
+        horizon = LONG_HORIZON if found[LONG_SUFFIX] else HORIZONS[base]
+        return cls(base, horizon, fast=found[FAST_SUFFIX], plain=found[PLAIN_SUFFIX])
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from sim.contract import EnvironmentRequestError
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import NUM_INIT_STATES
+from sim.suites import get_suite
 from tests.sim.libero.conftest import installed
 
 pytestmark = pytest.mark.libero
@@ -91,6 +92,25 @@ def test_fast_stepping_drifts_in_the_last_digits_only(between_plate_and_ramekin:
         fast.advance(action)
     difference = np.abs(exact.scene.data.qpos - fast.scene.data.qpos).max()
     assert 0.0 < difference < 1e-5
+
+
+def test_the_plain_look_shows_the_same_scene(between_plate_and_ramekin: LiberoEnvironment) -> None:
+    official = between_plate_and_ramekin
+    plain = LiberoSuite("libero_spatial_plain", image_size=64).make(0)
+    pictures = []
+    for environment in (official, plain):
+        environment.reset_to("eval", 4)
+        pictures.append(environment.render_observation()["image"].astype(float))
+    difference = np.abs(pictures[0] - pictures[1])
+    assert 0.5 < difference.mean() < 20.0
+    assert np.corrcoef(pictures[0].ravel(), pictures[1].ravel())[0, 1] > 0.95
+    plain.close()
+
+
+@pytest.mark.parametrize("name", ["libero_spatial_plain_fast", "libero_spatial_quick", "tabletop_fast", "_fast"])
+def test_unknown_variants_are_refused(name: str) -> None:
+    with pytest.raises(EnvironmentRequestError, match="unknown"):
+        get_suite(name)
 
 
 def test_resetting_leaves_the_callers_random_numbers_alone(between_plate_and_ramekin: LiberoEnvironment) -> None:

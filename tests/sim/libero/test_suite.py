@@ -16,7 +16,8 @@ from sim.libero import installation, rendering
 from sim.libero.scene import axis_angle_from_quaternion
 from sim.libero.snapshot import ObservationClock
 from sim.libero.suite import LiberoSuite
-from sim.libero.tasks import HORIZONS, instruction_from_name, load_tasks, read_init_states
+from sim.libero.tasks import HORIZONS, Variant, instruction_from_name, load_tasks, read_init_states
+from sim.suites import get_suite
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,29 @@ def test_protocol_is_json_and_names_what_determines_results(spatial: LiberoSuite
     assert len(digests) == 10
     assert all(len(digest) == 64 for digest in digests)
     assert LiberoSuite("libero_spatial", 128).protocol() != protocol
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("libero_spatial", ("libero_spatial", 220, False, False)),
+        ("libero_10", ("libero_10", 520, False, False)),
+        ("libero_10_512", ("libero_10", 512, False, False)),
+        ("libero_goal_fast", ("libero_goal", 300, True, False)),
+        ("libero_90_512_fast_plain", ("libero_90", 512, True, True)),
+    ],
+)
+def test_a_name_says_how_a_suite_is_run(name: str, expected: tuple[str, int, bool, bool]) -> None:
+    variant = Variant.of(name)
+    assert (variant.base, variant.horizon, variant.fast, variant.plain) == expected
+
+
+@pytest.mark.libero
+def test_variants_carry_other_protocols(spatial: LiberoSuite) -> None:
+    names = ("libero_spatial", "libero_spatial_512", "libero_spatial_fast", "libero_spatial_plain")
+    suites = [get_suite(name, 64) for name in names]
+    assert len({json.dumps(suite.protocol() | {"suite": ""}, sort_keys=True) for suite in suites}) == 4
+    assert [suite.horizon(0) for suite in suites] == [220, 512, 220, 220]
 
 
 @pytest.mark.libero

@@ -1,0 +1,133 @@
+"""`vla bench libero`: LIBERO here and in hf-libero's own environment, on the same actions, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.libero.environment import LiberoEnvironment
+from sim.libero.installation import find_installation, import_libero
+from sim.libero.suite import LiberoSuite
+from sim.libero.tasks import InstalledTask, load_tasks
+from sim.pool import EnvironmentPool, EpisodeRequest
+from vla.bench import CHUNK, Measurement, milliseconds, per_second, time_blocks
+
+SUITE = "libero_spatial"
+TASK = 0
+STEPS = 40
+"""Control steps of a block: the first ones of an episode from initial state 0."""
+SIZE = 256
+"""Pixels of a picture's side."""
+
+
+def bench_libero(seconds: float) -> list[Measurement]:
+    """Control steps and decisions per second, resets and builds, and how many times faster than hf-libero.
+
+    Raises `EnvironmentRequestError` when hf-libero, robosuite or the assets are missing.
+    """
+    installation = find_installation()
+    task = load_tasks(SUITE, installation)[TASK]
+    import_libero(installation)
+    actions = np.random.default_rng(0).uniform(-0.3, 0.3, (STEPS, 7))
+    part = seconds / 4
+    rows = [
+        _original(task, actions, part, pictures=False),
+        *(_ours(suite, actions, part, pictures=False) for suite in (SUITE, f"{SUITE}_fast")),
+        _original(task, actions, part, pictures=True),
+        *(_ours(suite, actions, part, pictures=True) for suite in (SUITE, f"{SUITE}_fast_plain")),
+    ]
+    rows += [_ratio(rows, first, second) for first, second in ((1, 0), (2, 0), (4, 3), (5, 3))]
+    rows += _starting(part)
+    pools = [_pool(workers, part) for workers in (1, 2)]
+    return [*rows, *pools, _ratio(pools, 1, 0)]
+
+
+def _original(task: InstalledTask, actions: NDArray[np.float64], seconds: float, pictures: bool) -> Measurement:
+    from libero.libero.envs import ControlEnv
+
+    options: dict[str, Any] = {"camera_heights": SIZE, "camera_widths": SIZE}
+    if not pictures:
+        options = {"use_camera_obs": False, "has_offscreen_renderer": False}
+    environment = ControlEnv(bddl_file_name=str(task.bddl_file), ignore_done=True, **options)
+    environment.seed(0)
+    environment.reset()
+    start = environment.get_sim_state()
+
+    def block() -> None:
+        environment.set_init_state(start)
+        for action in actions:
+            environment.step(action.tolist())
+
+    row = _row("hf-libero", time_blocks(block, seconds), pictures)
+    environment.env.close()
+    return row
+
+
+def _ours(suite: str, actions: NDArray[np.float64], seconds: float, pictures: bool) -> Measurement:
+    environment = LiberoSuite(suite, SIZE).make(TASK)
+
+    def block() -> None:
+        environment.reset_to("eval", 0)
+        for number, action in enumerate(actions, start=1):
+            environment.advance(action)
+            if pictures and number % CHUNK == 0:
+                environment.render_observation()
+
+    row = _row(suite, time_blocks(block, seconds), pictures)
+    environment.close()
+    return row
+
+
+def _row(who: str, durations: Sequence[float], pictures: bool) -> Measurement:
+    if not pictures:
+        return per_second(f"{who}: control steps, no pictures", STEPS, "step", durations)
+    name = f"{who}: decisions (chunks of {CHUNK} steps, two pictures of {SIZE} px)"
+    return per_second(name, STEPS / CHUNK, "decision", durations)
+
+
+def _ratio(rows: Sequence[Measurement], first: int, second: int) -> Measurement:
+    ours, theirs = rows[first], rows[second]
+    return Measurement(f"{ours.name} / {theirs.name.split(':')[0]}", ours.value / theirs.value, "x", ours.blocks)
+
+
+def _starting(seconds: float) -> list[Measurement]:
+    """Building a task a second time, and resetting to an initial state seen before."""
+    suite = LiberoSuite(SUITE, SIZE)
+    builds: list[float] = []
+    environment: LiberoEnvironment | None = None
+    for _ in range(3):
+        if environment is not None:
+            environment.close()
+        started = time.perf_counter()
+        made = suite.make(TASK)
+        assert isinstance(made, LiberoEnvironment)
+        environment = made
+        builds.append(time.perf_counter() - started)
+    assert environment is not None
+    reset: Callable[[], None] = lambda: environment.reset_to("eval", 0)  # noqa: E731
+    durations = time_blocks(reset, seconds)
+    environment.close()
+    return [
+        milliseconds(f"{SUITE}: build a task once more", 1, "build", builds[1:]),
+        milliseconds(f"{SUITE}: reset to an initial state once more", 1, "reset", durations),
+    ]
+
+
+def _pool(workers: int, seconds: float) -> Measurement:
+    slots = 4
+    generator = np.random.default_rng(0)
+    with EnvironmentPool(SUITE, slots, workers, SIZE) as pool:
+        requests = [EpisodeRequest(TASK, "eval", slot) for slot in range(slots)]
+
+        def block() -> None:
+            pool.reset(range(slots), requests)
+            for _ in range(2):
+                pool.step_chunk(range(slots), generator.uniform(-0.3, 0.3, (slots, CHUNK, 7)).astype(np.float32))
+
+        durations = time_blocks(block, seconds)
+    name = f"pool, {workers} workers: decisions of {CHUNK} steps and two pictures, a reset every 2"
+    return per_second(name, 2 * slots, "decision", durations)
