@@ -47,7 +47,7 @@ def bench_libero(seconds: float) -> list[Measurement]:
 
 
 def _original(task: InstalledTask, actions: NDArray[np.float64], seconds: float, pictures: bool) -> Measurement:
-    from libero.libero.envs import ControlEnv
+    from libero.libero.envs.env_wrapper import ControlEnv
 
     options: dict[str, Any] = {"camera_heights": SIZE, "camera_widths": SIZE}
     if not pictures:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sim.contract import CONTROL_FREQUENCY, STATE_SIZE, FloatArray
 from sim.core.robosuite_control import RobosuiteArm
-from sim.core.stepping import Stepping, SteppingMode, make_stepping
+from sim.core.stepping import SteppingMode, SubstepRunner
 from sim.libero.definition import SceneDefinition, SceneState
 from sim.libero.goals import show_flames
 from sim.libero.snapshot import ObservationClock, PoseSnapshot
@@ -39,7 +39,7 @@ class LiberoScene:
         self.model, self.data, self.definition = model, data, definition
         self.snapshot = PoseSnapshot(model)
         self._arm = RobosuiteArm(model, data, definition.arm)
-        self._stepping, self._exact = make_stepping(stepping, model), make_stepping("exact", model)
+        self._runner, self._settling = (SubstepRunner(model, data, self._arm, mode) for mode in (stepping, "exact"))
         self._clock = ObservationClock(model.opt.timestep, 1.0 / CONTROL_FREQUENCY)
         self._fixtures, self._fingers = list(definition.fixture_bodies), list(definition.fingers)
         self._robot_state = np.zeros(STATE_SIZE, dtype=np.float32)
@@ -56,7 +56,7 @@ class LiberoScene:
     def settle(self, steps: int) -> None:
         """Control steps of `SETTLE_ACTION`, stepped exactly under any stepping, so that episodes start alike."""
         for _ in range(steps):
-            self._advance(np.array(SETTLE_ACTION), self._exact)
+            self._advance(np.array(SETTLE_ACTION), self._settling)
             show_flames(self.definition.flames, self.model, self.data)
 
     def save(self) -> SceneState:
@@ -93,7 +93,7 @@ class LiberoScene:
 
     def step(self, action: NDArray[np.float64]) -> list[bool]:
         """One control step of `action`, float64 [7]; returns which goal predicates hold after it."""
-        self._advance(action, self._stepping)
+        self._advance(action, self._runner)
         show_flames(self.definition.flames, self.model, self.data)
         return self.goal_predicates()
 
@@ -128,16 +128,16 @@ class LiberoScene:
         position: NDArray[np.float64] = self.data.xpos[self.definition.bodies[name]].copy()
         return position
 
-    def _advance(self, action: NDArray[np.float64], stepping: Stepping) -> None:
-        gripper = float(action[6])
-        for substep in range(self.definition.substeps):
-            stepping.prepare(self.model, self.data, controller_looks=not self._arm.holds_state)
-            if substep == 0:
-                self._arm.set_goal(action)
-            self._arm.write_controls(gripper)
-            stepping.finish(self.model, self.data)
+    def _advance(self, action: NDArray[np.float64], runner: SubstepRunner) -> None:
+        gripper, done = float(action[6]), 0
+        runner.prepare()
+        self._arm.set_goal(action)
+        for substep in range(1, self.definition.substeps + 1):
             if self._clock.tick():
+                runner.run(substep - done, gripper)
+                done = substep
                 self._observe()
+        runner.run(self.definition.substeps - done, gripper)
 
     def _observe(self) -> None:
         w, x, y, z = self.data.xquat[self.definition.end_effector_body]

@@ -51,7 +51,7 @@ class Variant:
     horizon: int
     """Control steps of an episode: the suite's own, or `LONG_HORIZON` with "_512"."""
     fast: bool
-    """Physics is stepped by `sim.core.stepping.FastStepping`, with "_fast"."""
+    """Physics is stepped in the "fast" mode of `sim.core.stepping`, with "_fast"."""
     plain: bool
     """Pictures have the "plain" look of `sim.libero.rendering`, with "_plain"."""
 
