@@ -1,7 +1,8 @@
-"""A scripted expert for libero_spatial: pick the black bowl up by its rim and lower it onto the plate."""
+"""Scripted experts on true positions: bowls go onto plates (libero_spatial), things into the basket (libero_object)."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from sim.contract import (
 )
 from sim.core.operational_space import matrix_to_rotation_vector
 from sim.libero.environment import LiberoEnvironment
+from sim.libero.goals import Thing
 from sim.libero.scene import LiberoScene
 from sim.libero.tasks import LiberoTask
 
@@ -55,11 +57,29 @@ ROTATION_GAIN = 1.5
 SPEED_LIMIT = 0.8
 """Largest translation action; at full speed the bowl swings in the fingers."""
 
-LOST_DISTANCE = 0.11
-"""Distance (m) between fingertips and bowl beyond which the bowl is no longer held."""
+LOST_DISTANCE = 0.06
+"""Distance (m) of the fingertips from where they took hold beyond which a thing is no longer held."""
+
+WIDEST = 0.075
+"""Width (m) of things that the fingers get around."""
+
+FINGER_DEPTH = 0.035
+"""How far (m) below the top of a tall thing the fingertips close."""
+
+LOWEST_GRASP = 0.012
+"""Height (m) of the fingertips over the floor at which they do not touch it."""
+
+RIM = 0.14
+"""Height (m) of the basket's rim over the floor."""
+
+CLEARANCE = 0.03
+"""Height (m) over the rim at which things are carried, and over the basket's floor at which they are let go."""
+
+DROP = 0.12
+"""Height (m) below which the open fingers would touch the basket's sides."""
 
 RELEASE_HEIGHT = 0.012
-"""Height (m) of the bowl's origin over the plate's below which the fingers open."""
+"""Height (m) of a thing over its destination below which the fingers open."""
 
 
 @dataclass(frozen=True)
@@ -77,51 +97,52 @@ GRASPS = {4: Grasp(radius=0.042, along="wooden_cabinet_1")}
 """Task of libero_spatial -> grasp that its surroundings leave room for, where it is not the default one."""
 
 
-class BowlExpert(Expert):
-    """Waypoint controller on true positions; each waypoint is reached by proportional control of the end effector."""
+class WaypointExpert(Expert):
+    """Waypoints on true positions; each is reached by proportional control of the end effector.
+
+    A subclass plans at `_plan` and says where to go next at `_next`.
+    """
 
     def __init__(self, task: LiberoTask, seed: int) -> None:
         """`seed` shifts the grasp by a few millimetres, so that demonstrations of one state differ between seeds."""
-        self._grasp = GRASPS.get(task.index, Grasp())
         self._generator = np.random.default_rng([seed, task.index])
 
     def reset(self, environment: ManipulationEnvironment) -> None:
         """Start a new episode from the environment's present state."""
         scene = _scene(environment)
-        _, self._bowl, self._plate = scene.goal()[0]
-        position, rotation = scene.end_effector_pose()
-        yaw = 0.0
-        if self._grasp.along is not None:
-            axis = scene.body_rotation(self._grasp.along)[:, 0]
-            yaw = np.arctan2(axis[1], axis[0]) - np.arctan2(rotation[1, 0], rotation[0, 0])
-            yaw = (yaw + np.pi / 2) % np.pi - np.pi / 2  # either direction of the axis does: take the smaller turn
-        self._rotation = _turn_about_vertical(yaw) @ rotation
-        self._rim_offset = self._grasp.radius * self._rotation[:, 0]  # the fingers open along the frame's x axis
-        self._rim_offset[2] = RIM_HEIGHT
-        self._rim_offset += self._generator.uniform(-0.002, 0.002, 3)
-        self._hold = position
+        self._hold, self._rotation = scene.end_effector_pose()
+        self._plan(scene)
         self._enter("approach")
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray:
         """The next action, float32 [7]."""
         scene = _scene(environment)
         position, rotation = scene.end_effector_pose()
-        bowl, plate = scene.body_position(self._bowl), scene.body_position(self._plate)
         turn = matrix_to_rotation_vector(self._rotation @ rotation.T)
         self._steps_in_phase += 1
-        if self._phase in ("approach", "descend", "grasp"):
-            target, gripper = self._pick(position, bowl, aligned=bool(np.linalg.norm(turn) < ALIGNED))
-        else:
-            target, gripper = self._place(position, bowl, plate)
+        target, gripper = self._next(scene, position, aligned=bool(np.linalg.norm(turn) < ALIGNED))
         action = np.empty(7)
         action[:3] = np.clip(POSITION_GAIN * (target - position) / POSITION_SCALE, -SPEED_LIMIT, SPEED_LIMIT)
         action[3:6] = ROTATION_GAIN * turn / ROTATION_SCALE
         action[6] = gripper
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
-    def _pick(self, position: _Vector, bowl: _Vector, aligned: bool) -> tuple[_Vector, float]:
-        """Target position and gripper command (-1 open, +1 close) until the fingers hold the rim."""
-        target = bowl + self._rim_offset
+    @abstractmethod
+    def _plan(self, scene: LiberoScene) -> None:
+        """Decide how to hold what is to be moved; may turn `_rotation`, the gripper's orientation."""
+
+    @abstractmethod
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        """Target position and gripper command (-1 open, +1 close) with the end effector at `position`."""
+
+    def _turn_along(self, axis: _Vector) -> None:
+        """Turn the fingers, the shorter way, to close along the horizontal part of a world axis [3]."""
+        yaw = np.arctan2(axis[1], axis[0]) - np.arctan2(self._rotation[1, 0], self._rotation[0, 0])
+        yaw = (yaw + np.pi / 2) % np.pi - np.pi / 2  # either direction of the axis does: take the smaller turn
+        self._rotation = _turn_about_vertical(yaw) @ self._rotation
+
+    def _grasp(self, position: _Vector, target: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        """From wherever the hand is to holding what is at `target`: over it, down, close."""
         if self._phase == "approach":
             target = target + np.array([0.0, 0.0, HOVER])
             if aligned and np.linalg.norm(target - position) < 0.01:
@@ -136,32 +157,133 @@ class BowlExpert(Expert):
             self._enter("lift")
         return self._hold, 1.0
 
-    def _place(self, position: _Vector, bowl: _Vector, plate: _Vector) -> tuple[_Vector, float]:
-        """Target position and gripper command from lifting the bowl to letting it go."""
-        # The bowl hangs at an offset that the grasp decided: bring the bowl over the plate, not the hand.
-        over_plate = plate + (position - bowl)
-        if self._phase == "release":
-            return self._hold + np.array([0.0, 0.0, HOVER if self._steps_in_phase > RELEASE_STEPS else 0.0]), -1.0
-        if np.linalg.norm(position - bowl) > LOST_DISTANCE:
-            self._enter("approach")  # the bowl slipped out of the fingers: pick it up again
-            return position, -1.0
-        if self._phase == "lift":
-            if position[2] > CARRY_HEIGHT - 0.02:
-                self._enter("carry")
-            return np.array([*self._hold[:2], CARRY_HEIGHT]), 1.0
-        if self._phase == "carry":
-            target = np.array([*over_plate[:2], CARRY_HEIGHT])
-            if np.linalg.norm(target[:2] - position[:2]) < 0.01:
-                self._enter("lower")
-            return target, 1.0
-        if bowl[2] - plate[2] < RELEASE_HEIGHT or self._steps_in_phase > LOWER_STEPS:
-            self._enter("release")
-            self._hold = position
-        return over_plate, 1.0
+    def _release(self) -> tuple[_Vector, float]:
+        """Let go and move up."""
+        return self._hold + np.array([0.0, 0.0, HOVER if self._steps_in_phase > RELEASE_STEPS else 0.0]), -1.0
 
     def _enter(self, phase: str) -> None:
         self._phase = phase
         self._steps_in_phase = 0
+
+
+class PlacingExpert(WaypointExpert):
+    """Takes one thing to one place: over it, down, close; up, across, down, open."""
+
+    _thing: str
+    """Name of what is moved."""
+    _carry: float
+    """World height (m) of the fingertips while carrying."""
+
+    @abstractmethod
+    def _holding_point(self, scene: LiberoScene) -> _Vector:
+        """Where the fingertips hold the thing, wherever it is now."""
+
+    @abstractmethod
+    def _destination(self, scene: LiberoScene) -> _Vector:
+        """Where the thing's origin is when it is let go."""
+
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        holding_point = self._holding_point(scene)
+        if self._phase in ("approach", "descend", "grasp"):
+            return self._grasp(position, holding_point, aligned)
+        if self._phase == "release":
+            return self._release()
+        if np.linalg.norm(position - holding_point) > LOST_DISTANCE:
+            self._enter("approach")  # it slipped out of the fingers: pick it up again
+            return position, -1.0
+        if self._phase == "lift":
+            if position[2] > self._carry - 0.02:
+                self._enter("carry")
+            return np.array([*self._hold[:2], self._carry]), 1.0
+        thing, destination = scene.body_position(self._thing), self._destination(scene)
+        # It hangs at an offset that the grasp decided: bring the thing there, not the hand.
+        target = destination + position - thing
+        if self._phase == "carry":
+            if np.linalg.norm(target[:2] - position[:2]) < 0.01:
+                self._enter("lower")
+            return np.array([*target[:2], self._carry]), 1.0
+        if thing[2] - destination[2] < RELEASE_HEIGHT or self._steps_in_phase > LOWER_STEPS:
+            self._enter("release")
+            self._hold = position
+        return target, 1.0
+
+    def _plan_rim(self, along: _Vector | None = None, radius: float = RIM_RADIUS) -> None:
+        """Hold a bowl by its rim, fingers across its wall, turned along a world axis [3] if one is given."""
+        if along is not None:
+            self._turn_along(along)
+        self._rim_offset = radius * self._rotation[:, 0]  # the fingers open along the frame's x axis
+        self._rim_offset[2] = RIM_HEIGHT
+        self._rim_offset += self._generator.uniform(-0.002, 0.002, 3)
+
+    def _plan_across(self, scene: LiberoScene, thing: Thing, floor: float) -> float:
+        """Hold a thing that stands or lies at a height `floor` across its narrow side: at its middle, or near its top.
+
+        Returns the height (m) of the fingertips over the thing's lower end. Raises `EnvironmentRequestError` for a thing
+        that the gripper does not get around.
+        """
+        low, high = scene.bounds(thing)
+        rotation = scene.body_rotation(thing.name)
+        upright = int(np.argmax(np.abs(rotation[2])))
+        width, axis = min((high[side] - low[side], side) for side in range(3) if side != upright)
+        if width > WIDEST:
+            raise EnvironmentRequestError(f"{thing.name} is {100 * width:.1f} cm wide; the gripper opens to 8 cm")
+        self._turn_along(rotation[:, axis])
+        centre = scene.body_position(thing.name) + rotation @ ((low + high) / 2)
+        half_height = (high[upright] - low[upright]) / 2
+        height = max(centre[2], centre[2] + half_height - FINGER_DEPTH, floor + LOWEST_GRASP)
+        self._offset = rotation.T @ (np.array([*centre[:2], height]) - scene.body_position(thing.name))
+        self._offset += self._generator.uniform(-0.002, 0.002, 3)
+        return float(height - centre[2] + half_height)
+
+
+class BowlExpert(PlacingExpert):
+    """libero_spatial: the black bowl goes onto the plate."""
+
+    def __init__(self, task: LiberoTask, seed: int) -> None:
+        """See `WaypointExpert`."""
+        super().__init__(task, seed)
+        self._how = GRASPS.get(task.index, Grasp())
+
+    def _plan(self, scene: LiberoScene) -> None:
+        _, self._thing, self._plate = scene.goal()[0]
+        self._carry = CARRY_HEIGHT
+        along = None if self._how.along is None else scene.body_rotation(self._how.along)[:, 0]
+        self._plan_rim(along, self._how.radius)
+
+    def _holding_point(self, scene: LiberoScene) -> _Vector:
+        return scene.body_position(self._thing) + self._rim_offset
+
+    def _destination(self, scene: LiberoScene) -> _Vector:
+        return scene.body_position(self._plate)
+
+
+class BasketExpert(PlacingExpert):
+    """libero_object: one of the things on the floor goes into the basket."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        thing, region = scene.definition.goal[0].things
+        self._thing, self._region = thing.name, region.site
+        below = self._plan_across(scene, thing, floor=0.0)
+        self._carry = RIM + CLEARANCE + below
+        drop = max(below + CLEARANCE, DROP)
+        self._drop = drop - float((scene.body_rotation(self._thing) @ self._offset)[2])
+
+    def _holding_point(self, scene: LiberoScene) -> _Vector:
+        return scene.body_position(self._thing) + scene.body_rotation(self._thing) @ self._offset
+
+    def _destination(self, scene: LiberoScene) -> _Vector:
+        return np.array([*scene.data.site_xpos[self._region][:2], self._drop])
+
+
+def make_expert(suite: str, task: LiberoTask, seed: int) -> Expert:
+    """The scripted expert of a suite's task. Raises `EnvironmentRequestError` for suites that have none yet."""
+    experts: dict[str, type[WaypointExpert]] = {"libero_spatial": BowlExpert, "libero_object": BasketExpert}
+    if suite not in experts:
+        raise EnvironmentRequestError(
+            f"there is no scripted expert for {suite} task {task.index} ({task.name}); {' and '.join(experts)} have "
+            "one. Use a trained policy or recorded demonstrations."
+        )
+    return experts[suite](task, seed)
 
 
 def _scene(environment: ManipulationEnvironment) -> LiberoScene:

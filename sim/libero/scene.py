@@ -6,6 +6,7 @@ starts, controller and gripper memory) and leaves out everything it only looks a
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -17,7 +18,7 @@ from sim.contract import CONTROL_FREQUENCY, STATE_SIZE, FloatArray
 from sim.core.robosuite_control import RobosuiteArm
 from sim.core.stepping import SteppingMode, SubstepRunner
 from sim.libero.definition import SceneDefinition, SceneState
-from sim.libero.goals import show_flames
+from sim.libero.goals import Thing, show_flames
 from sim.libero.snapshot import ObservationClock, PoseSnapshot
 from sim.libero.tasks import SETTLE_ACTION
 
@@ -117,6 +118,17 @@ class LiberoScene:
         """Position [3] and rotation matrix [3, 3] of the point between the fingertips."""
         site = self.definition.arm.site
         return self.data.site_xpos[site].copy(), self.data.site_xmat[site].reshape(3, 3).copy()
+
+    def bounds(self, thing: Thing) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest corner [3] (m) of an object's collision shapes, in its own frame."""
+        model, corners = self.model, []
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
+        for geom in thing.geoms:
+            rotation = np.zeros(9)
+            mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
+            centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
+            corners.append(model.geom_pos[geom] + (centre + signs * half) @ rotation.reshape(3, 3).T)
+        return np.concatenate(corners).min(axis=0), np.concatenate(corners).max(axis=0)
 
     def body_rotation(self, name: str) -> NDArray[np.float64]:
         """Rotation matrix [3, 3] of an object or fixture, by its name in the task's definition."""

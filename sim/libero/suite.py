@@ -66,15 +66,9 @@ class LiberoSuite(Suite):
 
     def make_expert(self, task_id: int, seed: int) -> Expert:
         """The scripted expert of a task. Raises `EnvironmentRequestError` for suites that have none yet."""
-        from sim.libero.expert import BowlExpert
+        from sim.libero.expert import make_expert
 
-        task = self._task(task_id)
-        if self._variant.base != "libero_spatial":
-            raise EnvironmentRequestError(
-                f"there is no scripted expert for {self.name} task {task_id} ({task.name}); "
-                "only libero_spatial has one. Use a trained policy or recorded demonstrations."
-            )
-        return BowlExpert(task, seed)
+        return make_expert(self._variant.base, self._task(task_id), seed)
 
     def protocol(self) -> dict[str, Any]:
         """JSON-ready facts that determine results; two results with equal protocols can be compared."""
