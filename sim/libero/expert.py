@@ -57,7 +57,7 @@ ROTATION_GAIN = 1.5
 SPEED_LIMIT = 0.8
 """Largest translation action; at full speed the bowl swings in the fingers."""
 
-LOST_DISTANCE = 0.06
+LOST_DISTANCE = 0.09
 """Distance (m) of the fingertips from where they took hold beyond which a thing is no longer held."""
 
 WIDEST = 0.075
@@ -106,11 +106,14 @@ class WaypointExpert(Expert):
     def __init__(self, task: LiberoTask, seed: int) -> None:
         """`seed` shifts the grasp by a few millimetres, so that demonstrations of one state differ between seeds."""
         self._generator = np.random.default_rng([seed, task.index])
+        self.upright: _Vector | None = None
+        """The hand's orientation [3, 3] to plan with, where it is not the one at the reset."""
 
     def reset(self, environment: ManipulationEnvironment) -> None:
         """Start a new episode from the environment's present state."""
         scene = _scene(environment)
-        self._hold, self._rotation = scene.end_effector_pose()
+        self._hold, rotation = scene.end_effector_pose()
+        self._rotation = rotation if self.upright is None else self.upright
         self._plan(scene)
         self._enter("approach")
 
@@ -215,11 +218,11 @@ class PlacingExpert(WaypointExpert):
         self._rim_offset[2] = RIM_HEIGHT
         self._rim_offset += self._generator.uniform(-0.002, 0.002, 3)
 
-    def _plan_across(self, scene: LiberoScene, thing: Thing, floor: float) -> float:
-        """Hold a thing that stands or lies at a height `floor` across its narrow side: at its middle, or near its top.
+    def _plan_across(self, scene: LiberoScene, thing: Thing) -> float:
+        """Hold a thing that stands or lies somewhere across its narrow side: at its middle, or near its top.
 
-        Returns the height (m) of the fingertips over the thing's lower end. Raises `EnvironmentRequestError` for a thing
-        that the gripper does not get around.
+        Returns the height (m) of the fingertips over the thing's lower end. Raises `EnvironmentRequestError` for a
+        thing that the gripper does not get around.
         """
         low, high = scene.bounds(thing)
         rotation = scene.body_rotation(thing.name)
@@ -230,7 +233,7 @@ class PlacingExpert(WaypointExpert):
         self._turn_along(rotation[:, axis])
         centre = scene.body_position(thing.name) + rotation @ ((low + high) / 2)
         half_height = (high[upright] - low[upright]) / 2
-        height = max(centre[2], centre[2] + half_height - FINGER_DEPTH, floor + LOWEST_GRASP)
+        height = max(centre[2], centre[2] + half_height - FINGER_DEPTH, centre[2] - half_height + LOWEST_GRASP)
         self._offset = rotation.T @ (np.array([*centre[:2], height]) - scene.body_position(thing.name))
         self._offset += self._generator.uniform(-0.002, 0.002, 3)
         return float(height - centre[2] + half_height)
@@ -263,7 +266,7 @@ class BasketExpert(PlacingExpert):
     def _plan(self, scene: LiberoScene) -> None:
         thing, region = scene.definition.goal[0].things
         self._thing, self._region = thing.name, region.site
-        below = self._plan_across(scene, thing, floor=0.0)
+        below = self._plan_across(scene, thing)
         self._carry = RIM + CLEARANCE + below
         drop = max(below + CLEARANCE, DROP)
         self._drop = drop - float((scene.body_rotation(self._thing) @ self._offset)[2])
@@ -277,11 +280,15 @@ class BasketExpert(PlacingExpert):
 
 def make_expert(suite: str, task: LiberoTask, seed: int) -> Expert:
     """The scripted expert of a suite's task. Raises `EnvironmentRequestError` for suites that have none yet."""
+    if suite == "libero_goal":
+        from sim.libero.goal_experts import make_goal_expert
+
+        return make_goal_expert(task, seed)
     experts: dict[str, type[WaypointExpert]] = {"libero_spatial": BowlExpert, "libero_object": BasketExpert}
     if suite not in experts:
         raise EnvironmentRequestError(
-            f"there is no scripted expert for {suite} task {task.index} ({task.name}); {' and '.join(experts)} have "
-            "one. Use a trained policy or recorded demonstrations."
+            f"there is no scripted expert for {suite} task {task.index} ({task.name}); {', '.join(experts)} and "
+            "libero_goal have one. Use a trained policy or recorded demonstrations."
         )
     return experts[suite](task, seed)
 

@@ -207,6 +207,31 @@ def test_stepping_before_a_reset_is_refused(spatial: LiberoSuite) -> None:
         spatial.make(2).advance(np.zeros(7))
 
 
+@pytest.mark.parametrize(
+    ("name", "task_id"),
+    [
+        ("libero_object_fast", 2),
+        ("libero_goal_fast", 0),
+        ("libero_goal_fast", 3),
+        ("libero_goal_fast", 5),
+        ("libero_goal_fast", 6),
+        ("libero_goal_fast", 7),
+        ("libero_goal_fast", 9),
+    ],
+)
+def test_experts_of_every_kind_succeed(spatial: LiberoSuite, name: str, task_id: int) -> None:
+    """A bottle into the basket; a drawer, a bowl into one, a plate, cheese into a bowl, a knob, a bottle on a rack."""
+    environment = LiberoSuite(name, image_size=64).make(task_id)
+    expert = LiberoSuite(name, image_size=64).make_expert(task_id, seed=0)
+    environment.reset_to("train", 0)
+    expert.reset(environment)
+    outcome = environment.advance(expert.act(environment))
+    while not outcome.done:
+        outcome = environment.advance(expert.act(environment))
+    assert outcome.success
+    environment.close()
+
+
 def test_the_expert_puts_the_bowl_on_the_plate(
     spatial: LiberoSuite, between_plate_and_ramekin: LiberoEnvironment
 ) -> None:

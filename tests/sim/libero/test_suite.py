@@ -121,8 +121,8 @@ def test_unknown_task_is_refused(spatial: LiberoSuite, task_id: int) -> None:
 
 @pytest.mark.libero
 def test_suites_without_an_expert_say_so(spatial: LiberoSuite) -> None:
-    with pytest.raises(EnvironmentRequestError, match="no scripted expert for libero_goal task 3"):
-        LiberoSuite("libero_goal").make_expert(3, seed=0)
+    with pytest.raises(EnvironmentRequestError, match="no scripted expert for libero_10 task 3"):
+        LiberoSuite("libero_10").make_expert(3, seed=0)
 
 
 def test_truncated_initial_states_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,261 @@
+"""Scripted experts for libero_goal: things are put on others, a drawer is pulled, a knob turned, a plate dragged."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.contract import EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
+from sim.libero.expert import CARRY_HEIGHT, RIM_HEIGHT, PlacingExpert, WaypointExpert
+from sim.libero.scene import LiberoScene
+from sim.libero.tasks import LiberoTask
+
+_Vector = NDArray[np.float64]
+
+OVER_SURFACE = 0.05
+"""Height (m) over a surface at which things are carried to it."""
+
+IN_BOWL = 0.03
+"""Height (m) of what lies in a bowl over the bowl's origin."""
+
+RADIUS_IN_DRAWER = -0.048
+"""Distance (m) of the fingertips from the axis of a bowl that goes into a drawer; on the side away from the robot."""
+
+IN_DRAWER = -0.02
+"""Height (m) of a bowl's origin in a drawer over the middle of the drawer's region."""
+
+BEFORE_HANDLE = 0.10
+"""Distance (m) from a handle at which the hand turns towards it."""
+
+TILT = 0.3
+"""Angle (rad) at which the fingers point down while they hold a handle."""
+
+HANDLE_STEPS = 12
+"""Control steps of closing the fingers on a handle or a knob."""
+
+PULL = 0.24
+"""How far (m) a drawer's handle is pulled; success or the drawer's stop ends it."""
+
+BACK_OFF_STEPS = 12
+"""Control steps of moving away from an opened drawer."""
+
+KNOB_DEPTH = 0.012
+"""How far (m) below the top of a knob the fingertips close."""
+
+KNOB_TURN = 1.4
+"""Angle (rad) by which a knob is turned; success ends it."""
+
+DRAG_HEIGHT = 0.012
+"""Height (m) of the fingertips over a plate's origin while they push its rim from inside."""
+
+DRAG_LEAD = 0.014
+"""How far (m) ahead of itself the hand is sent while dragging; decides the speed."""
+
+
+class SurfaceExpert(PlacingExpert):
+    """Puts a thing on a region or another thing, or into the region of an open drawer."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        predicate = scene.definition.goal[0]
+        thing, self._target = predicate.things
+        self._thing, self._inside = thing.name, predicate.name == "in"
+        self._by_rim = "bowl" in thing.name
+        if self._by_rim:
+            if self._inside:  # the drawer leaves room for fingers that close along its width
+                self._plan_rim(scene.body_rotation("wooden_cabinet_1")[:, 0], RADIUS_IN_DRAWER)
+            else:
+                self._plan_rim()
+            below = RIM_HEIGHT
+        else:
+            below = self._plan_across(scene, thing)
+        if self._inside:
+            self._opened: _Vector = scene.data.site_xpos[self._target.site] + np.array([0.0, 0.0, IN_DRAWER])
+        low, _ = scene.bounds(thing)
+        rotation = scene.body_rotation(thing.name)
+        upright = int(np.argmax(np.abs(rotation[2])))
+        self._origin_height = 0.0 if self._by_rim else -float(low[upright])  # of the origin over the lower end
+        self._carry = max(CARRY_HEIGHT, self._destination(scene)[2] + OVER_SURFACE + below)
+
+    def _holding_point(self, scene: LiberoScene) -> _Vector:
+        thing = scene.body_position(self._thing)
+        offset: _Vector = self._rim_offset if self._by_rim else scene.body_rotation(self._thing) @ self._offset
+        return thing + offset
+
+    def _destination(self, scene: LiberoScene) -> _Vector:
+        if self._target.site < 0:
+            place = scene.body_position(self._target.name)
+            place[2] += IN_BOWL if "bowl" in self._target.name else 0.0
+            return np.asarray(place)
+        if self._inside:  # where the drawer was opened to: a bowl that touches its edge must not push it shut
+            return self._opened
+        place = scene.data.site_xpos[self._target.site].copy()
+        place[2] += self._origin_height
+        return np.asarray(place)
+
+
+class DrawerExpert(WaypointExpert):
+    """Takes a drawer's handle from the front, fingers above and below it, and pulls."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        self._use_joint(scene, scene.definition.goal[0].things[0].joints[0])
+
+    def _use_joint(self, scene: LiberoScene, address: int) -> None:
+        """Plan for the drawer whose slide is at `address` in `qpos`."""
+        model, data = scene.model, scene.data
+        joint = int(np.flatnonzero(model.jnt_qposadr == address)[0])
+        farther_end = float(model.jnt_range[joint][np.argmax(np.abs(model.jnt_range[joint]))])
+        self._outwards = np.sign(farther_end) * data.xaxis[joint]
+        geoms = np.flatnonzero((model.geom_bodyid == model.jnt_bodyid[joint]) & (model.geom_contype > 0))
+        self._handle = int(geoms[np.argmax(data.geom_xpos[geoms] @ self._outwards)])
+        # From above rather than level: the forearm would sweep the table.
+        self._approach = np.cos(TILT) * self._outwards + np.array([0.0, 0.0, np.sin(TILT)])
+        self._rotation = _facing(-self._approach, self._rotation)
+
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        handle = scene.data.geom_xpos[self._handle]
+        if self._phase == "approach":
+            target = handle + BEFORE_HANDLE * self._approach
+            if aligned and np.linalg.norm(target - position) < 0.012:
+                self._enter("reach")
+            return target, -1.0
+        if self._phase == "reach":
+            if np.linalg.norm(handle - position) < 0.01 or self._steps_in_phase > 25:
+                self._enter("close")
+                self._hold = position
+            return handle, -1.0
+        if self._phase == "close":
+            if self._steps_in_phase > HANDLE_STEPS:
+                self._enter("pull")
+            return self._hold, 1.0
+        return self._hold + PULL * self._outwards, 1.0
+
+
+class DrawerThenPlaceExpert(Expert):
+    """Opens the drawer whose region a thing goes into, backs off, and puts the thing there."""
+
+    def __init__(self, task: LiberoTask, seed: int) -> None:
+        """See `WaypointExpert`."""
+        self._drawer, self._placing = _InnerDrawer(task, seed), SurfaceExpert(task, seed)
+
+    def reset(self, environment: ManipulationEnvironment) -> None:
+        """Start a new episode from the environment's present state."""
+        self._drawer.reset(environment)
+        self._placing_started = False
+
+    def act(self, environment: ManipulationEnvironment) -> FloatArray:
+        """The next action, float32 [7]."""
+        if not self._drawer.done:
+            return self._drawer.act(environment)
+        if not self._placing_started:
+            self._placing.upright = self._drawer.first_rotation
+            self._placing.reset(environment)
+            self._placing_started = True
+        return self._placing.act(environment)
+
+
+class _InnerDrawer(DrawerExpert):
+    """The drawer that holds a goal's region; `done` once it is open and the hand has backed off."""
+
+    done = False
+
+    def _plan(self, scene: LiberoScene) -> None:
+        self.done = False
+        self.first_rotation = self._rotation.copy()
+        region = scene.definition.goal[0].things[1].site
+        body = int(scene.model.site_bodyid[region])
+        joint = int(scene.model.body_jntadr[body])
+        self._address = int(scene.model.jnt_qposadr[joint])
+        self._range = float(np.abs(scene.model.jnt_range[joint]).max())
+        self._use_joint(scene, self._address)
+
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        opened = abs(float(scene.data.qpos[self._address])) > 0.93 * self._range
+        if self._phase == "pull" and opened:
+            self._enter("back off")
+            self._hold = position
+        if self._phase == "back off":
+            self.done = self._steps_in_phase > BACK_OFF_STEPS
+            return self._hold + BEFORE_HANDLE * self._approach, -1.0
+        return super()._next(scene, position, aligned)
+
+
+class KnobExpert(WaypointExpert):
+    """Takes a stove's knob from above and turns it."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        model, data = scene.model, scene.data
+        address = scene.definition.goal[0].things[0].joints[0]
+        body = int(model.jnt_bodyid[np.flatnonzero(model.jnt_qposadr == address)[0]])
+        geoms = np.flatnonzero((model.geom_bodyid == body) & (model.geom_contype > 0))
+        tops = [data.geom_xpos[geom, 2] + _vertical_reach(model, data, int(geom)) for geom in geoms]
+        knob = geoms[int(np.argmax(tops))]
+        self._knob = np.array([*data.geom_xpos[knob][:2], max(tops) - KNOB_DEPTH])
+        self._start = self._rotation.copy()
+
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        if self._phase in ("approach", "descend", "grasp"):
+            return self._grasp(position, self._knob, aligned)
+        angle = min(KNOB_TURN, 0.06 * self._steps_in_phase)
+        cosine, sine = np.cos(angle), np.sin(angle)
+        self._rotation = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]]) @ self._start
+        return self._hold, 1.0
+
+
+class PlateExpert(WaypointExpert):
+    """Drags a plate to a region, with closed fingers against its rim from inside."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        plate, region = scene.definition.goal[0].things
+        self._plate, self._region = plate.name, region.site
+
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        plate = scene.body_position(self._plate)
+        way = (scene.data.site_xpos[self._region] - plate)[:2]
+        direction = np.array([*(way / max(float(np.linalg.norm(way)), 1e-6)), 0.0])
+        inside = plate + np.array([0.0, 0.0, DRAG_HEIGHT])
+        if self._phase == "approach":
+            target = inside + np.array([0.0, 0.0, 0.08])
+            if np.linalg.norm(target - position) < 0.012:
+                self._enter("descend")
+            return target, 1.0
+        if self._phase == "descend":
+            if position[2] - inside[2] < 0.006 or self._steps_in_phase > 20:
+                self._enter("drag")
+            return inside, 1.0
+        ahead = float((position - plate) @ direction)
+        return inside + (ahead + DRAG_LEAD) * direction, 1.0
+
+
+def make_goal_expert(task: LiberoTask, seed: int) -> Expert:
+    """The expert of a libero_goal task. Raises `EnvironmentRequestError` for a task of another kind."""
+    kinds: dict[str, type[WaypointExpert] | type[DrawerThenPlaceExpert]] = {
+        "open_the_top_drawer_and_put": DrawerThenPlaceExpert,
+        "open_": DrawerExpert,
+        "turn_on_": KnobExpert,
+        "push_": PlateExpert,
+        "put_": SurfaceExpert,
+    }
+    for start, kind in kinds.items():
+        if task.name.startswith(start):
+            return kind(task, seed)
+    raise EnvironmentRequestError(f"there is no scripted expert for {task.suite} task {task.index} ({task.name})")
+
+
+def _facing(approach: _Vector, present: _Vector) -> _Vector:
+    """The hand's rotation [3, 3] with its fingers pointing along `approach` [3] and closing in a vertical plane.
+
+    Of the two that there are, the one nearer to the present rotation.
+    """
+    options = []
+    upwards = np.array([0.0, 0.0, 1.0]) - approach[2] * approach
+    for sign in (1.0, -1.0):
+        fingers = sign * upwards / np.linalg.norm(upwards)
+        options.append(np.stack([fingers, np.cross(approach, fingers), approach], axis=1))
+    return max(options, key=lambda option: float(np.trace(option @ present.T)))
+
+
+def _vertical_reach(model: mujoco.MjModel, data: mujoco.MjData, geom: int) -> float:
+    """How far (m) a geom reaches above its centre."""
+    half = model.geom_aabb[geom, 3:]
+    return float(np.abs(data.geom_xmat[geom].reshape(3, 3)[2]) @ half)
