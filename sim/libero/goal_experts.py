@@ -46,8 +46,11 @@ KNOB_DEPTH = 0.012
 KNOB_TURN = 1.4
 """Angle (rad) by which a knob is turned; success ends it."""
 
-DRAG_HEIGHT = 0.012
+DRAG_HEIGHT = 0.004
 """Height (m) of the fingertips over a plate's origin while they push its rim from inside."""
+
+OUT_OF_PLATE = 0.10
+"""Distance (m) of the hand from the plate's middle at which its fingers have slipped over the rim."""
 
 DRAG_LEAD = 0.014
 """How far (m) ahead of itself the hand is sent while dragging; decides the speed."""
@@ -208,6 +211,7 @@ class PlateExpert(WaypointExpert):
     def _plan(self, scene: LiberoScene) -> None:
         plate, region = scene.definition.goal[0].things
         self._plate, self._region = plate.name, region.site
+        self._turn_along(np.array([1.0, 0.0, 0.0]))  # the hand is wide and would touch the drawers' handles
 
     def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
         plate = scene.body_position(self._plate)
@@ -220,10 +224,14 @@ class PlateExpert(WaypointExpert):
                 self._enter("descend")
             return target, 1.0
         if self._phase == "descend":
-            if position[2] - inside[2] < 0.006 or self._steps_in_phase > 20:
+            if position[2] - inside[2] < 0.008:
                 self._enter("drag")
+            elif self._steps_in_phase > 25:
+                self._enter("approach")
             return inside, 1.0
         ahead = float((position - plate) @ direction)
+        if ahead > OUT_OF_PLATE:
+            self._enter("approach")
         return inside + (ahead + DRAG_LEAD) * direction, 1.0
 
 
