@@ -83,6 +83,13 @@ def test_a_backend_chosen_by_hand_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert check.fix == "set MUJOCO_GL=egl"
 
 
+def test_an_archive_of_libero_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "libero_goal.libero").touch()
+    monkeypatch.setenv("LIBERO_ARCHIVES", str(tmp_path))
+    check = doctor.check_libero()
+    assert (check.status, check.detail) == ("ok", f"archives of libero_goal in {tmp_path}")
+
+
 def test_libero_without_assets_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LIBERO_ASSETS", str(tmp_path))
     check = doctor.check_libero()
