@@ -17,6 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.contract import POSITION_SCALE, ROTATION_SCALE
 from sim.core.operational_space import operational_space_torques
 
 Array = NDArray[np.float64]
@@ -31,7 +32,7 @@ DAMPING = 2 * math.sqrt(STIFFNESS)
 NULL_SPACE_STIFFNESS = 10
 """Stiffness (1/s^2) of the spring that pulls the joints to where they were at the reset."""
 
-GOAL_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])
+GOAL_SCALE = np.array([POSITION_SCALE] * 3 + [ROTATION_SCALE] * 3)
 """What a full-scale action adds to the goal: metres and radians."""
 
 FINGER_SPEED = 0.01
@@ -274,7 +275,10 @@ def _column_major(rows: Array) -> Array:
 
 @numba.njit(cache=True)
 def _rotation_error(desired: Array, current: Array) -> Array:
-    """Small-angle rotation vector [3] from `current` to `desired`, both [3, 3]: half the axes' cross products."""
+    """Small-angle rotation vector [3] from `current` to `desired`, both [3, 3]: half the axes' cross products.
+
+    `orientation_error` of `sim.core.operational_space`, in robosuite's order of additions.
+    """
     error = np.cross(current[0:3, 0], desired[0:3, 0]) + np.cross(current[0:3, 1], desired[0:3, 1])
     return 0.5 * (error + np.cross(current[0:3, 2], desired[0:3, 2]))
 

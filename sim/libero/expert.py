@@ -142,7 +142,7 @@ class WaypointExpert(Expert):
         """Turn the fingers, the shorter way, to close along the horizontal part of a world axis [3]."""
         yaw = np.arctan2(axis[1], axis[0]) - np.arctan2(self._rotation[1, 0], self._rotation[0, 0])
         yaw = (yaw + np.pi / 2) % np.pi - np.pi / 2  # either direction of the axis does: take the smaller turn
-        self._rotation = _turn_about_vertical(yaw) @ self._rotation
+        self._rotation = turn_about_vertical(yaw) @ self._rotation
 
     def _grasp(self, position: _Vector, target: _Vector, aligned: bool) -> tuple[_Vector, float]:
         """From wherever the hand is to holding what is at `target`: over it, down, close."""
@@ -301,6 +301,7 @@ def _scene(environment: ManipulationEnvironment) -> LiberoScene:
     return bare.scene
 
 
-def _turn_about_vertical(angle: float) -> NDArray[np.float64]:
+def turn_about_vertical(angle: float) -> NDArray[np.float64]:
+    """Rotation matrix [3, 3] of a turn (rad) about the vertical."""
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])

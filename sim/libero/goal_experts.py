@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
-from sim.libero.expert import CARRY_HEIGHT, RIM_HEIGHT, PlacingExpert, WaypointExpert
+from sim.libero.expert import CARRY_HEIGHT, RIM_HEIGHT, PlacingExpert, WaypointExpert, turn_about_vertical
 from sim.libero.scene import LiberoScene
 from sim.libero.tasks import LiberoTask
 
@@ -32,7 +32,7 @@ TILT = 0.3
 """Angle (rad) at which the fingers point down while they hold a handle."""
 
 HANDLE_STEPS = 12
-"""Control steps of closing the fingers on a handle or a knob."""
+"""Control steps of closing the fingers on a handle."""
 
 PULL = 0.24
 """How far (m) a drawer's handle is pulled; success or the drawer's stop ends it."""
@@ -101,12 +101,11 @@ class DrawerExpert(WaypointExpert):
     """Takes a drawer's handle from the front, fingers above and below it, and pulls."""
 
     def _plan(self, scene: LiberoScene) -> None:
-        self._use_joint(scene, scene.definition.goal[0].things[0].joints[0])
+        self._use_joint(scene, _goal_joint(scene))
 
-    def _use_joint(self, scene: LiberoScene, address: int) -> None:
-        """Plan for the drawer whose slide is at `address` in `qpos`."""
+    def _use_joint(self, scene: LiberoScene, joint: int) -> None:
+        """Plan for the drawer that slides by a joint."""
         model, data = scene.model, scene.data
-        joint = int(np.flatnonzero(model.jnt_qposadr == address)[0])
         farther_end = float(model.jnt_range[joint][np.argmax(np.abs(model.jnt_range[joint]))])
         self._outwards = np.sign(farther_end) * data.xaxis[joint]
         geoms = np.flatnonzero((model.geom_bodyid == model.jnt_bodyid[joint]) & (model.geom_contype > 0))
@@ -170,7 +169,7 @@ class _InnerDrawer(DrawerExpert):
         joint = int(scene.model.body_jntadr[body])
         self._address = int(scene.model.jnt_qposadr[joint])
         self._range = float(np.abs(scene.model.jnt_range[joint]).max())
-        self._use_joint(scene, self._address)
+        self._use_joint(scene, joint)
 
     def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
         opened = abs(float(scene.data.qpos[self._address])) > 0.93 * self._range
@@ -188,8 +187,7 @@ class KnobExpert(WaypointExpert):
 
     def _plan(self, scene: LiberoScene) -> None:
         model, data = scene.model, scene.data
-        address = scene.definition.goal[0].things[0].joints[0]
-        body = int(model.jnt_bodyid[np.flatnonzero(model.jnt_qposadr == address)[0]])
+        body = int(model.jnt_bodyid[_goal_joint(scene)])
         geoms = np.flatnonzero((model.geom_bodyid == body) & (model.geom_contype > 0))
         tops = [data.geom_xpos[geom, 2] + _vertical_reach(model, data, int(geom)) for geom in geoms]
         knob = geoms[int(np.argmax(tops))]
@@ -200,8 +198,7 @@ class KnobExpert(WaypointExpert):
         if self._phase in ("approach", "descend", "grasp"):
             return self._grasp(position, self._knob, aligned)
         angle = min(KNOB_TURN, 0.06 * self._steps_in_phase)
-        cosine, sine = np.cos(angle), np.sin(angle)
-        self._rotation = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]]) @ self._start
+        self._rotation = turn_about_vertical(angle) @ self._start
         return self._hold, 1.0
 
 
@@ -248,6 +245,12 @@ def make_goal_expert(task: LiberoTask, seed: int) -> Expert:
         if task.name.startswith(start):
             return kind(task, seed)
     raise EnvironmentRequestError(f"there is no scripted expert for {task.suite} task {task.index} ({task.name})")
+
+
+def _goal_joint(scene: LiberoScene) -> int:
+    """The joint that the goal wants moved."""
+    address = scene.definition.goal[0].things[0].joints[0]
+    return int(np.flatnonzero(scene.model.jnt_qposadr == address)[0])
 
 
 def _facing(approach: _Vector, present: _Vector) -> _Vector:

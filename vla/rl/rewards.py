@@ -55,17 +55,31 @@ class BinaryReward:
         return Scores(successes.astype(np.float32), {})
 
 
-class SiirlReward:
-    """siiRL's formula (`vla.rl.reward_modes.siirl_rewards`) on the embeddings that SRPO's uses, to compare with."""
+class _EmbeddingReward:
+    """What the rewards on a frozen video encoder's embeddings of third-person frames have in common."""
 
     compares_rollouts = True
 
-    def __init__(self, encoder: VideoEncoder, max_frames: int = 16) -> None:
+    def __init__(
+        self,
+        encoder: VideoEncoder,
+        max_frames: int = 16,
+        demonstrations: Mapping[int, list[NDArray[np.uint8]]] | None = None,
+    ) -> None:
+        """`max_frames` evenly spaced frames of a rollout are embedded, the first and the last always among them.
+
+        `demonstrations` are clips [T, H, W, 3] by task, which stand in for a task's successes while it has none.
+        """
         self._encoder, self._max_frames = encoder, max_frames
+        self._demonstrations = {task: encoder.encode(clips) for task, clips in (demonstrations or {}).items()}
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         """[n, D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
         return self._encoder.encode([rollout_clip(episode, self._max_frames) for episode in episodes])
+
+
+class SiirlReward(_EmbeddingReward):
+    """siiRL's formula (`vla.rl.reward_modes.siirl_rewards`) on the embeddings that SRPO's uses, to compare with."""
 
     def score(
         self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
@@ -75,13 +89,11 @@ class SiirlReward:
         return Scores(rewards, _failure_metrics(rewards, successes))
 
 
-class CalibratedReward:
+class CalibratedReward(_EmbeddingReward):
     """Failures on an absolute scale (`vla.rl.reward_modes.calibrated_rewards`).
 
     A row of its embeddings holds two: the rollout's, and that of a clip of its first frame alone.
     """
-
-    compares_rollouts = True
 
     def __init__(
         self,
@@ -90,9 +102,9 @@ class CalibratedReward:
         max_frames: int = 16,
         demonstrations: Mapping[int, list[NDArray[np.uint8]]] | None = None,
     ) -> None:
-        """As `SrpoReward`."""
-        self._encoder, self._alpha, self._max_frames = encoder, alpha, max_frames
-        self._demonstrations = {task: encoder.encode(clips) for task, clips in (demonstrations or {}).items()}
+        """`alpha` is what a failure is worth at most."""
+        super().__init__(encoder, max_frames, demonstrations)
+        self._alpha = alpha
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         """[n, 2 D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
@@ -112,10 +124,8 @@ class CalibratedReward:
         return Scores(rewards, _failure_metrics(rewards, successes))
 
 
-class SrpoReward:
+class SrpoReward(_EmbeddingReward):
     """The SRPO reward (`vla.rl.srpo_reward`) on a frozen video encoder's embeddings of third-person frames."""
-
-    compares_rollouts = True
 
     def __init__(
         self,
@@ -125,16 +135,9 @@ class SrpoReward:
         max_frames: int = 16,
         demonstrations: Mapping[int, list[NDArray[np.uint8]]] | None = None,
     ) -> None:
-        """`max_frames` evenly spaced frames of a rollout are embedded, the first and the last always among them.
-
-        `demonstrations` are clips [T, H, W, 3] by task, which stand in for a task's successes while it has none.
-        """
-        self._encoder, self._alpha, self._metric, self._max_frames = encoder, alpha, metric, max_frames
-        self._demonstrations = {task: encoder.encode(clips) for task, clips in (demonstrations or {}).items()}
-
-    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
-        """[n, D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
-        return self._encoder.encode([rollout_clip(episode, self._max_frames) for episode in episodes])
+        """`alpha` is what a failure is worth at most, `metric` the distance between embeddings."""
+        super().__init__(encoder, max_frames, demonstrations)
+        self._alpha, self._metric = alpha, metric
 
     def score(
         self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
