@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import ACTION_SIZE, CONTROL_FREQUENCY, Expert, ManipulationEnvironment, Observation, Split
-from sim.pool_process import WORKER_ENVIRONMENT
 from sim.pool_worker import load_factory
 from vla.data.episode import Episode
 from vla.data.staging import stage_episode
@@ -208,10 +205,8 @@ _runner: AttemptRunner | None = None
 
 
 def start_worker(settings: AttemptSettings) -> None:
-    """Prepare this process; the parent handles Ctrl-C."""
+    """Prepare this process."""
     global _runner
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(WORKER_ENVIRONMENT)
     _runner = AttemptRunner(settings)
 
 

@@ -5,14 +5,11 @@ Worker processes import this module, so it imports nothing heavy.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sim.contract import FloatArray, ManipulationEnvironment, StepOutcome, Suite
-from sim.pool_process import WORKER_ENVIRONMENT
 from sim.pool_worker import EpisodeRequest, load_factory
 from vla.data.episode import Episode
 from vla.training.worker_processes import JobRunner
@@ -95,10 +92,7 @@ _runner: _ExpertRunner | None = None
 
 
 def _start(factory: str, suite: str, image_size: int | None) -> None:
-    """Prepare this process; the parent handles Ctrl-C."""
     global _runner
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(WORKER_ENVIRONMENT)
     _runner = _ExpertRunner(load_factory(factory)(suite, image_size))
 
 

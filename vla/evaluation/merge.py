@@ -30,7 +30,6 @@ def merge(parts: Sequence[Path], output: Path) -> dict[str, Any]:
         if read_config(part).get("policy_sha256") != config.get("policy_sha256"):
             raise ReflexError(f"{first} and {part} evaluated policies with different weights")
     episodes = _episodes(parts)
-    summaries = [read_json(part / "summary.json") for part in parts]
     with RunFolder(output) as run:
         run.write_protocol(protocol)
         run.write_config({**config, "output": str(output), "shard": None})
@@ -40,7 +39,7 @@ def merge(parts: Sequence[Path], output: Path) -> dict[str, Any]:
                 with writing(run.videos_path):
                     shutil.copytree(part / "videos", run.videos_path, dirs_exist_ok=True)
         result = EvaluationResult([without_step(line) for line in episodes], protocol["hash"])
-        return finish(run, result, summaries[0]["policy"])
+        return finish(run, result, read_json(first / "summary.json")["policy"])
 
 
 def _protocol(part: Path) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from sim.pool_process import WORKER_ENVIRONMENT
 from vla.errors import ReflexError
 
 MAX_FRUITLESS_DEATHS = 5
@@ -68,8 +71,8 @@ class JobRunner(Generic[Job, Result]):
         executor = ProcessPoolExecutor(
             self.num_workers,
             multiprocessing.get_context("spawn"),
-            initializer=self.initializer,
-            initargs=self.arguments,
+            initializer=_start_worker,
+            initargs=(self.initializer, self.arguments),
         )
         running: dict[Future[Result], Job] = {}
         try:
@@ -97,3 +100,10 @@ class JobRunner(Generic[Job, Result]):
             raise
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(initializer: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Prepare this process as every worker is; the parent handles Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(WORKER_ENVIRONMENT)
+    initializer(*arguments)
