@@ -159,6 +159,14 @@ class Suite(ABC):
     def protocol(self) -> dict[str, Any]:
         """JSON-ready facts that determine results: simulator versions, horizons, settle steps, image path, seeds."""
 
+    def self_test(self, pictures: bool) -> dict[str, Any]:
+        """Check, before an evaluation, that the simulator behaves as it should; returns JSON-ready findings.
+
+        "off_protocol" among them lists in words what keeps results from being compared with published ones. With
+        `pictures` the renderer is tried too. Raises `EnvironmentRequestError` when results would be worthless.
+        """
+        return {"off_protocol": []}
+
 
 class Expert(ABC):
     """A scripted policy with access to the simulator's true state; makes demonstrations."""

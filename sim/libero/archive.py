@@ -29,7 +29,7 @@ from sim.libero.scene import LiberoScene
 from sim.libero.source import InstalledSource
 from sim.libero.tasks import NUM_INIT_STATES, LiberoTask, check_suite_name
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".libero"
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -75,7 +75,13 @@ def pack(suite: str, path: Path, on_task: Callable[[int, int], None] = lambda do
                 states = [simulation.state(split, index) for split in SPLITS for index in range(NUM_INIT_STATES)]
                 archive.writestr(f"states/{task.index}.npz", _states_to_bytes(states))
                 on_task(task.index + 1, len(source.tasks))
-            document = {"format": FORMAT, "suite": suite, "versions": dict(source.versions), "tasks": tasks}
+            document = {
+                "format": FORMAT,
+                "suite": suite,
+                "versions": dict(source.versions),
+                "assets": dict(source.assets),
+                "tasks": tasks,
+            }
             archive.writestr("suite.json", json.dumps(document))
         partial.replace(path)
     finally:
@@ -101,6 +107,7 @@ class ArchiveSource:
                     f"{path} was packed with mujoco {self.versions['mujoco']}, but {mujoco.__version__} is installed: "
                     f"compiled scenes fit one version. Run: pip install --no-deps mujoco=={self.versions['mujoco']}"
                 )
+            self.assets: Mapping[str, Any] = document["assets"]
             self._entries = document["tasks"]
             self.tasks = tuple(
                 LiberoTask(suite, index, entry["name"], entry["instruction"], entry["init_states_sha256"])

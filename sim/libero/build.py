@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sim.contract import CONTROL_FREQUENCY, EnvironmentRequestError, Split
 from sim.core.robosuite_control import ArmIndices
 from sim.libero.definition import SceneDefinition
-from sim.libero.goals import Flame, Predicate, Range, Thing
+from sim.libero.goals import ARITY, Flame, Predicate, Range, Thing
 from sim.libero.installation import Installation, import_libero
 from sim.libero.tasks import EVALUATION_SEED, NUM_INIT_STATES, InstalledTask, read_init_states, sampling_seed
 
@@ -35,7 +35,10 @@ class TaskBuilder:
         self._domain.object_property_initializers *= 2
         self.model: mujoco.MjModel = self._domain.sim.model._model
         self.data: mujoco.MjData = self._domain.sim.data._data
-        self.definition = _define(self._domain)
+        try:
+            self.definition = _define(self._domain)
+        except EnvironmentRequestError as error:
+            raise EnvironmentRequestError(f"{task.bddl_file}: {error}") from error
         self._official_states: NDArray[np.float64] | None = None
 
     def official_states(self) -> NDArray[np.float64]:
@@ -117,6 +120,10 @@ def _build_domain(task: InstalledTask, installation: Installation) -> Any:
     path = task.bddl_file
     try:
         problem = bddl_utils.get_problem_info(str(path))["problem_name"]
+        if problem not in TASK_MAPPING:
+            raise EnvironmentRequestError(
+                f"{path} is of the unknown kind {problem!r}; known: {', '.join(TASK_MAPPING)}"
+            )
         domain: Any = TASK_MAPPING[problem](
             str(path),
             robots=["Panda"],
@@ -129,7 +136,11 @@ def _build_domain(task: InstalledTask, installation: Installation) -> Any:
             ignore_done=True,
             hard_reset=False,
         )
+        if not domain.parsed_problem["goal_state"]:
+            raise EnvironmentRequestError(f"{path} has no goal")
         return domain
+    except EnvironmentRequestError:
+        raise
     except Exception as error:  # parser, XML and MuJoCo errors of many types; all mean that the files do not fit
         raise EnvironmentRequestError(
             f"{task.suite} task {task.index} ({task.name}) cannot be built: {type(error).__name__}: {error}. "
@@ -152,10 +163,7 @@ def _define(domain: Any) -> SceneDefinition:
         substeps=int(domain.control_timestep / domain.model_timestep),
         bodies={str(name): int(body) for name, body in domain.obj_body_id.items()},
         fixture_bodies=tuple(int(domain.obj_body_id[name]) for name in domain.fixtures_dict),
-        goal=tuple(
-            Predicate(str(name), tuple(_thing(domain, thing, name in _SWITCHES) for thing in things))
-            for name, *things in domain.parsed_problem["goal_state"]
-        ),
+        goal=tuple(_predicate(domain, *words) for words in domain.parsed_problem["goal_state"]),
         flames=tuple(
             flame for state in domain.tracking_object_states_change for flame in _flames(domain, state.object_name)
         ),
@@ -166,14 +174,33 @@ _SWITCHES = {"open": "is_open", "close": "is_close", "turnon": "turn_on", "turno
 """Predicate -> the method of hf-libero's objects that judges a joint position."""
 
 
+def _predicate(domain: Any, name: str, *things: str) -> Predicate:
+    """One condition of the goal. Raises `EnvironmentRequestError` when it speaks of what is not there."""
+    written = f"({' '.join([name, *things])})"
+    if name not in ARITY:
+        raise EnvironmentRequestError(f"the goal has the unknown predicate {written}; known: {', '.join(ARITY)}")
+    if len(things) != ARITY[name]:
+        raise EnvironmentRequestError(f"the goal has {written}, but {name} speaks of {ARITY[name]} things")
+    known = domain.object_states_dict
+    for thing in things:
+        if thing not in known:
+            raise EnvironmentRequestError(
+                f"the goal {written} speaks of {thing!r}, which the scene has not; it has {', '.join(sorted(known))}"
+            )
+    predicate = Predicate(name, tuple(_thing(domain, thing, name in _SWITCHES) for thing in things))
+    if name in _SWITCHES and name not in dict(predicate.things[0].ranges):
+        raise EnvironmentRequestError(f"the goal {written} asks of {things[0]} what it cannot do: {name}")
+    return predicate
+
+
 def _thing(domain: Any, name: str, articulated: bool) -> Thing:
     """What a predicate asks of an object or region; joints only where it asks for them."""
     state = domain.object_states_dict[name]
     is_region = state.object_state_type == "site"
     shape = domain.object_sites_dict[name] if is_region else domain.get_object(name)
     owner = domain.get_object(state.parent_name) if is_region else shape
-    joints = tuple(_joint_address(domain, joint) for joint in shape.joints) if articulated else ()
     ranges = tuple((switch, found) for switch in _SWITCHES if (found := _range(owner, switch)) is not None)
+    joints = tuple(_joint_address(domain, joint) for joint in shape.joints) if articulated and ranges else ()
     return Thing(
         name=str(name),
         body=-1 if is_region else int(domain.obj_body_id[name]),

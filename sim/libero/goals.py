@@ -16,6 +16,19 @@ from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError
 
+ARITY = {
+    "true": 0,
+    "false": 0,
+    "on": 2,
+    "in": 2,
+    "up": 1,
+    "open": 1,
+    "close": 1,
+    "turnon": 1,
+    "turnoff": 1,
+}
+"""Predicate -> of how many objects or regions it speaks."""
+
 Vector = NDArray[np.float64]
 
 ON_TOP_DISTANCE = 0.03

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sim.contract import Split
 from sim.core.stepping import SteppingMode
+from sim.libero.assets import describe_assets
 from sim.libero.definition import SceneState
 from sim.libero.installation import find_installation, installed_versions
 from sim.libero.scene import LiberoScene
@@ -39,6 +40,8 @@ class TaskSource(Protocol):
     tasks: tuple[LiberoTask, ...]
     versions: Mapping[str, str]
     """Of the packages that determine physics and pictures."""
+    assets: Mapping[str, Any]
+    """What `sim.libero.assets.describe_assets` says of the meshes and textures."""
 
     def open(self, task_id: int, stepping: SteppingMode) -> TaskSimulation:
         """Make one task's simulation. Raises `EnvironmentRequestError` when its files do not fit."""
@@ -66,6 +69,7 @@ class InstalledSource:
         self._installed = load_tasks(suite, self._installation)
         self.tasks: tuple[LiberoTask, ...] = self._installed
         self.versions: Mapping[str, str] = installed_versions()
+        self.assets: Mapping[str, Any] = describe_assets(self._installation.assets)
         self._started: StartedStates = {}
 
     def open(self, task_id: int, stepping: SteppingMode) -> InstalledSimulation:

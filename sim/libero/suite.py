@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from sim.contract import EnvironmentRequestError, Expert, ManipulationEnvironment, Split, Suite
+from sim.contract import EnvironmentRequestError, Expert, Split, Suite
 from sim.core.stepping import SteppingMode
 from sim.libero.rendering import CAMERAS, Look
 from sim.libero.source import TaskSource, find_source
 from sim.libero.tasks import EVALUATION_SEED, NUM_INIT_STATES, SETTLE_ACTION, SETTLE_STEPS, LiberoTask, Variant
+
+if TYPE_CHECKING:
+    from sim.libero.environment import LiberoEnvironment
 
 
 class LiberoSuite(Suite):
@@ -21,7 +25,10 @@ class LiberoSuite(Suite):
     seeds that depend on suite, task and index only.
     """
 
-    def __init__(self, name: str, image_size: int = 256) -> None:
+    OFFICIAL_IMAGE_SIZE = 256
+    """Pixels a side, in published evaluations."""
+
+    def __init__(self, name: str, image_size: int = OFFICIAL_IMAGE_SIZE) -> None:
         """Raises `EnvironmentRequestError` for an unknown suite, a missing or wrong package, or missing assets."""
         self._variant = Variant.of(name)
         if isinstance(image_size, bool) or not isinstance(image_size, int) or not 16 <= image_size <= 2048:
@@ -32,6 +39,16 @@ class LiberoSuite(Suite):
         self.image_size = image_size
         self._source: TaskSource = find_source(self._variant.base)
         self._tasks = self._source.tasks
+
+    @property
+    def base(self) -> str:
+        """LIBERO's own name of the suite."""
+        return self._variant.base
+
+    @property
+    def assets(self) -> Mapping[str, Any]:
+        """Whether meshes and textures are the official ones (`sim.libero.assets`)."""
+        return self._source.assets
 
     @property
     def task_ids(self) -> tuple[int, ...]:
@@ -56,7 +73,7 @@ class LiberoSuite(Suite):
         self._task(task_id)
         return NUM_INIT_STATES
 
-    def make(self, task_id: int) -> ManipulationEnvironment:
+    def make(self, task_id: int) -> LiberoEnvironment:
         """Build one environment (a second or more)."""
         from sim.libero.environment import LiberoEnvironment
 
@@ -75,6 +92,7 @@ class LiberoSuite(Suite):
         return {
             "suite": self.name,
             "versions": dict(self._source.versions),
+            "assets": dict(self.assets),
             "stepping": self._stepping,
             "look": self._look,
             "horizon": self._variant.horizon,
@@ -90,6 +108,12 @@ class LiberoSuite(Suite):
             },
             "tasks": [{"name": task.name, "init_states_sha256": task.init_states_sha256} for task in self._tasks],
         }
+
+    def self_test(self, pictures: bool) -> dict[str, Any]:
+        """See `sim.libero.self_test.self_test`."""
+        from sim.libero.self_test import self_test
+
+        return self_test(self, pictures)
 
     def _task(self, task_id: int) -> LiberoTask:
         if isinstance(task_id, bool) or task_id not in self.task_ids:

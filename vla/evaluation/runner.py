@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
 from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.training.devices import available_cpus, resolve_device, set_threads
+from vla.training.files import write_json
 from vla.training.progress import progress_bar
 from vla.training.run_folder import RunFolder
 from vla.training.seeding import derive_seed
@@ -39,6 +41,8 @@ __all__ = [
     "run_evaluation",
     "without_step",
 ]
+
+_log = logging.getLogger(__name__)
 
 MEMORY_BUDGET = 1 << 30
 """Bytes of frames that one batch of rollouts may hold; LIBERO's 256-pixel frames would fill a machine otherwise."""
@@ -230,8 +234,12 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
     protocol = Protocol.of(suite, split, mode, config.temperature, config.seed)
     wanted = _requests(suite, config.tasks, config.episodes_per_task, split, config.seed, config.shard)
     policy = None if config.policy == EXPERT else _load(config)
+    findings = suite.self_test(pictures=policy is not None)
+    for reason in findings["off_protocol"]:
+        _log.warning("off the published protocol: %s", reason)
     with RunFolder(config.output, resume=config.resume) as run:
         completed = _open_run(run, config, protocol, EXPERT if policy is None else policy_fingerprint(policy))
+        write_json(run.path / "self_test.json", findings)
         keys = {_key(item) for item in wanted}
         outcomes = [bool(row["success"]) for row in completed if _row_key(row) in keys]
         slots = min(config.num_slots, len(wanted))

@@ -3,6 +3,7 @@
 ```
 config.yaml        the configuration, as resolved
 protocol.json      the evaluation protocol and its hash
+self_test.json     what an evaluation found of its simulator before it started
 metrics.jsonl      one line per step: {"step": 3, "train/loss": ..., "eval/success_rate": ...}
 episodes.jsonl     one line per episode, with the step it belongs to
 checkpoints/<step> whole or absent, with a manifest; `last` points at the newest

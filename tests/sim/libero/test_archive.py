@@ -134,7 +134,7 @@ def test_a_damaged_archive_is_named(packed: Path, tmp_path: Path) -> None:
 @pytest.mark.libero
 def test_an_archive_of_another_suite_or_mujoco_is_refused(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = archive_path(packed, "libero_spatial")
-    with pytest.raises(EnvironmentRequestError, match=r"of libero_spatial, not format 1 of libero_goal"):
+    with pytest.raises(EnvironmentRequestError, match=r"of libero_spatial, not format 2 of libero_goal"):
         ArchiveSource(path, "libero_goal")
     monkeypatch.setattr(archive.mujoco, "__version__", "3.4.0")
     with pytest.raises(EnvironmentRequestError, match=r"packed with mujoco 3\.3\.0, but 3\.4\.0 is installed"):

@@ -13,6 +13,7 @@ from typing import Any
 import av
 import pytest
 
+from sim.contract import EnvironmentRequestError
 from sim.pool import EnvironmentPool
 from tests.fakes import FakePolicy, FakeSuite, get_suite
 from vla.data.episode import Episode
@@ -171,6 +172,30 @@ def test_a_run_writes_the_whole_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(find_videos(run.videos_path)) == 2
     assert "move to the blue target" in (run.path / "report.html").read_text()
     assert run.read_config()["policy_sha256"] == policy_fingerprint(FakePolicy(gain=0.2))
+    assert json.loads((run.path / "self_test.json").read_text()) == {"off_protocol": []}
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_suite_that_fails_its_self_test_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: FakeSuite, pictures: bool) -> dict[str, Any]:
+        assert pictures
+        raise EnvironmentRequestError("the bowl slides off")
+
+    monkeypatch.setattr(FakeSuite, "self_test", fail)
+    with pytest.raises(EnvironmentRequestError, match="the bowl slides off"):
+        run_evaluation(config(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("fakes")
+def test_what_keeps_results_from_comparison_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    findings = {"off_protocol": ["pictures are drawn plainly"]}
+    monkeypatch.setattr(FakeSuite, "self_test", lambda self, pictures: findings)
+    run_evaluation(config(tmp_path / "run"))
+    assert "off the published protocol: pictures are drawn plainly" in caplog.text
+    assert json.loads((tmp_path / "run" / "self_test.json").read_text()) == findings
 
 
 @pytest.mark.usefixtures("fakes")
