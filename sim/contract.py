@@ -155,6 +155,10 @@ class Suite(ABC):
     def make_expert(self, task_id: int, seed: int) -> Expert:
         """The scripted expert of a task. Raises `EnvironmentRequestError` when the suite has none for it."""
 
+    def tasks_of_same_scene(self, task_id: int) -> tuple[int, ...]:
+        """Other tasks whose experts act sensibly in an environment of this task, and do something else."""
+        return ()
+
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
         """JSON-ready facts that determine results: simulator versions, horizons, settle steps, image path, seeds."""

@@ -36,12 +36,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_commands_shown_are_understood(page: Path) -> None:
     for line in commands(page.read_text(encoding="utf-8")):
         words = shlex.split(line, comments=True)[1:]
-        assert words[0] in {*CONFIGURED, *PLAIN, "--help", "--version"}, line
-        overrides = [word for word in words[1:] if not word.startswith("-")]
-        if words[0] in CONFIGURED:
-            entry = CONFIGURED[words[0]]
-            config_class: Any = _load(entry.config)
-            compose_config(words[0], config_class, overrides[1 if overrides[:1] == [entry.verb] else 0 :])
+        command = " ".join(words[:2]) if " ".join(words[:2]) in CONFIGURED else words[0]
+        assert command in {*CONFIGURED, *PLAIN, "--help", "--version"}, line
+        if command in CONFIGURED:
+            overrides = [word for word in words[len(command.split()) :] if not word.startswith("-")]
+            config_class: Any = _load(CONFIGURED[command].config)
+            compose_config(command, config_class, overrides)
 
 
 def test_every_page_is_in_the_index() -> None:
@@ -60,7 +60,7 @@ def test_the_readme_shows_commands_at_all() -> None:
 def test_examples_of_the_help_pages_are_understood() -> None:
     for name, entry in CONFIGURED.items():
         words = shlex.split(entry.example)
-        start = ["vla", name, entry.verb] if entry.verb else ["vla", name]
+        start = ["vla", *name.split()]
         assert words[: len(start)] == start
         config_class: Any = _load(entry.config)
         compose_config(name, config_class, words[len(start) :])

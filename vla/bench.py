@@ -30,6 +30,7 @@ USAGE = """vla bench PART [--quick] [--json FILE]
 
 PART is sim, policy, encoder, all of these, or libero (beside hf-libero's own environment).
 --quick measures for a tenth of the time; --json also writes the rows to FILE.
+`vla bench reward` is a command of its own: how good a reward is, not how fast; see vla bench reward --help.
 """
 
 

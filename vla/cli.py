@@ -30,13 +30,11 @@ class ConfiguredCommand:
     """module:function that takes the configuration."""
     example: str
     """A typical invocation."""
-    verb: str = ""
-    """A word that must follow the command, e.g. "pack" in `vla libero pack`."""
     continues: bool = False
     """The same command again continues an interrupted one (otherwise: `resume=true`, where there is such a field)."""
 
 
-CONFIGURED = {
+CONFIGURED = {  # of one word or two
     "demo": ConfiguredCommand(
         "Demonstrations, fine-tuning, SRPO, evaluation and a report in one run.",
         "vla.demo:DemoConfig",
@@ -69,12 +67,17 @@ CONFIGURED = {
         "vla.pretraining.pretrain:pretrain",
         "vla pretrain output=runs/pretrain play_episodes=18000",
     ),
-    "libero": ConfiguredCommand(
-        "Pack a LIBERO suite into one file, for machines without robosuite and assets: vla libero pack.",
+    "libero pack": ConfiguredCommand(
+        "Pack a LIBERO suite into one file, for machines without robosuite and assets.",
         "vla.libero_pack:PackConfig",
         "vla.libero_pack:pack_suite",
         "vla libero pack suite=libero_spatial output=libero_archives",
-        verb="pack",
+    ),
+    "bench reward": ConfiguredCommand(
+        "Audit reward modes and encoders on rollouts whose true progress is known.",
+        "vla.audit.command:RewardBenchConfig",
+        "vla.audit.command:bench_reward",
+        "vla bench reward suite=tabletop output=runs/bench_reward",
     ),
     "eval": ConfiguredCommand(
         "Success of a policy on held-out initial states, with intervals.",
@@ -102,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview())
         return 0
-    command, rest = arguments[0], arguments[1:]
+    words = 2 if " ".join(arguments[:2]) in CONFIGURED else 1
+    command, rest = " ".join(arguments[:words]), arguments[words:]
     if command == "--version":
         from importlib.metadata import version
 
@@ -144,10 +148,6 @@ def _run_configured(command: str, arguments: list[str]) -> int:
     from vla.errors import ReflexError
 
     entry = CONFIGURED[command]
-    if entry.verb and arguments[:1] == [entry.verb]:
-        arguments = arguments[1:]
-    elif entry.verb and not {"-h", "--help"} & set(arguments):
-        raise ReflexError(f"vla {command} is followed by {entry.verb}, such as: {entry.example}")
     flags = {argument for argument in arguments if argument.startswith("-")}
     unknown = flags - {"-h", "--help", "--show-config"}
     if unknown:
@@ -199,7 +199,7 @@ def _with_progress(runner: Callable[..., Any], config: Any) -> Any:
 
 
 def _how_to_resume(command: str, overrides: list[str], config: Any) -> str:
-    again = ["vla", command, *(override for override in overrides if not override.startswith("resume="))]
+    again = ["vla", *command.split(), *(override for override in overrides if not override.startswith("resume="))]
     if any(field.name == "resume" for field in fields(config)):
         again.append("resume=true")
     elif not CONFIGURED[command].continues:
@@ -259,7 +259,8 @@ def _overview() -> str:
     summaries = {name: entry.summary for name, entry in CONFIGURED.items()} | {
         name: item[0] for name, item in PLAIN.items()
     }
-    lines += [f"  {name:<9}{summary}" for name, summary in summaries.items()]
+    width = max(map(len, summaries)) + 2
+    lines += [f"  {name:<{width}}{summary}" for name, summary in summaries.items()]
     lines += ["", "vla COMMAND --help shows a command's fields, groups and defaults; vla --version the version."]
     return "\n".join(lines) + "\n"
 

@@ -49,8 +49,12 @@ class TabletopSuite(Suite):
         """The scripted expert."""
         from sim.experts.tabletop import TabletopExpert  # the expert imports this package
 
-        get_task(task_id)
-        return TabletopExpert(seed)
+        return TabletopExpert(seed, get_task(task_id))
+
+    def tasks_of_same_scene(self, task_id: int) -> tuple[int, ...]:
+        """See `Suite.tasks_of_same_scene`."""
+        scene = get_task(task_id).scene
+        return tuple(other for other in self.task_ids if other != task_id and get_task(other).scene == scene)
 
     def protocol(self) -> dict[str, Any]:
         """What determines results on this suite."""

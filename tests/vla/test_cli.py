@@ -137,6 +137,9 @@ def test_an_interrupt_says_how_to_go_on(toy: list[BaseException], capsys: pytest
         (["report", "no/such/folder"], "there is no run folder no/such/folder"),
         (["doctor", "--fix"], "not '--fix'"),
         (["bench", "disk"], "'disk'"),
+        (["libero"], "there is no command 'libero' (did you mean 'libero pack'?)"),
+        (["libero", "pack", "suit=libero_goal"], "vla libero pack has no field 'suit' (did you mean 'suite'?)"),
+        (["bench", "reward", "modes=[srop]"], "modes are srpo, srpo_cosine"),
     ],
 )
 def test_wrong_usage_is_status_2_on_one_line(
@@ -167,7 +170,7 @@ def test_train_help_shows_groups_every_field_docs_and_defaults(capsys: pytest.Ca
 
 @pytest.mark.parametrize("command", sorted(CONFIGURED))
 def test_every_command_has_a_documented_configuration(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     assert f"usage: vla {command}" in capsys.readouterr().out
     config_class: Any = vla.cli._load(CONFIGURED[command].config)
     undocumented = [info.key for info in fields_of(config_class) if not info.doc]

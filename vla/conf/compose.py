@@ -1,7 +1,8 @@
 """Command-line overrides -> a command's configuration dataclass, composed by Hydra, with errors that name the field.
 
-Each command has a folder `vla/conf/<command>/` with `config.yaml` (its defaults list) and one folder for each of its
-groups. The schema it composes against is made from its dataclass, which holds all defaults that no group changes.
+Each command has a folder `vla/conf/<command>/` (`bench_reward` for `vla bench reward`) with `config.yaml` (its defaults
+list) and one folder for each of its groups. The schema it composes against is made from its dataclass, which holds all
+defaults that no group changes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Composed:
 
 def list_groups(command: str) -> dict[str, list[str]]:
     """The groups of a command and their options, from the packaged files."""
-    root = resources.files("vla.conf") / command
+    root = resources.files("vla.conf") / _folder(command)
     return {
         group.name: sorted(
             entry.name.removesuffix(".yaml") for entry in group.iterdir() if entry.name.endswith(".yaml")
@@ -56,7 +57,9 @@ def list_groups(command: str) -> dict[str, list[str]]:
 
 def default_options(command: str) -> dict[str, str]:
     """The option each group of a command has when nothing is said."""
-    config = OmegaConf.create((resources.files("vla.conf") / command / "config.yaml").read_text(encoding="utf-8"))
+    config = OmegaConf.create(
+        (resources.files("vla.conf") / _folder(command) / "config.yaml").read_text(encoding="utf-8")
+    )
     assert isinstance(config, DictConfig)
     return {
         str(key): str(value) for entry in config.defaults if not isinstance(entry, str) for key, value in entry.items()
@@ -75,11 +78,15 @@ def compose_config(command: str, config_class: type[Any], overrides: Sequence[st
         _check(text, fields, groups, command)
     ConfigStore.instance().store(name="schema", node=mirror(config_class))
     try:
-        with initialize_config_module(config_module=f"vla.conf.{command}", job_name="vla", version_base="1.3"):
+        with initialize_config_module(config_module=f"vla.conf.{_folder(command)}", job_name="vla", version_base="1.3"):
             values = compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ReflexError(_explain(error, fields)) from error
     return Composed(values=values, config_class=config_class)
+
+
+def _folder(command: str) -> str:
+    return command.replace(" ", "_")
 
 
 def _parse(text: str) -> Override:

@@ -1,0 +1,1 @@
+"""How good a reward is: measured on rollouts whose true progress is known."""
