@@ -16,21 +16,14 @@ from rich.table import Table
 from sim.contract import Split, Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from sim.suites import get_suite
-from vla.audit.embeddings import (
-    CONTROLS,
-    FrameEmbedding,
-    PolicyEmbedding,
-    ProprioceptionEmbedding,
-    RolloutEmbedding,
-    TimeEmbedding,
-)
+from vla.audit.embeddings import CONTROLS, ProprioceptionEmbedding, TimeEmbedding
 from vla.audit.measures import Estimate
 from vla.audit.rollouts import SCRIPTED, AuditRollout, Kind, RolloutMaker, from_policy, make_rollouts
 from vla.audit.scoring import MEASURES, MODES, Row, recommend, score
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, load_policy
-from vla.rl.rewards import rollout_clip
+from vla.rl.embeddings import FrameEmbedding, PolicyEmbedding, RolloutEmbedding, rollout_clip
 from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.training.devices import available_cpus, resolve_device, set_threads
 from vla.training.files import write_json
@@ -115,7 +108,7 @@ def bench_reward(config: RewardBenchConfig) -> None:
     for name in config.encoders:
         embedding = _embedding(name, config, policy, suite, tasks, output)
         started = time.perf_counter()
-        rows += score(rollouts, embedding, config.modes)
+        rows += score(rollouts, name, embedding, config.modes)
         seconds[name] = time.perf_counter() - started
     advice = recommend(rows)
     counts: Counter[str] = Counter(rollout.kind for rollout in rollouts)
@@ -197,14 +190,14 @@ def _embedding(
         return PolicyEmbedding(policy, config.reward_frames)
     device = str(resolve_device(config.device))
     if name != "jepa":
-        return FrameEmbedding(name, load_encoder(name, device), config.reward_frames)
+        return FrameEmbedding(load_encoder(name, device), config.reward_frames)
     from world_models.jepa import JepaConfig, train_jepa
 
     others = _make_all(config, suite, tasks, config.rollouts, derive_seed("encoder", config.seed))
     clips = [rollout_clip(rollout.episode, config.reward_frames) for rollout in others if rollout.kind != "shuffled"]
     jepa = JepaConfig(steps=config.encoder_steps, seed=derive_seed("jepa", config.seed) % 2**31, device=device)
     encoder, _ = train_jepa(clips, jepa, output / "jepa")
-    return FrameEmbedding(name, encoder, config.reward_frames)
+    return FrameEmbedding(encoder, config.reward_frames)
 
 
 def _success_share(rollouts: Sequence[AuditRollout], kind: Kind) -> float | None:

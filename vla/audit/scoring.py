@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from vla.audit import measures
 from vla.audit.embeddings import CONTROLS as CONTROL_EMBEDDINGS
-from vla.audit.embeddings import RolloutEmbedding
 from vla.audit.measures import Estimate, Vector
 from vla.audit.rollouts import CONTROLS, AuditRollout
+from vla.rl.embeddings import RolloutEmbedding
 from vla.rl.reward_modes import calibrated_rewards, siirl_rewards
 from vla.rl.srpo_reward import srpo_rewards
 
@@ -35,6 +35,9 @@ MODES: dict[str, RewardMode] = {
     "siirl": lambda moving, still, successes, tasks: siirl_rewards(moving, successes, tasks),
     "calibrated": calibrated_rewards,
 }
+
+EMBEDDING_BATCH = 32
+"""Rollouts embedded together."""
 
 MEASURES: dict[str, str] = {
     "rank": "Spearman's correlation of reward and true progress among failures; 0 is chance",
@@ -78,11 +81,14 @@ def choose_references(rollouts: Sequence[AuditRollout]) -> NDArray[np.bool_]:
     return chosen
 
 
-def score(rollouts: Sequence[AuditRollout], embedding: RolloutEmbedding, modes: Sequence[str]) -> list[Row]:
-    """Every mode on one embedding. Raises `KeyError` for an unknown mode, and what the encoder raises."""
+def score(rollouts: Sequence[AuditRollout], name: str, embedding: RolloutEmbedding, modes: Sequence[str]) -> list[Row]:
+    """Every mode on one embedding, which the rows call `name`. Raises `KeyError` for an unknown mode."""
     episodes = [rollout.episode for rollout in rollouts]
-    moving, still = embedding.embed(episodes), embedding.embed_starts(episodes)
-    return [Row(embedding.name, mode, _measure(rollouts, moving, still, MODES[mode])) for mode in modes]
+    parts = [episodes[first : first + EMBEDDING_BATCH] for first in range(0, len(episodes), EMBEDDING_BATCH)]
+    moving, still = (
+        np.concatenate([embed(part) for part in parts]) for embed in (embedding.embed, embedding.embed_starts)
+    )
+    return [Row(name, mode, _measure(rollouts, moving, still, MODES[mode])) for mode in modes]
 
 
 def _measure(rollouts: Sequence[AuditRollout], moving: Floats, still: Floats, mode: RewardMode) -> dict[str, Vector]:

@@ -321,6 +321,16 @@ class PrismaticPolicy(nn.Module):
             word_responses=seen.word_responses,
         )
 
+    @torch.inference_mode()
+    def decision_features(self, observations: ObservationBatch, batch_size: int = 256) -> NDArray[np.float32]:
+        """[B, D] mean hidden state of the action queries: what the policy makes of what it sees before it acts."""
+        inputs, rows = self.prepare(observations), []
+        with autocast(self.device, self._precision):
+            for first in range(0, len(inputs), batch_size):
+                hidden = self.forward_features(inputs[first : first + batch_size]).action_hidden
+                rows.append(hidden.mean(dim=1).float().cpu())
+        return torch.cat(rows).numpy()
+
     def _language_model_mask(self, valid: torch.Tensor, num_queries: int, dtype: torch.dtype) -> torch.Tensor:
         mask = attention_mask(valid, num_queries, self.config.attention)
         if self.language_model.config._attn_implementation == "sdpa":

@@ -140,7 +140,8 @@ class TrainConfig:
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     """The algorithm."""
     encoder: str = "jepa"
-    """Encoder of the "srpo" reward: "jepa" (a small one trained on first rollouts), "pixels", a folder, or a hub id."""
+    """Encoder of the rewards for failures: "jepa" (a small one trained on first rollouts), "policy" (what the starting
+    policy makes of what it sees), "pixels", a folder, or a hub id."""
     encoder_episodes_per_task: int = 16
     """Rollouts per task that the "jepa" encoder is trained on."""
     encoder_steps: int = 600

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sim.contract import Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla.data.episode import Episode
 from vla.rl.batch import TrainablePolicy
 from vla.rl.collection import play_episodes
 from vla.rl.config import TrainConfig
-from vla.rl.rewards import rollout_clip, spaced_frames
+from vla.rl.embeddings import rollout_clip, thinned
 from vla.rl.rollout import RolloutRequest
 from vla.rl.sampler import stream_generator
 from vla.rl.state import Progress
@@ -29,20 +26,21 @@ def train_encoder(
     tasks: Sequence[int],
     progress: Progress,
     folder: Path,
-    demonstrations: Mapping[int, list[NDArray[np.uint8]]],
+    demonstrations: Mapping[int, Sequence[Episode]],
     log: Callable[[str], None],
 ) -> None:
-    """Train a small world model on rollouts of the starting policy and clips of demonstrations by task into `folder`.
+    """Train a small world model on rollouts of the starting policy and on demonstrations by task into `folder`.
 
     The rollouts count as training episodes in `progress`. Raises `world_models.errors.WorldModelError` when the latents
     collapse; more rollouts (`encoder_episodes_per_task`) or `encoder=pixels` are the ways out.
     """
     from world_models.jepa import JepaConfig, train_jepa
 
-    clips = [clip for of_task in demonstrations.values() for clip in of_task]
+    frames = config.algo.reward_frames
+    clips = [rollout_clip(episode, frames) for of_task in demonstrations.values() for episode in of_task]
 
     def keep(_: int, episode: Episode) -> None:
-        clips.append(rollout_clip(episode, config.algo.reward_frames))
+        clips.append(rollout_clip(episode, frames))
         progress.episodes += 1
         progress.control_steps += episode.length
 
@@ -69,15 +67,13 @@ def encoder_requests(config: TrainConfig, suite: Suite, tasks: Sequence[int]) ->
     return requests
 
 
-def demonstration_clips(config: TrainConfig, tasks: Sequence[int], stride: int) -> dict[int, list[NDArray[np.uint8]]]:
-    """Clips of each task's demonstrations, framed as rollouts are; none without `config.demonstrations`."""
+def demonstration_rollouts(config: TrainConfig, tasks: Sequence[int], stride: int) -> dict[int, list[Episode]]:
+    """Each task's demonstrations, with observations as far apart as rollouts have them; none without any."""
     if config.demonstrations is None:
         return {}
     from vla.data.lerobot_reader import read_demonstrations
 
-    clips: dict[int, list[NDArray[np.uint8]]] = {task: [] for task in tasks}
+    found: dict[int, list[Episode]] = {task: [] for task in tasks}
     for episode in read_demonstrations(config.demonstrations, list(tasks), None):
-        last = len(episode.images) - 1
-        frames = episode.images[sorted({*range(0, last, config.algo.frame_stride or stride), last})]
-        clips[episode.task_id].append(spaced_frames(frames, config.algo.reward_frames))
-    return clips
+        found[episode.task_id].append(thinned(episode, config.algo.frame_stride or stride))
+    return found

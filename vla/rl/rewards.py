@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla.data.episode import Episode
+from vla.rl.embeddings import RolloutEmbedding
 from vla.rl.reward_modes import calibrated_rewards, siirl_rewards
 from vla.rl.srpo_reward import Metric, srpo_rewards
-from world_models.encoders.base import VideoEncoder, sample_frames
 
 
 @dataclass(frozen=True)
@@ -56,26 +56,22 @@ class BinaryReward:
 
 
 class _EmbeddingReward:
-    """What the rewards on a frozen video encoder's embeddings of third-person frames have in common."""
+    """What the rewards on a frozen encoder's embeddings of rollouts have in common."""
 
     compares_rollouts = True
 
     def __init__(
-        self,
-        encoder: VideoEncoder,
-        max_frames: int = 16,
-        demonstrations: Mapping[int, list[NDArray[np.uint8]]] | None = None,
+        self, embedding: RolloutEmbedding, demonstrations: Mapping[int, Sequence[Episode]] | None = None
     ) -> None:
-        """`max_frames` evenly spaced frames of a rollout are embedded, the first and the last always among them.
-
-        `demonstrations` are clips [T, H, W, 3] by task, which stand in for a task's successes while it has none.
-        """
-        self._encoder, self._max_frames = encoder, max_frames
-        self._demonstrations = {task: encoder.encode(clips) for task, clips in (demonstrations or {}).items()}
+        """`demonstrations` by task stand in for a task's successes while it has none."""
+        self._embedding = embedding
+        self._demonstrations = {
+            task: embedding.embed(episodes) for task, episodes in (demonstrations or {}).items() if episodes
+        }
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
-        """[n, D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
-        return self._encoder.encode([rollout_clip(episode, self._max_frames) for episode in episodes])
+        """[n, D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a rollout."""
+        return self._embedding.embed(episodes)
 
 
 class SiirlReward(_EmbeddingReward):
@@ -92,26 +88,22 @@ class SiirlReward(_EmbeddingReward):
 class CalibratedReward(_EmbeddingReward):
     """Failures on an absolute scale (`vla.rl.reward_modes.calibrated_rewards`).
 
-    A row of its embeddings holds two: the rollout's, and that of a clip of its first frame alone.
+    A row of its embeddings holds two: the rollout's, and that of one that stays where it began.
     """
 
     def __init__(
         self,
-        encoder: VideoEncoder,
+        embedding: RolloutEmbedding,
         alpha: float = 0.8,
-        max_frames: int = 16,
-        demonstrations: Mapping[int, list[NDArray[np.uint8]]] | None = None,
+        demonstrations: Mapping[int, Sequence[Episode]] | None = None,
     ) -> None:
         """`alpha` is what a failure is worth at most."""
-        super().__init__(encoder, max_frames, demonstrations)
+        super().__init__(embedding, demonstrations)
         self._alpha = alpha
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
-        """[n, 2 D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
-        clips = [rollout_clip(episode, self._max_frames) for episode in episodes]
-        moving = self._encoder.encode(clips)
-        still = self._encoder.encode([np.repeat(clip[:1], len(clip), axis=0) for clip in clips])
-        return np.concatenate([moving, still], axis=1)
+        """[n, 2 D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a rollout."""
+        return np.concatenate([self._embedding.embed(episodes), self._embedding.embed_starts(episodes)], axis=1)
 
     def score(
         self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
@@ -125,18 +117,17 @@ class CalibratedReward(_EmbeddingReward):
 
 
 class SrpoReward(_EmbeddingReward):
-    """The SRPO reward (`vla.rl.srpo_reward`) on a frozen video encoder's embeddings of third-person frames."""
+    """The SRPO reward (`vla.rl.srpo_reward`)."""
 
     def __init__(
         self,
-        encoder: VideoEncoder,
+        embedding: RolloutEmbedding,
         alpha: float = 0.8,
         metric: Metric = "euclidean",
-        max_frames: int = 16,
-        demonstrations: Mapping[int, list[NDArray[np.uint8]]] | None = None,
+        demonstrations: Mapping[int, Sequence[Episode]] | None = None,
     ) -> None:
         """`alpha` is what a failure is worth at most, `metric` the distance between embeddings."""
-        super().__init__(encoder, max_frames, demonstrations)
+        super().__init__(embedding, demonstrations)
         self._alpha, self._metric = alpha, metric
 
     def score(
@@ -169,17 +160,3 @@ class SrpoReward(_EmbeddingReward):
 def _failure_metrics(rewards: NDArray[np.float32], successes: NDArray[np.bool_]) -> dict[str, float]:
     failures = rewards[~successes]
     return {"reward/failure_mean": float(failures.mean()) if failures.size else 0.0}
-
-
-def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:
-    """The third-person frames [T, H, W, 3] of one rollout that an encoder sees, 2 <= T <= max_frames, in an own array.
-
-    A rollout with a single frame holds it: a clip of one frame has no motion to encode.
-    """
-    return spaced_frames(episode.images, max_frames)
-
-
-def spaced_frames(frames: NDArray[np.uint8], max_frames: int) -> NDArray[np.uint8]:
-    """At most `max_frames` evenly spaced frames, and at least 2, of [n, H, W, 3], in an own array."""
-    clip: NDArray[np.uint8] = frames[sample_frames(len(frames), min(max(len(frames), 2), max_frames))]
-    return clip

@@ -6,6 +6,7 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -15,7 +16,8 @@ from vla.policies.protocol import PolicySpec
 from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
-from vla.rl.encoder import demonstration_clips, train_encoder
+from vla.rl.embeddings import DecidingPolicy, FrameEmbedding, PolicyEmbedding, RolloutEmbedding
+from vla.rl.encoder import demonstration_rollouts, train_encoder
 from vla.rl.rewards import BinaryReward, CalibratedReward, RewardModel, SiirlReward, SrpoReward
 from vla.rl.state import (
     ENCODER_FOLDER,
@@ -142,29 +144,45 @@ def make_reward(
     pool: EnvironmentPool,
     suite: Suite,
     tasks: Sequence[int],
+    load_policy: PolicyLoader,
     *,
     fresh: bool,
     log: Callable[[str], None],
 ) -> RewardModel:
-    """The reward of `config.algo.reward`. A "jepa" encoder is trained when the run is fresh and loaded when it resumes.
+    """The reward of `config.algo.reward`.
 
-    Raises `WorldModelError` when an encoder cannot be loaded or trained.
+    What the run makes for itself, a "jepa" encoder or the starting policy as encoder, is written to the run folder when
+    the run is fresh and read from there when it resumes. Raises `WorldModelError` when an encoder cannot be loaded or
+    trained, `ConfigError` when the policy cannot be an encoder.
     """
-    algo = config.algo
+    algo, folder = config.algo, run.path / ENCODER_FOLDER
     if algo.reward == "binary":
         return BinaryReward()
-    from world_models.encoders import load_encoder
-
-    clips = demonstration_clips(config, tasks, state.policy.spec.execute_steps)
-    name = config.encoder
-    if name == "jepa":
-        folder = run.path / ENCODER_FOLDER
+    demonstrations = demonstration_rollouts(config, tasks, state.policy.spec.execute_steps)
+    embedding: RolloutEmbedding
+    if config.encoder == "policy":
         if fresh:
-            train_encoder(config, state.policy, pool, suite, tasks, state.progress, folder, clips, log)
-        name = str(folder)
-    encoder = load_encoder(name, config.device)
+            state.policy.save_pretrained(folder)
+        embedding = PolicyEmbedding(_policy_encoder(str(folder), config, load_policy), algo.reward_frames)
+    else:
+        from world_models.encoders import load_encoder
+
+        if config.encoder == "jepa" and fresh:
+            train_encoder(config, state.policy, pool, suite, tasks, state.progress, folder, demonstrations, log)
+        encoder = load_encoder(str(folder) if config.encoder == "jepa" else config.encoder, config.device)
+        embedding = FrameEmbedding(encoder, algo.reward_frames)
     if algo.reward == "siirl":
-        return SiirlReward(encoder, algo.reward_frames)
+        return SiirlReward(embedding)
     if algo.reward == "calibrated":
-        return CalibratedReward(encoder, algo.alpha, algo.reward_frames, clips)
-    return SrpoReward(encoder, algo.alpha, algo.metric, algo.reward_frames, clips)
+        return CalibratedReward(embedding, algo.alpha, demonstrations)
+    return SrpoReward(embedding, algo.alpha, algo.metric, demonstrations)
+
+
+def _policy_encoder(folder: str, config: TrainConfig, load_policy: PolicyLoader) -> DecidingPolicy:
+    policy: Any = load_policy(folder, config.device)
+    if not hasattr(policy, "decision_features"):
+        raise ConfigError(f"encoder=policy needs a policy with decision_features, which {config.policy} has not")
+    policy.set_precision(config.precision)
+    policy.eval()
+    encoder: DecidingPolicy = policy
+    return encoder

@@ -77,7 +77,7 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
         with EnvironmentPool(
             config.suite, slots, min(workers, slots), config.image_size, factory=components.suite_factory
         ) as pool:
-            trainer = Trainer(config, run, suite, tasks, pool, state, reference, components.log, started)
+            trainer = Trainer(config, run, suite, tasks, pool, state, reference, components, started)
             return trainer.run_to_the_end()
 
 
@@ -93,11 +93,12 @@ class Trainer:
         pool: EnvironmentPool,
         state: TrainingState,
         reference: TrainablePolicy | None,
-        log: Callable[[str], None],
+        components: Components,
         started: float,
     ) -> None:
         self.config, self.run, self.suite, self.tasks, self.pool = config, run, suite, tasks, pool
-        self.state, self.reference, self.log = state, reference, log
+        self.state, self.reference, self.log = state, reference, components.log
+        self._load_policy = components.load_policy
         self._init_states = {task: suite.num_init_states(task, "train") for task in tasks}
         self._clock_origin = started - state.progress.seconds
         self._first_iteration, self._first_iteration_clock = state.progress.iteration, 0.0
@@ -108,7 +109,15 @@ class Trainer:
         """Iterate and evaluate until there is a reason to stop; checkpoint whatever happens in between."""
         fresh = self.state.saved_iteration < 0
         reward = make_reward(
-            self.config, self.run, self.state, self.pool, self.suite, self.tasks, fresh=fresh, log=self.log
+            self.config,
+            self.run,
+            self.state,
+            self.pool,
+            self.suite,
+            self.tasks,
+            self._load_policy,
+            fresh=fresh,
+            log=self.log,
         )
         if fresh:
             self.checkpoint()

@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from vla.audit.command import RewardBenchConfig, bench_reward
-from vla.audit.embeddings import FrameEmbedding, ProprioceptionEmbedding, RolloutEmbedding, TimeEmbedding
+from vla.audit.embeddings import ProprioceptionEmbedding, TimeEmbedding
 from vla.audit.rollouts import AuditRollout, Kind
 from vla.audit.scoring import MEASURES, MODES, Row, choose_references, recommend, score
 from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.rl.embeddings import FrameEmbedding, RolloutEmbedding
 from world_models.encoders import load_encoder
 
 
@@ -43,8 +44,6 @@ def rollout(kind: Kind, progress: float, task_id: int = 0, length: int = 4) -> A
 class Honest:
     """Embeds a rollout as its true progress: the best there can be."""
 
-    name = "honest"
-
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         return np.array([[episode.progress[-1]] for episode in episodes], dtype=np.float32)
 
@@ -53,8 +52,6 @@ class Honest:
 
 
 class Backwards(Honest):
-    name = "backwards"
-
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         # Successes at 0 still; the nearer a failure truly is, the farther it looks.
         return np.array([[0.0 if episode.success else episode.progress[-1]] for episode in episodes], dtype=np.float32)
@@ -75,7 +72,7 @@ def test_references_are_the_first_half_of_each_task_s_successes() -> None:
 
 
 def test_a_perfect_embedding_gets_perfect_marks() -> None:
-    rows = {row.mode: row.estimates() for row in score(made_up(), Honest(), list(MODES))}
+    rows = {row.mode: row.estimates() for row in score(made_up(), "made up", Honest(), list(MODES))}
     for mode in ("srpo", "siirl", "calibrated"):
         found = rows[mode]
         assert found["rank"].value == pytest.approx(1.0)
@@ -89,7 +86,7 @@ def test_a_perfect_embedding_gets_perfect_marks() -> None:
 
 
 def test_an_embedding_that_has_it_backwards_is_found_out() -> None:
-    (row,) = score(made_up(), Backwards(), ["srpo"])
+    (row,) = score(made_up(), "made up", Backwards(), ["srpo"])
     assert row.estimates()["rank"].value == pytest.approx(-1.0)
 
 
@@ -104,7 +101,7 @@ def test_controls_do_not_shift_what_the_others_get() -> None:
             rows[len(without) :] = -1000.0
             return rows
 
-    (before,), (after,) = score(without, Honest(), ["srpo"]), score(with_far, Far(), ["srpo"])
+    (before,), (after,) = score(without, "made up", Honest(), ["srpo"]), score(with_far, "made up", Far(), ["srpo"])
     assert before.per_task["error"] == pytest.approx(after.per_task["error"])
 
 
@@ -113,7 +110,7 @@ def test_every_embedding_has_one_row_for_each_rollout() -> None:
     embeddings: list[RolloutEmbedding] = [
         ProprioceptionEmbedding(5),
         TimeEmbedding(),
-        FrameEmbedding("pixels", load_encoder("pixels"), 4),
+        FrameEmbedding(load_encoder("pixels"), 4),
     ]
     for embedding in embeddings:
         moving, still = embedding.embed(episodes), embedding.embed_starts(episodes)

@@ -16,7 +16,8 @@ from vla.data.episode import Episode
 from vla.rl import collection
 from vla.rl.collection import Batch, collect_batch
 from vla.rl.config import AlgoConfig
-from vla.rl.rewards import BinaryReward, RewardModel, SrpoReward, rollout_clip
+from vla.rl.embeddings import FrameEmbedding, rollout_clip
+from vla.rl.rewards import BinaryReward, RewardModel, SrpoReward
 
 
 class FinalFrame:
@@ -76,7 +77,7 @@ def test_srpo_keeps_groups_without_success_when_the_task_had_one_elsewhere():
     policy = load_fake_policy("weak", "cpu")
     settings: dict[str, Any] = {"groups_per_iteration": 8, "max_sampling_rounds": 1}
     binary = collect(policy, BinaryReward(), {0: 20}, **settings)
-    srpo = collect(policy, SrpoReward(FinalFrame()), {0: 20}, reward="srpo", **settings)
+    srpo = collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo", **settings)
     assert [rollout.record for rollout in binary.rollouts] == [rollout.record for rollout in srpo.rollouts]
     assert binary.metrics["groups/all_failed"] > 0
     assert srpo.metrics["groups/kept_without_success"] == binary.metrics["groups/all_failed"]
@@ -85,13 +86,13 @@ def test_srpo_keeps_groups_without_success_when_the_task_had_one_elsewhere():
 
 
 def test_srpo_without_any_success_teaches_nothing():
-    batch = collect(TrainableFakePolicy(gain=0.0), SrpoReward(FinalFrame()), {0: 20}, reward="srpo")
+    batch = collect(TrainableFakePolicy(gain=0.0), SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
     assert not batch.rewards.any() and not batch.advantages.any()
     assert batch.metrics["reward/tasks_without_success"] == 1
 
 
 def test_rollouts_of_one_prompt_have_their_own_embeddings():
-    batch = collect(load_fake_policy("weak", "cpu"), SrpoReward(FinalFrame()), {0: 20}, reward="srpo")
+    batch = collect(load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
     groups = np.array(batch.groups)
     for group in set(batch.groups):
         rows = [tuple(batch.embeddings[index]) for index in np.flatnonzero(groups == group)]
@@ -101,17 +102,17 @@ def test_rollouts_of_one_prompt_have_their_own_embeddings():
 def test_alpha_zero_is_the_binary_reward():
     policy = load_fake_policy("weak", "cpu")
     binary = collect(policy, BinaryReward(), {0: 20, 1: 20})
-    srpo = collect(policy, SrpoReward(FinalFrame(), alpha=0.0), {0: 20, 1: 20}, reward="srpo")
+    srpo = collect(policy, SrpoReward(FrameEmbedding(FinalFrame()), alpha=0.0), {0: 20, 1: 20}, reward="srpo")
     assert srpo.rewards.tolist() == binary.rewards.tolist()
     assert srpo.advantages.tolist() == binary.advantages.tolist()
 
 
 def test_playing_in_portions_changes_nothing(monkeypatch):
     policy = load_fake_policy("weak", "cpu")
-    whole = collect(policy, SrpoReward(FinalFrame()), {0: 20}, reward="srpo")
+    whole = collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
     monkeypatch.setattr(collection, "FRAME_BUDGET", 1)
     monkeypatch.setattr(collection, "EMBEDDING_BATCH", 3)
-    parts = collect(policy, SrpoReward(FinalFrame()), {0: 20}, reward="srpo")
+    parts = collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
     assert [rollout.record for rollout in parts.rollouts] == [rollout.record for rollout in whole.rollouts]
     assert parts.rewards == pytest.approx(whole.rewards, abs=1e-6)
 

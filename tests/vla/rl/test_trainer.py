@@ -16,6 +16,7 @@ from tests.vla.rl.helpers import components, load_fake_policy, resumable_config,
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, reflex_tiny_config
 from vla.rl import trainer as trainer_module
+from vla.rl.config import ConfigError
 from vla.rl.trainer import Components, train
 from vla.training.interrupts import held_interrupts
 from vla.training.run_folder import RunFolder, comparable_metrics
@@ -205,3 +206,28 @@ def test_the_encoder_is_trained_once_on_first_rollouts_and_loaded_on_resume(tmp_
     train(small_config(tmp_path / "run", iterations=2, resume=True, **settings), Components(log=messages.append))
     assert weights.stat().st_mtime_ns == before
     assert lines(tmp_path / "run")[1]["progress/episodes"] == 6 + 2 + 2
+
+
+def test_the_starting_policy_is_the_encoder_and_stays_it_over_a_resume(tmp_path):
+    torch.manual_seed(0)
+    PrismaticPolicy.from_config(reflex_tiny_config()).save_pretrained(tmp_path / "policy")
+    settings = {
+        "suite": "tabletop", "tasks": [0], "policy": str(tmp_path / "policy"), "encoder": "policy", "evaluate_every": 0,
+        "checkpoint_every": 1, "num_slots": 4, "algo_reward": "calibrated", "algo_groups_per_iteration": 1,
+        "algo_max_sampling_rounds": 1, "algo_group_size": 2,
+    }  # fmt: skip
+    whole = small_config(tmp_path / "whole", iterations=2, **settings)
+    train(whole, Components(log=lambda _: None))
+    train(small_config(tmp_path / "cut", iterations=1, **settings), Components(log=lambda _: None))
+    kept = tmp_path / "cut/encoder/model.safetensors"
+    before = kept.stat().st_mtime_ns
+    train(small_config(tmp_path / "cut", iterations=2, resume=True, **settings), Components(log=lambda _: None))
+    assert kept.stat().st_mtime_ns == before
+    assert kept.read_bytes() == (tmp_path / "policy/model.safetensors").read_bytes()
+    assert comparable_metrics(lines(tmp_path / "cut")) == comparable_metrics(lines(tmp_path / "whole"))
+
+
+def test_a_policy_that_cannot_be_the_encoder_is_refused(tmp_path):
+    config = small_config(tmp_path / "run", encoder="policy", algo_reward="srpo")
+    with pytest.raises(ConfigError, match="encoder=policy needs a policy with decision_features"):
+        train(config, components())

@@ -1,0 +1,114 @@
+"""What a reward sees of a rollout: one vector, from the rollout's own observations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.contract import ObservationBatch
+from vla.data.episode import Episode
+from world_models.encoders.base import VideoEncoder, sample_frames
+
+LAST_MOMENTS = 2
+"""Moments at a rollout's end that are averaged apart from all."""
+
+
+class RolloutEmbedding(Protocol):
+    """Rollouts in, one embedding for each out."""
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, D], each row from its own rollout alone."""
+
+    def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, D] of rollouts that stay where these began."""
+
+
+class DecidingPolicy(Protocol):
+    """A policy that can be asked what it makes of what it sees."""
+
+    def decision_features(self, observations: ObservationBatch) -> NDArray[np.float32]:
+        """[B, D] its hidden state just before it chooses actions."""
+
+
+class FrameEmbedding:
+    """A video encoder on evenly spaced third-person frames."""
+
+    def __init__(self, encoder: VideoEncoder, max_frames: int = 16) -> None:
+        """At most `max_frames` frames of a rollout are embedded, the first and the last always among them."""
+        self._encoder, self._max_frames = encoder, max_frames
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a clip."""
+        return self._encoder.encode([rollout_clip(episode, self._max_frames) for episode in episodes])
+
+    def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, D] of clips of each rollout's first frame alone."""
+        clips = [rollout_clip(episode, self._max_frames) for episode in episodes]
+        return self._encoder.encode([np.repeat(clip[:1], len(clip), axis=0) for clip in clips])
+
+
+class PolicyEmbedding:
+    """What a policy, which is not trained meanwhile, makes of pictures, state and instruction before it acts.
+
+    The mean over evenly spaced moments beside that over the last two: what was done, and how it ended. The policy
+    knows the instruction, so the same movement with the wrong object looks different to it.
+    """
+
+    def __init__(self, policy: DecidingPolicy, max_moments: int = 16) -> None:
+        self._policy, self._max_moments = policy, max_moments
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, 2 D], D the policy's width. All moments of all rollouts pass through the policy as one batch."""
+        moments = [_moments(episode, self._max_moments) for episode in episodes]
+        return self._means(episodes, moments)
+
+    def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, 2 D]"""
+        return self._means(episodes, [np.array([0])] * len(episodes))
+
+    def _means(self, episodes: Sequence[Episode], moments: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        seen = list(zip(episodes, moments, strict=True))
+        features = self._policy.decision_features(
+            ObservationBatch(
+                image=np.concatenate([episode.images[chosen] for episode, chosen in seen]),
+                wrist_image=np.concatenate([episode.wrist_images[chosen] for episode, chosen in seen]),
+                state=np.concatenate([episode.states[chosen] for episode, chosen in seen]),
+                instruction=[episode.instruction for episode, chosen in seen for _ in chosen],
+            )
+        )
+        edges = np.cumsum([0, *map(len, moments)]).tolist()
+        rows = [features[first:last] for first, last in pairwise(edges)]
+        return np.stack([np.concatenate([row.mean(axis=0), row[-LAST_MOMENTS:].mean(axis=0)]) for row in rows])
+
+
+def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:
+    """The third-person frames [T, H, W, 3] of one rollout that an encoder sees, 2 <= T <= max_frames, in an own array.
+
+    A rollout with a single frame holds it: a clip of one frame has no motion to encode.
+    """
+    clip: NDArray[np.uint8] = episode.images[_moments(episode, max_frames)]
+    return clip
+
+
+def thinned(episode: Episode, stride: int) -> Episode:
+    """The episode with the observations of every `stride`-th moment and the last: a demonstration seen as a rollout."""
+    last = len(episode.images) - 1
+    kept = sorted({*range(0, last, stride), last})
+    return replace(
+        episode,
+        observation_steps=episode.observation_steps[kept],
+        images=episode.images[kept],
+        wrist_images=episode.wrist_images[kept],
+        states=episode.states[kept],
+    )
+
+
+def _moments(episode: Episode, count: int) -> NDArray[np.int64]:
+    """At most `count` evenly spaced moments, and at least 2."""
+    kept = len(episode.images)
+    return sample_frames(kept, min(max(kept, 2), count))
