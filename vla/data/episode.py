@@ -48,6 +48,8 @@ class Episode:
     """[D, K] action tokens of each decision; None when the source is not a token policy."""
     log_probs: NDArray[np.float32] | None = None
     """[D, K] log-probabilities of the tokens under the policy that sampled them, at its sampling temperature."""
+    features: NDArray[np.float32] | None = None
+    """[D, F] the hidden state that each decision was made from; None when the source gives none."""
     worker_restarted: bool = False
     """The episode was re-run from its initial state because its worker died."""
 

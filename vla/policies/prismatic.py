@@ -110,8 +110,6 @@ class PrismaticPolicy(nn.Module):
         self.has_normalisation = False
         self._precision = "float32"
 
-    # construction and storage
-
     @classmethod
     def from_config(cls, config: PrismaticConfig, tokenizer: InstructionTokenizer | None = None) -> PrismaticPolicy:
         """A policy with random weights (seed with `torch.manual_seed`)."""
@@ -321,16 +319,6 @@ class PrismaticPolicy(nn.Module):
             word_responses=seen.word_responses,
         )
 
-    @torch.inference_mode()
-    def decision_features(self, observations: ObservationBatch, batch_size: int = 256) -> NDArray[np.float32]:
-        """[B, D] mean hidden state of the action queries: what the policy makes of what it sees before it acts."""
-        inputs, rows = self.prepare(observations), []
-        with autocast(self.device, self._precision):
-            for first in range(0, len(inputs), batch_size):
-                hidden = self.forward_features(inputs[first : first + batch_size]).action_hidden
-                rows.append(hidden.mean(dim=1).float().cpu())
-        return torch.cat(rows).numpy()
-
     def _language_model_mask(self, valid: torch.Tensor, num_queries: int, dtype: torch.dtype) -> torch.Tensor:
         mask = attention_mask(valid, num_queries, self.config.attention)
         if self.language_model.config._attn_implementation == "sdpa":
@@ -348,8 +336,6 @@ class PrismaticPolicy(nn.Module):
         with autocast(self.device, self._precision):
             return self.action_logits(self.forward_features(inputs).action_hidden)
 
-    # policy protocol
-
     @torch.no_grad()
     def act(
         self,
@@ -365,7 +351,9 @@ class PrismaticPolicy(nn.Module):
         Raises `ReflexError` for a bad temperature, missing generators, bad observations or non-finite logits.
         """
         check_temperature(temperature)
-        logits = self(self.prepare(observations))
+        with autocast(self.device, self._precision):
+            hidden = self.forward_features(self.prepare(observations)).action_hidden
+            logits = self.action_logits(hidden)
         self._check_logits(logits)
         if mode == "greedy":
             temperature, token_noise = 1.0, 0.0
@@ -381,8 +369,8 @@ class PrismaticPolicy(nn.Module):
         else:
             raise ReflexError(f"unknown decoding mode {mode!r}; choose 'greedy' or 'sample'")
         log_probs, _ = log_probs_and_entropies(logits, tokens, temperature, token_noise)
-        token_array = tokens.cpu().numpy()
-        return PolicyOutput(self.detokenize(token_array), token_array, log_probs.cpu().numpy())
+        chosen, features = tokens.cpu().numpy(), hidden.mean(dim=1).float().cpu().numpy()
+        return PolicyOutput(self.detokenize(chosen), chosen, log_probs.cpu().numpy(), features)
 
     def log_prob(
         self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0

@@ -40,6 +40,8 @@ class PolicyOutput:
     actions: NDArray[np.float32]  # [B, H, 7] in [-1, 1]
     tokens: NDArray[np.int64]  # [B, K]
     log_probs: NDArray[np.float32]  # [B, K] at the sampling temperature (greedy: at temperature 1)
+    features: NDArray[np.float32] | None = None
+    """[B, D] the hidden state that the decision was made from; None for a policy that has none to give."""
 
 
 @runtime_checkable

@@ -6,6 +6,8 @@ By name:
   rollout, as SimpleVLA-RL (arXiv 2509.09674) and SRPO (arXiv 2511.15605, equation 9) use it.
 - `lite_ppo`: (r - mean of the group) / deviation of all rewards of the batch. Lite PPO (arXiv 2508.08221).
 - `rloo`: r - mean of the others of the group. RLOO (arXiv 2402.14740).
+
+`critic`, which tells the decisions of a rollout apart, is in `vla.rl.critic`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,12 @@ def group_spread(rewards: ArrayLike, groups: ArrayLike) -> dict[int, float]:
     """Largest minus smallest reward of each group; 0 means the group teaches nothing."""
     values, ids = np.asarray(rewards, dtype=np.float64), np.asarray(groups, dtype=np.int64)
     return {group: float(np.ptp(values[ids == group])) for group in np.unique(ids).tolist()}
+
+
+def group_mask(rewards: ArrayLike, groups: ArrayLike, minimum_spread: float) -> NDArray[np.float32]:
+    """[N] 1 for rollouts of groups whose rewards differ by `minimum_spread` at least, 0 for the others."""
+    spread = group_spread(rewards, groups)
+    return np.array([spread[group] >= minimum_spread for group in np.asarray(groups).tolist()], dtype=np.float32)
 
 
 def group_advantages(

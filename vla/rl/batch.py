@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sim.contract import ObservationBatch
 from vla.data.episode import Episode
@@ -68,6 +68,9 @@ class Rollout:
     tokens: NDArray[np.int64]  # [D, K]
     log_probs: NDArray[np.float32]  # [D, K] under the policy that sampled them
     executed: NDArray[np.bool_]  # [D, K]
+    states: NDArray[np.float32]  # [D, 8] proprioception at each decision
+    elapsed: NDArray[np.int64]  # [D] control steps before each decision
+    features: NDArray[np.float32] | None  # [D, F] what each decision was made from
     inputs: Any = field(repr=False)
     """What the policy saw at each decision, prepared; None once the rollout can teach nothing."""
 
@@ -92,6 +95,9 @@ class Rollout:
             tokens=episode.tokens,
             log_probs=episode.log_probs,
             executed=executed_tokens(episode.length, len(episode.tokens), policy.spec),
+            states=episode.states[kept],
+            elapsed=episode.observation_steps[kept],
+            features=episode.features,
             inputs=inputs,
         )
 
@@ -138,16 +144,16 @@ class Samples:
 
 def build_samples(
     rollouts: Sequence[Rollout],
-    advantages: NDArray[np.float32],
+    advantages: Sequence[ArrayLike],
     normalisation: LengthNormalisation,
     max_samples: int | None,
     generator: np.random.Generator,
 ) -> Samples | None:
-    """All decisions of the rollouts whose advantage [N] is not 0; at most `max_samples`, drawn with `generator`.
+    """All decisions of the rollouts with an advantage; at most `max_samples`, drawn with `generator`.
 
-    None when no rollout has an advantage.
+    `advantages` has one number or one for each decision [D], for each rollout. None when all are 0.
     """
-    chosen = [index for index in range(len(rollouts)) if advantages[index] != 0]
+    chosen = [index for index in range(len(rollouts)) if np.any(advantages[index])]
     if not chosen:
         return None
     used = [rollouts[index] for index in chosen]
@@ -158,7 +164,14 @@ def build_samples(
         tokens=torch.from_numpy(np.concatenate([rollout.tokens for rollout in used])),
         old_log_probs=torch.from_numpy(np.concatenate([rollout.log_probs for rollout in used])),
         executed=torch.from_numpy(np.concatenate([rollout.executed for rollout in used])),
-        advantages=torch.from_numpy(np.repeat(advantages[chosen], decisions)),
+        advantages=torch.from_numpy(
+            np.concatenate(
+                [
+                    np.broadcast_to(np.asarray(advantages[index], dtype=np.float32), count)
+                    for index, count in zip(chosen, decisions, strict=True)
+                ]
+            )
+        ),
         weights=torch.from_numpy(np.repeat(length_weights(token_counts, normalisation), decisions)),
     )
     if max_samples is not None and len(samples) > max_samples:

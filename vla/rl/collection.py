@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from sim.contract import Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla.data.episode import Episode
-from vla.rl.advantages import difficulty_weights, group_advantages, group_spread
+from vla.rl.advantages import difficulty_weights, group_advantages, group_mask, group_spread
 from vla.rl.batch import Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
+from vla.rl.critic import Critic, explained_variance, generalised_advantages
 from vla.rl.rewards import RewardModel, Scores
 from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.rl.sampler import GroupRequest, Start, choose_groups
@@ -41,6 +42,9 @@ class Batch:
     """Group of each rollout, numbered from 0 in order of sampling."""
     rewards: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     advantages: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """[N] means over decisions, where these differ."""
+    decision_advantages: Sequence[NDArray[np.float32] | np.float32] = ()
+    """[N] each one number or one for each decision [D]."""
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -65,6 +69,7 @@ def collect_batch(
     seed: int,
     iteration: int,
     success_rates: Mapping[Start, float] | None = None,
+    critic: Critic | None = None,
 ) -> Batch:
     """Roll out groups until `groups_per_iteration` of them have different rewards, or a limit is reached.
 
@@ -99,18 +104,10 @@ def collect_batch(
         _release(batch, scores.rewards, reward.compares_rollouts)
         rounds += 1
     batch.rewards = scores.rewards
-    batch.advantages = group_advantages(
-        scores.rewards,
-        batch.groups,
-        name=algo.advantage,
-        negative_weight=algo.negative_weight,
-        minimum_spread=MINIMUM_SPREAD,
-        minimum_deviation=algo.minimum_deviation,
-    )
-    if algo.difficulty_weight:
-        batch.advantages = batch.advantages * difficulty_weights(batch.successes, batch.groups)
+    judged = set_advantages(batch, algo, critic)
     batch.metrics = {
         **batch_metrics(batch),
+        **judged,
         **scores.metrics,
         "groups/rounds": float(rounds),
         "groups/stalled": float(kept < algo.groups_per_iteration),
@@ -118,6 +115,49 @@ def collect_batch(
         "time/encode_seconds": seconds["encode"],
     }
     return batch
+
+
+def set_advantages(batch: Batch, algo: AlgoConfig, critic: Critic | None) -> dict[str, float]:
+    """Set the batch's advantages; returns what there is to say of the critic.
+
+    A critic that has learnt nothing yet leaves the first iteration to the groups' means.
+    """
+    values = None if critic is None else critic.values(batch.rollouts)
+    weights = difficulty_weights(batch.successes, batch.groups) if algo.difficulty_weight else np.float32(1.0)
+    if values is None:
+        batch.advantages = weights * group_advantages(
+            batch.rewards,
+            batch.groups,
+            name="grpo" if algo.advantage == "critic" else algo.advantage,
+            negative_weight=algo.negative_weight,
+            minimum_spread=MINIMUM_SPREAD,
+            minimum_deviation=algo.minimum_deviation,
+        )
+        batch.decision_advantages = list(batch.advantages)
+        return {}
+    kept = weights * group_mask(batch.rewards, batch.groups, MINIMUM_SPREAD)
+    batch.decision_advantages = critic_advantages(values, batch.rewards, kept, algo)
+    batch.advantages = np.array([advantages.mean() for advantages in batch.decision_advantages], dtype=np.float32)
+    return {"critic/explained_variance": explained_variance(values, batch.rewards)}
+
+
+def critic_advantages(
+    values: Sequence[NDArray[np.float32]], rewards: NDArray[np.float32], weights: NDArray[np.float32], algo: AlgoConfig
+) -> list[NDArray[np.float32]]:
+    """Advantages [D] of the decisions of each of N rollouts, of deviation 1 over those with a weight.
+
+    Multiplied by the rollouts' `weights` [N], negative ones by `algo.negative_weight` too. All are 0 without a weight.
+    """
+    raw = [
+        generalised_advantages(judged, float(reward), algo.critic_decay)
+        for judged, reward in zip(values, rewards, strict=True)
+    ]
+    used = [advantages for advantages, weight in zip(raw, weights, strict=True) if weight > 0]
+    scale = 1.0 / (float(np.concatenate(used).std()) + 1e-6) if used else 0.0
+    return [
+        (np.where(advantages < 0, algo.negative_weight, 1.0) * advantages * scale * weight).astype(np.float32)
+        for advantages, weight in zip(raw, weights, strict=True)
+    ]
 
 
 def roll_out(

@@ -76,9 +76,14 @@ class AlgoConfig:
     """Decisions per forward pass (gradients accumulate to a minibatch); null for the whole minibatch."""
     max_samples_per_update: int | None = None
     """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
-    advantage: Literal["grpo", "lite_ppo", "rloo"] = "grpo"
+    advantage: Literal["grpo", "lite_ppo", "rloo", "critic"] = "grpo"
     """A rollout's reward less its group's mean, divided by the group's deviation ("grpo") or the batch's ("lite_ppo"),
-    or less the mean of the group's others and divided by nothing ("rloo")."""
+    or less the mean of the group's others and divided by nothing ("rloo"). "critic" tells decisions of a rollout apart:
+    how much better it looked after each than before, to a small network that learns from the iterations before."""
+    critic_decay: float = 0.9
+    """Under "critic", how much of what happened later a decision is credited with: 0 none, 1 all."""
+    critic_window: int = 8
+    """Iterations whose rollouts the critic learns from."""
     difficulty_weight: bool = False
     """Weigh groups by 4 p (1 - p), p their share of successes; groups of failures only then teach nothing."""
     negative_weight: float = 0.3
@@ -94,13 +99,15 @@ class AlgoConfig:
     def __post_init__(self) -> None:
         """Check every value. Raises `ConfigError`."""
         _one_of("algo.reward", self.reward, ("binary", "srpo", "siirl", "calibrated"))
-        _one_of("algo.advantage", self.advantage, ("grpo", "lite_ppo", "rloo"))
+        _one_of("algo.advantage", self.advantage, ("grpo", "lite_ppo", "rloo", "critic"))
         _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
         _one_of("algo.sampling", self.sampling, ("uncertain", "even"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
         _within("algo.average_decay", self.average_decay, 0.0, 0.999)
         _within("algo.chunk_correlation", self.chunk_correlation, 0.0, 0.99)
+        _within("algo.critic_decay", self.critic_decay, 0.0, 1.0)
+        _at_least("algo.critic_window", self.critic_window, 1)
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)
         _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)
         _at_least("algo.group_size", self.group_size, 2, "advantages compare the rollouts of a group")

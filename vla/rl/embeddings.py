@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch
 from vla.data.episode import Episode
+from vla.errors import ReflexError
+from vla.policies.protocol import Policy
 from world_models.encoders.base import VideoEncoder, sample_frames
 
 LAST_MOMENTS = 2
 """Moments at a rollout's end that are averaged apart from all."""
+
+POLICY_BATCH = 128
+"""Moments that pass through a policy together."""
 
 
 class RolloutEmbedding(Protocol):
@@ -26,13 +31,6 @@ class RolloutEmbedding(Protocol):
 
     def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         """[n, D] of rollouts that stay where these began."""
-
-
-class DecidingPolicy(Protocol):
-    """A policy that can be asked what it makes of what it sees."""
-
-    def decision_features(self, observations: ObservationBatch) -> NDArray[np.float32]:
-        """[B, D] its hidden state just before it chooses actions."""
 
 
 class FrameEmbedding:
@@ -59,11 +57,11 @@ class PolicyEmbedding:
     knows the instruction, so the same movement with the wrong object looks different to it.
     """
 
-    def __init__(self, policy: DecidingPolicy, max_moments: int = 16) -> None:
+    def __init__(self, policy: Policy, max_moments: int = 16) -> None:
         self._policy, self._max_moments = policy, max_moments
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
-        """[n, 2 D], D the policy's width. All moments of all rollouts pass through the policy as one batch."""
+        """[n, 2 D], D the policy's width. Raises `ReflexError` for a policy that gives no features."""
         moments = [_moments(episode, self._max_moments) for episode in episodes]
         return self._means(episodes, moments)
 
@@ -72,18 +70,30 @@ class PolicyEmbedding:
         return self._means(episodes, [np.array([0])] * len(episodes))
 
     def _means(self, episodes: Sequence[Episode], moments: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
-        seen = list(zip(episodes, moments, strict=True))
-        features = self._policy.decision_features(
-            ObservationBatch(
-                image=np.concatenate([episode.images[chosen] for episode, chosen in seen]),
-                wrist_image=np.concatenate([episode.wrist_images[chosen] for episode, chosen in seen]),
-                state=np.concatenate([episode.states[chosen] for episode, chosen in seen]),
-                instruction=[episode.instruction for episode, chosen in seen for _ in chosen],
-            )
-        )
+        observed = [
+            (episode, moment) for episode, chosen in zip(episodes, moments, strict=True) for moment in chosen.tolist()
+        ]
+        parts = [observed[first : first + POLICY_BATCH] for first in range(0, len(observed), POLICY_BATCH)]
+        features = np.concatenate([self._features(part) for part in parts])
         edges = np.cumsum([0, *map(len, moments)]).tolist()
         rows = [features[first:last] for first, last in pairwise(edges)]
         return np.stack([np.concatenate([row.mean(axis=0), row[-LAST_MOMENTS:].mean(axis=0)]) for row in rows])
+
+    def _features(self, observed: Sequence[tuple[Episode, int]]) -> NDArray[np.float32]:
+        output = self._policy.act(
+            ObservationBatch(
+                image=np.stack([episode.images[moment] for episode, moment in observed]),
+                wrist_image=np.stack([episode.wrist_images[moment] for episode, moment in observed]),
+                state=np.stack([episode.states[moment] for episode, moment in observed]),
+                instruction=[episode.instruction for episode, _ in observed],
+            )
+        )
+        if output.features is None:
+            raise ReflexError(
+                "encoder=policy needs a policy that gives its features (`PolicyOutput.features`), which "
+                f"{self._policy.policy_id} does not"
+            )
+        return output.features
 
 
 def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:

@@ -43,6 +43,7 @@ class _Rollout:
     actions: list[NDArray[np.float32]] = field(default_factory=list)
     tokens: list[NDArray[np.int64]] = field(default_factory=list)
     log_probs: list[NDArray[np.float32]] = field(default_factory=list)
+    features: list[NDArray[np.float32]] = field(default_factory=list)
     results: list[ChunkResult] = field(default_factory=list)
 
     def observe(self, step: int, observation: Observation) -> None:
@@ -53,6 +54,8 @@ class _Rollout:
         self.actions.append(output.actions[row, :execute_steps])
         self.tokens.append(output.tokens[row])
         self.log_probs.append(output.log_probs[row])
+        if output.features is not None:
+            self.features.append(output.features[row])
 
     def advance(self, result: ChunkResult) -> None:
         """Note a finished chunk: keep its frames and drop the planned actions that were not executed."""
@@ -85,6 +88,7 @@ class _Rollout:
             progress=np.concatenate([result.progress for result in self.results]),
             tokens=np.stack(self.tokens).astype(np.int64, copy=False),
             log_probs=np.stack(self.log_probs).astype(np.float32, copy=False),
+            features=np.stack(self.features) if self.features else None,
             worker_restarted=any(result.worker_restarted for result in self.results),
         )
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
@@ -16,7 +15,8 @@ from vla.policies.protocol import PolicySpec
 from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
-from vla.rl.embeddings import DecidingPolicy, FrameEmbedding, PolicyEmbedding, RolloutEmbedding
+from vla.rl.critic import Critic
+from vla.rl.embeddings import FrameEmbedding, PolicyEmbedding, RolloutEmbedding
 from vla.rl.encoder import demonstration_rollouts, train_encoder
 from vla.rl.rewards import BinaryReward, CalibratedReward, RewardModel, SiirlReward, SrpoReward
 from vla.rl.state import (
@@ -75,10 +75,12 @@ def check_frame_memory(config: TrainConfig, spec: PolicySpec, suite: Suite, task
         )
 
 
-def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -> TrainingState:
+def open_state(
+    run: RunFolder, config: TrainConfig, load_policy: PolicyLoader, horizons: Mapping[int, int]
+) -> TrainingState:
     """The run's newest checkpoint when resuming and there is one, else the starting policy and nothing done.
 
-    Lines of metrics and episodes past that point are dropped.
+    `horizons` are the control steps of each task's episodes. Lines of metrics and episodes past that point are dropped.
 
     Raises:
         ReflexError: the policy or checkpoint cannot be read, or the run was started with other settings.
@@ -97,11 +99,12 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
         decay = config.algo.average_decay
         return WeightAverage(policy.parameters(), decay) if decay else None
 
+    critic = Critic(horizons, config.algo.critic_window) if config.algo.advantage == "critic" else None
     last = run.last_checkpoint() if config.resume else None
     _drop_lines_after(run, -1 if last is None else last[0])
     if last is None:
         policy = load(config.policy)
-        return TrainingState(policy, make_optimiser(policy, config.algo), Progress(), average(policy))
+        return TrainingState(policy, make_optimiser(policy, config.algo), Progress(), average(policy), critic)
     iteration, folder = last
     policy = load(str(folder / POLICY_FOLDER))
     optimiser = make_optimiser(policy, config.algo)
@@ -109,7 +112,9 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
     averaged = average(policy)
     if averaged is not None:
         averaged.load_weights(folder)
-    return TrainingState(policy, optimiser, load_progress(folder), averaged, saved_iteration=iteration)
+    if critic is not None:
+        critic.load(folder)
+    return TrainingState(policy, optimiser, load_progress(folder), averaged, critic, saved_iteration=iteration)
 
 
 def _drop_lines_after(run: RunFolder, iteration: int) -> None:
@@ -153,7 +158,7 @@ def make_reward(
 
     What the run makes for itself, a "jepa" encoder or the starting policy as encoder, is written to the run folder when
     the run is fresh and read from there when it resumes. Raises `WorldModelError` when an encoder cannot be loaded or
-    trained, `ConfigError` when the policy cannot be an encoder.
+    trained.
     """
     algo, folder = config.algo, run.path / ENCODER_FOLDER
     if algo.reward == "binary":
@@ -163,7 +168,10 @@ def make_reward(
     if config.encoder == "policy":
         if fresh:
             state.policy.save_pretrained(folder)
-        embedding = PolicyEmbedding(_policy_encoder(str(folder), config, load_policy), algo.reward_frames)
+        frozen = load_policy(str(folder), config.device)
+        frozen.set_precision(config.precision)
+        frozen.eval()
+        embedding = PolicyEmbedding(frozen, algo.reward_frames)
     else:
         from world_models.encoders import load_encoder
 
@@ -176,13 +184,3 @@ def make_reward(
     if algo.reward == "calibrated":
         return CalibratedReward(embedding, algo.alpha, demonstrations)
     return SrpoReward(embedding, algo.alpha, algo.metric, demonstrations)
-
-
-def _policy_encoder(folder: str, config: TrainConfig, load_policy: PolicyLoader) -> DecidingPolicy:
-    policy: Any = load_policy(folder, config.device)
-    if not hasattr(policy, "decision_features"):
-        raise ConfigError(f"encoder=policy needs a policy with decision_features, which {config.policy} has not")
-    policy.set_precision(config.precision)
-    policy.eval()
-    encoder: DecidingPolicy = policy
-    return encoder

@@ -14,6 +14,7 @@ from vla.errors import ReflexError, restoring
 from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import RESUME_MAY_CHANGE
+from vla.rl.critic import Critic
 from vla.training.files import read_json, write_json
 from vla.training.run_folder import RunFolder
 
@@ -49,6 +50,8 @@ class TrainingState:
     progress: Progress
     average: WeightAverage | None = None
     """Of the policy's weights; None to evaluate and keep the weights as they are."""
+    critic: Critic | None = None
+    """What judges decisions under `algo.advantage=critic`."""
     saved_iteration: int = -1
     """Iteration of the newest checkpoint; -1 for none."""
 
@@ -65,6 +68,8 @@ def save_state(run: RunFolder, state: TrainingState, keep: int | None) -> Path:
             state.policy.save_pretrained(folder / POLICY_FOLDER)
         if state.average is not None:
             state.average.save_weights(folder)
+        if state.critic is not None:
+            state.critic.save(folder)
         torch.save(state.optimiser.state_dict(), folder / OPTIMISER_FILE)
         write_json(folder / PROGRESS_FILE, asdict(state.progress))
 

@@ -68,7 +68,8 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
     tasks = chosen_tasks(config, suite)
     workers = available_cpus() if config.num_workers is None else config.num_workers
     with RunFolder(config.output, resume=config.resume) as run:
-        state = open_state(run, config, components.load_policy)
+        horizons = {task: suite.horizon(task) for task in tasks}
+        state = open_state(run, config, components.load_policy, horizons)
         check_frame_memory(config, state.policy.spec, suite, tasks)
         run.write_config(asdict(config))
         run.write_protocol(Protocol.of(suite, "eval", "greedy", 1.0, config.seed).document())
@@ -160,10 +161,11 @@ class Trainer:
                 seed=config.seed,
                 iteration=iteration,
                 success_rates=self._success_rates,
+                critic=state.critic,
             )
         generator = stream_generator("samples", config.seed, iteration)
         samples = build_samples(
-            batch.rollouts, batch.advantages, algo.aggregation, algo.max_samples_per_update, generator
+            batch.rollouts, batch.decision_advantages, algo.aggregation, algo.max_samples_per_update, generator
         )
         with held_interrupts():  # from here on the policy changes; the record must follow
             update_started = time.perf_counter()
@@ -178,6 +180,8 @@ class Trainer:
                     generator=generator,
                     reference=self.reference,
                 )
+            if state.critic is not None:
+                state.critic.learn(batch.rollouts, batch.rewards)
             progress = state.progress
             progress.iteration += 1
             if state.average is not None:

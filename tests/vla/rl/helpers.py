@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from sim.contract import ObservationBatch
 from tests.fakes import FakePolicy
+from vla.policies.protocol import Mode, PolicyOutput
 from vla.rl.config import AlgoConfig, TrainConfig
 from vla.rl.trainer import Components
 
@@ -42,6 +43,10 @@ class TrainableFakePolicy(FakePolicy):
 
     def prepare(self, observations: ObservationBatch) -> FakeInputs:
         return FakeInputs(torch.from_numpy(observations["state"]), tuple(observations["instruction"]))
+
+    def act(self, observations: ObservationBatch, mode: Mode = "greedy", *rest: Any, **options: Any) -> PolicyOutput:
+        """Its features are the state."""
+        return replace(super().act(observations, mode, *rest, **options), features=observations["state"])
 
     def set_precision(self, precision: str) -> None:
         """It always computes in float32."""
@@ -107,13 +112,14 @@ def small_config(output: Path, **changes: Any) -> TrainConfig:
 
 
 def resumable_config(output: Path, reward: str, resume: bool = False) -> TrainConfig:
-    """The run that is killed and resumed: several epochs, a reference policy, checkpoints every second iteration."""
+    """The run that is killed and resumed: several epochs, reference policy, critic, a checkpoint every 2 iterations."""
     return small_config(
         output,
         iterations=6,
         resume=resume,
         checkpoint_every=2,
         algo_reward=reward,
+        algo_advantage="critic",
         algo_kl_coefficient=0.01,
         algo_update_epochs=2,
     )

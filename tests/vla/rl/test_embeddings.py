@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch
+from tests.fakes import FakePolicy
 from tests.vla.policies.helpers import small_policy
 from tests.vla.rl.test_collection import episode_of
 from vla.data.episode import Episode
+from vla.errors import ReflexError
+from vla.policies.protocol import PolicyOutput
 from vla.rl.embeddings import PolicyEmbedding, thinned
 
 
-class Brightness:
+class Brightness(FakePolicy):
     """A policy whose features are its picture's brightness and its instruction's length."""
 
-    def decision_features(self, observations: ObservationBatch) -> NDArray[np.float32]:
+    def act(self, observations: ObservationBatch, *_: Any, **__: Any) -> PolicyOutput:
         light = observations["image"].reshape(len(observations["image"]), -1).mean(axis=1)
-        return np.stack([light, [len(text) for text in observations["instruction"]]], axis=1).astype(np.float32)
+        features = np.stack([light, [len(text) for text in observations["instruction"]]], axis=1).astype(np.float32)
+        nothing = np.zeros((len(light), 1))
+        return PolicyOutput(nothing.astype(np.float32), nothing.astype(np.int64), nothing.astype(np.float32), features)
+
+
+class Featureless(FakePolicy):
+    def act(self, observations: ObservationBatch, *_: Any, **__: Any) -> PolicyOutput:
+        return replace(Brightness().act(observations), features=None)
 
 
 def bright(*values: int) -> Episode:
@@ -55,3 +67,8 @@ def test_thinning_keeps_the_observations_of_a_rollout():
     assert len(episode.states) == len(episode.wrist_images) == 4
     assert episode.length == 20
     assert thinned(bright(1), 8).observation_steps.tolist() == [0]
+
+
+def test_a_policy_without_features_is_refused():
+    with pytest.raises(ReflexError, match="encoder=policy needs a policy that gives its features"):
+        PolicyEmbedding(Featureless()).embed([bright(1, 2)])

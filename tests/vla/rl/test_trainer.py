@@ -16,7 +16,6 @@ from tests.vla.rl.helpers import components, load_fake_policy, resumable_config,
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, reflex_tiny_config
 from vla.rl import trainer as trainer_module
-from vla.rl.config import ConfigError
 from vla.rl.trainer import Components, train
 from vla.training.interrupts import held_interrupts
 from vla.training.run_folder import RunFolder, comparable_metrics
@@ -225,9 +224,3 @@ def test_the_starting_policy_is_the_encoder_and_stays_it_over_a_resume(tmp_path)
     assert kept.stat().st_mtime_ns == before
     assert kept.read_bytes() == (tmp_path / "policy/model.safetensors").read_bytes()
     assert comparable_metrics(lines(tmp_path / "cut")) == comparable_metrics(lines(tmp_path / "whole"))
-
-
-def test_a_policy_that_cannot_be_the_encoder_is_refused(tmp_path):
-    config = small_config(tmp_path / "run", encoder="policy", algo_reward="srpo")
-    with pytest.raises(ConfigError, match="encoder=policy needs a policy with decision_features"):
-        train(config, components())
