@@ -50,6 +50,8 @@ class Episode:
     """[D, K] log-probabilities of the tokens under the policy that sampled them, at its sampling temperature."""
     features: NDArray[np.float32] | None = None
     """[D, F] the hidden state that each decision was made from; None when the source gives none."""
+    inputs: Any = None
+    """What the policy's network took in at each of the D decisions, in memory only (`PolicyOutput.inputs`)."""
     worker_restarted: bool = False
     """The episode was re-run from its initial state because its worker died."""
 

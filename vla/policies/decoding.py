@@ -62,6 +62,26 @@ def sample_tokens(logits: torch.Tensor, temperature: float, uniforms: torch.Tens
     return tokens.clamp_(max=logits.shape[-1] - 1)
 
 
+def sample_chunks(
+    logits: torch.Tensor,
+    temperature: float,
+    generators: Sequence[np.random.Generator] | None,
+    token_noise: float,
+    chunk_shape: tuple[int, int],
+    correlation: float,
+) -> torch.Tensor:
+    """Tokens [B, K] of chunks of `chunk_shape` (H, A) from logits [B, K, bins], by the functions below.
+
+    Raises `ReflexError` unless there is one generator for each of the B.
+    """
+    if generators is None or len(generators) != len(logits):
+        count = "none" if generators is None else str(len(generators))
+        raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)}, not {count}")
+    uniforms = draw_uniforms(generators, 2 if token_noise else 1, chunk_shape, correlation).to(logits.device)
+    tokens = sample_tokens(logits, temperature, uniforms[0])
+    return add_token_noise(tokens, logits.shape[-1], token_noise, uniforms[1]) if token_noise else tokens
+
+
 def likeliest_tokens(logits: torch.Tensor, smoothing: float) -> torch.Tensor:
     """The mode of each token's distribution [B, K] after smoothing by a Gaussian of `smoothing` bins.
 

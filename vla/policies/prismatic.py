@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +18,14 @@ from transformers import LlamaConfig, LlamaModel
 
 from sim.contract import ObservationBatch
 from vla.errors import ReflexError
-from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
+from vla.policies.action_coding import ActionCoding
 from vla.policies.attention import attention_mask
 from vla.policies.configuration_prismatic import PrismaticConfig
 from vla.policies.decoding import (
-    add_token_noise,
     check_temperature,
-    draw_uniforms,
     likeliest_tokens,
     log_probs_and_entropies,
-    sample_tokens,
+    sample_chunks,
 )
 from vla.policies.keypoints import KeypointTower, WordGrounding
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
@@ -61,19 +58,14 @@ class _Seen:
     word_responses: torch.Tensor | None = None
 
 
-class PrismaticPolicy(nn.Module):
+class PrismaticPolicy(ActionCoding):
     """A token policy over action chunks; satisfies `vla.policies.protocol.Policy`."""
 
-    state_low: torch.Tensor
-    state_high: torch.Tensor
-
     def __init__(self, config: PrismaticConfig, tokenizer: InstructionTokenizer | None = None) -> None:
-        super().__init__()
+        super().__init__(config)
         if tokenizer is None and config.tokenizer == "words":
             tokenizer = WordTokenizer()
-        self.config = config
         self.processor = PrismaticProcessor(config, tokenizer) if tokenizer is not None else None
-        self.action_tokenizer = ActionTokenizer(config.num_bins, config.bin_layout)
 
         language_model = dict(config.language_model)
         if tokenizer is not None:
@@ -103,12 +95,8 @@ class PrismaticPolicy(nn.Module):
         nn.init.normal_(self.action_head.weight, std=0.02)
         nn.init.zeros_(self.action_head.bias)
 
-        self.register_buffer("state_low", torch.empty(config.state_size), persistent=False)
-        self.register_buffer("state_high", torch.empty(config.state_size), persistent=False)
-        self.normalisation = Normalisation.identity(config.action_size, config.state_size)
-        self._apply_normalisation(self.normalisation)
-        self.has_normalisation = False
         self._precision = "float32"
+        self._vision_is_frozen = False
 
     @classmethod
     def from_config(cls, config: PrismaticConfig, tokenizer: InstructionTokenizer | None = None) -> PrismaticPolicy:
@@ -162,46 +150,6 @@ class PrismaticPolicy(nn.Module):
         """Where the parameters are."""
         return self.action_queries.device
 
-    # actions and tokens
-
-    def set_normalisation(self, action_q01: Any, action_q99: Any, state_q01: Any, state_q99: Any) -> None:
-        """Set the quantiles ([A], [A], [S], [S]) that map actions and states to [-1, 1]."""
-        normalisation = Normalisation.create(action_q01, action_q99, state_q01, state_q99)
-        sizes = (len(normalisation.action_q01), len(normalisation.state_q01))
-        if sizes != (self.config.action_size, self.config.state_size):
-            raise ReflexError(
-                f"normalisation has {sizes[0]} action and {sizes[1]} state dimensions; "
-                f"the policy has {self.config.action_size} and {self.config.state_size}"
-            )
-        self._apply_normalisation(normalisation)
-        self.has_normalisation = True
-
-    def _apply_normalisation(self, normalisation: Normalisation) -> None:
-        self.normalisation = normalisation
-        low, high = normalisation.action_q01.copy(), normalisation.action_q99.copy()
-        kept = list(self.config.unnormalised_dimensions)
-        low[kept], high[kept] = -1.0, 1.0
-        self._action_low, self._action_high = low, high
-        if not self.state_low.is_meta:
-            self.state_low.copy_(torch.from_numpy(normalisation.state_q01))
-            self.state_high.copy_(torch.from_numpy(normalisation.state_q99))
-
-    def tokenize_actions(self, actions: NDArray[Any]) -> NDArray[np.int64]:
-        """Actions [B, H, A] in [-1, 1] -> tokens [B, H * A]; step-major, dimension-minor."""
-        actions = np.asarray(actions, dtype=np.float64)
-        expected = self.config.chunk_shape
-        if actions.ndim != 3 or actions.shape[1:] != expected:
-            raise ReflexError(f"actions: expected [B, {expected[0]}, {expected[1]}], got {list(actions.shape)}")
-        tokens = self.action_tokenizer.encode(normalise(actions, self._action_low, self._action_high))
-        return tokens.reshape(len(actions), -1)
-
-    def detokenize(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
-        """Tokens [B, H * A] -> actions [B, H, A] in [-1, 1]."""
-        values = self.action_tokenizer.decode(np.asarray(tokens))
-        values = values.reshape(len(values), *self.config.chunk_shape)
-        actions = unnormalise(values, self._action_low, self._action_high)
-        return np.clip(actions, -1.0, 1.0).astype(np.float32)
-
     # network
 
     def prepare(self, observations: ObservationBatch) -> ModelInputs:
@@ -227,14 +175,17 @@ class PrismaticPolicy(nn.Module):
                 module.requires_grad_(False)
         if self.config.camera_embedding:
             self.camera_embedding.requires_grad_(False)
+        self._vision_is_frozen = True
 
     @torch.no_grad()
     def encode_vision(self, inputs: ModelInputs, batch_size: int = 256) -> ModelInputs:
         """The same samples with their pictures replaced by all that is seen in them, on the inputs' device.
 
         `images` is then [B, cameras * N, D], vision tokens; where words have detectors, `max_text_tokens` more: what is
-        added to each word's token.
+        added to each word's token. Inputs that were encoded before are returned as they are.
         """
+        if inputs.images.dim() == 3:
+            return inputs
         device, parts, length = inputs.images.device, [], int(inputs.text_length.max())
         padding = (0, 0, 0, self.config.max_text_tokens - length)  # no word is looked for beyond the longest text
         with autocast(self.device, self._precision):
@@ -351,26 +302,34 @@ class PrismaticPolicy(nn.Module):
         Raises `ReflexError` for a bad temperature, missing generators, bad observations or non-finite logits.
         """
         check_temperature(temperature)
+        inputs = self.prepare(observations)
+        if self._vision_is_frozen:
+            inputs = self.encode_vision(inputs)  # for good: whoever learns from this decision need not look again
+        hidden = self._decision_hidden(inputs)
         with autocast(self.device, self._precision):
-            hidden = self.forward_features(self.prepare(observations)).action_hidden
             logits = self.action_logits(hidden)
         self._check_logits(logits)
         if mode == "greedy":
             temperature, token_noise = 1.0, 0.0
             tokens = likeliest_tokens(logits, self.config.greedy_smoothing)
         elif mode == "sample":
-            if generators is None or len(generators) != len(logits):
-                count = "none" if generators is None else str(len(generators))
-                raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)}, not {count}")
-            uniforms = draw_uniforms(generators, 2 if token_noise else 1, self.config.chunk_shape, chunk_correlation)
-            tokens = sample_tokens(logits, temperature, uniforms[0].to(logits.device))
-            if token_noise:
-                tokens = add_token_noise(tokens, self.config.num_bins, token_noise, uniforms[1].to(logits.device))
+            shape = self.config.chunk_shape
+            tokens = sample_chunks(logits, temperature, generators, token_noise, shape, chunk_correlation)
         else:
             raise ReflexError(f"unknown decoding mode {mode!r}; choose 'greedy' or 'sample'")
         log_probs, _ = log_probs_and_entropies(logits, tokens, temperature, token_noise)
-        chosen, features = tokens.cpu().numpy(), hidden.mean(dim=1).float().cpu().numpy()
-        return PolicyOutput(self.detokenize(chosen), chosen, log_probs.cpu().numpy(), features)
+        chosen = tokens.cpu().numpy()
+        return PolicyOutput(self.detokenize(chosen), chosen, log_probs.cpu().numpy(), _mean_query(hidden), inputs)
+
+    @torch.no_grad()
+    def features_from_inputs(self, inputs: ModelInputs, batch_size: int = 256) -> NDArray[np.float32]:
+        """[B, D] mean hidden state of the action queries: what the policy makes of what it sees before it acts."""
+        parts = [inputs[first : first + batch_size] for first in range(0, len(inputs), batch_size)]
+        return np.concatenate([_mean_query(self._decision_hidden(part)) for part in parts])
+
+    def _decision_hidden(self, inputs: ModelInputs) -> torch.Tensor:
+        with autocast(self.device, self._precision):
+            return self.forward_features(inputs).action_hidden
 
     def log_prob(
         self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
@@ -396,3 +355,8 @@ class PrismaticPolicy(nn.Module):
                 f"policy {self.policy_id} produced NaN or infinite logits; its weights have diverged "
                 "(lower the learning rate, or load an earlier checkpoint)"
             )
+
+
+def _mean_query(action_hidden: torch.Tensor) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] = action_hidden.mean(dim=1).float().cpu().numpy()
+    return mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ class PolicyOutput:
     log_probs: NDArray[np.float32]  # [B, K] at the sampling temperature (greedy: at temperature 1)
     features: NDArray[np.float32] | None = None
     """[B, D] the hidden state that the decision was made from; None for a policy that has none to give."""
+    inputs: Any = None
+    """The B observations as the network took them, for a policy that can be trained on them again
+    (`vla.rl.batch.PreparedInputs`); None for one that keeps nothing."""
 
 
 @runtime_checkable

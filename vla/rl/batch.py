@@ -22,7 +22,7 @@ class PreparedInputs(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: torch.Tensor) -> Self:
+    def __getitem__(self, index: torch.Tensor | slice) -> Self:
         """The samples at `index` [b]."""
 
     @classmethod
@@ -56,6 +56,9 @@ class TrainablePolicy(Policy, Protocol):
     def encode_vision(self, inputs: Any) -> Any:
         """The same inputs with pictures replaced by vision tokens, for a policy whose vision is frozen."""
 
+    def features_from_inputs(self, inputs: Any) -> NDArray[np.float32]:
+        """[B, D] the hidden states from which it would decide."""
+
 
 @dataclass
 class Rollout:
@@ -80,14 +83,7 @@ class Rollout:
         if episode.tokens is None or episode.log_probs is None:
             raise ValueError("a rollout without tokens and log-probabilities cannot be trained on")
         kept = decision_indices(episode, policy.spec.execute_steps)
-        inputs = policy.prepare(
-            ObservationBatch(
-                image=episode.images[kept],
-                wrist_image=episode.wrist_images[kept],
-                state=episode.states[kept],
-                instruction=[episode.instruction] * len(kept),
-            )
-        )
+        inputs = episode.inputs if episode.inputs is not None else policy.prepare(observations_at(episode, kept))
         return cls(
             task_id=episode.task_id,
             success=episode.success,
@@ -100,6 +96,16 @@ class Rollout:
             features=episode.features,
             inputs=inputs,
         )
+
+
+def observations_at(episode: Episode, moments: NDArray[np.int64]) -> ObservationBatch:
+    """An episode's kept observations at positions [n] in `observation_steps`."""
+    return ObservationBatch(
+        image=episode.images[moments],
+        wrist_image=episode.wrist_images[moments],
+        state=episode.states[moments],
+        instruction=[episode.instruction] * len(moments),
+    )
 
 
 def executed_tokens(length: int, decisions: int, spec: PolicySpec) -> NDArray[np.bool_]:

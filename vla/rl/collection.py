@@ -251,6 +251,7 @@ def play_episodes(
             chunk_correlation=algo.chunk_correlation,
             on_episode=partial(_finished_in_portion, finished, first),
             frame_stride=algo.frame_stride,
+            keep_inputs=True,
         )
 
 

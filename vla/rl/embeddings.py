@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from sim.contract import ObservationBatch
 from vla.data.episode import Episode
-from vla.errors import ReflexError
-from vla.policies.protocol import Policy
+from vla.rl.batch import TrainablePolicy, observations_at
 from world_models.encoders.base import VideoEncoder, sample_frames
 
 LAST_MOMENTS = 2
 """Moments at a rollout's end that are averaged apart from all."""
-
-POLICY_BATCH = 128
-"""Moments that pass through a policy together."""
 
 
 class RolloutEmbedding(Protocol):
@@ -57,43 +53,30 @@ class PolicyEmbedding:
     knows the instruction, so the same movement with the wrong object looks different to it.
     """
 
-    def __init__(self, policy: Policy, max_moments: int = 16) -> None:
-        self._policy, self._max_moments = policy, max_moments
+    def __init__(self, policy: TrainablePolicy, max_moments: int = 16, shares_vision: bool = False) -> None:
+        """`shares_vision`: the policy that plays the rollouts sees as this one does, so what it kept is used again."""
+        self._policy, self._max_moments, self._shares_vision = policy, max_moments, shares_vision
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
-        """[n, 2 D], D the policy's width. Raises `ReflexError` for a policy that gives no features."""
-        moments = [_moments(episode, self._max_moments) for episode in episodes]
-        return self._means(episodes, moments)
+        """[n, 2 D], D the policy's width."""
+        return self._means([self._inputs(episode) for episode in episodes])
 
     def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         """[n, 2 D]"""
-        return self._means(episodes, [np.array([0])] * len(episodes))
+        return self._means([self._policy.prepare(observations_at(episode, np.array([0]))) for episode in episodes])
 
-    def _means(self, episodes: Sequence[Episode], moments: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
-        observed = [
-            (episode, moment) for episode, chosen in zip(episodes, moments, strict=True) for moment in chosen.tolist()
-        ]
-        parts = [observed[first : first + POLICY_BATCH] for first in range(0, len(observed), POLICY_BATCH)]
-        features = np.concatenate([self._features(part) for part in parts])
-        edges = np.cumsum([0, *map(len, moments)]).tolist()
+    def _inputs(self, episode: Episode) -> Any:
+        if not self._shares_vision or episode.inputs is None:
+            return self._policy.prepare(observations_at(episode, _moments(episode, self._max_moments)))
+        last = self._policy.prepare(observations_at(episode, np.array([len(episode.images) - 1])))
+        seen = type(last).concatenate([episode.inputs, self._policy.encode_vision(last)])
+        return seen[torch.from_numpy(sample_frames(len(seen), min(len(seen), self._max_moments)))]
+
+    def _means(self, inputs: Sequence[Any]) -> NDArray[np.float32]:
+        features = self._policy.features_from_inputs(type(inputs[0]).concatenate(inputs))
+        edges = np.cumsum([0, *map(len, inputs)]).tolist()
         rows = [features[first:last] for first, last in pairwise(edges)]
         return np.stack([np.concatenate([row.mean(axis=0), row[-LAST_MOMENTS:].mean(axis=0)]) for row in rows])
-
-    def _features(self, observed: Sequence[tuple[Episode, int]]) -> NDArray[np.float32]:
-        output = self._policy.act(
-            ObservationBatch(
-                image=np.stack([episode.images[moment] for episode, moment in observed]),
-                wrist_image=np.stack([episode.wrist_images[moment] for episode, moment in observed]),
-                state=np.stack([episode.states[moment] for episode, moment in observed]),
-                instruction=[episode.instruction for episode, _ in observed],
-            )
-        )
-        if output.features is None:
-            raise ReflexError(
-                "encoder=policy needs a policy that gives its features (`PolicyOutput.features`), which "
-                f"{self._policy.policy_id} does not"
-            )
-        return output.features
 
 
 def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:

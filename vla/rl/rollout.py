@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,18 +45,21 @@ class _Rollout:
     tokens: list[NDArray[np.int64]] = field(default_factory=list)
     log_probs: list[NDArray[np.float32]] = field(default_factory=list)
     features: list[NDArray[np.float32]] = field(default_factory=list)
+    inputs: list[Any] = field(default_factory=list)
     results: list[ChunkResult] = field(default_factory=list)
 
     def observe(self, step: int, observation: Observation) -> None:
         self.observation_steps.append(step)
         self.observations.append(observation)
 
-    def decide(self, output: PolicyOutput, row: int, execute_steps: int) -> None:
+    def decide(self, output: PolicyOutput, row: int, execute_steps: int, keep_inputs: bool) -> None:
         self.actions.append(output.actions[row, :execute_steps])
         self.tokens.append(output.tokens[row])
         self.log_probs.append(output.log_probs[row])
         if output.features is not None:
             self.features.append(output.features[row])
+        if keep_inputs and output.inputs is not None:
+            self.inputs.append(output.inputs[row : row + 1])
 
     def advance(self, result: ChunkResult) -> None:
         """Note a finished chunk: keep its frames and drop the planned actions that were not executed."""
@@ -89,6 +93,7 @@ class _Rollout:
             tokens=np.stack(self.tokens).astype(np.int64, copy=False),
             log_probs=np.stack(self.log_probs).astype(np.float32, copy=False),
             features=np.stack(self.features) if self.features else None,
+            inputs=type(self.inputs[0]).concatenate(self.inputs) if self.inputs else None,
             worker_restarted=any(result.worker_restarted for result in self.results),
         )
 
@@ -119,6 +124,7 @@ def collect_rollouts(
     chunk_correlation: float = 0.0,
     on_episode: Callable[[int, Episode], None] | None = None,
     frame_stride: int | None = None,
+    keep_inputs: bool = False,
     groups: int = 2,
 ) -> list[Episode]:
     """Roll out every request and return the episodes in request order.
@@ -127,8 +133,8 @@ def collect_rollouts(
     its request, so it does not depend on which episodes share its batches (up to the rounding of batched arithmetic),
     and not at all on the number of workers. `on_episode(index, episode)` is called in order of completion, which is
     the same in every run. `frame_stride` adds frames after every step that is a multiple of it; frames at decisions
-    and the final one are always kept. `token_noise` and `chunk_correlation`: see `Policy.act`. `groups` = 1 lets
-    simulation and inference wait for each other.
+    and the final one are always kept. `keep_inputs` gives episodes what the policy's network took in. `token_noise` and
+    `chunk_correlation`: see `Policy.act`. `groups` = 1 lets simulation and inference wait for each other.
 
     Raises `EnvironmentRequestError` for an unknown task or initial state before anything runs, and what the pool
     raises when an environment or worker fails; `ReflexError` when the policy's output does not fit its spec.
@@ -147,7 +153,7 @@ def collect_rollouts(
             finished = _finish_round(pool, group)
             # Resets go out before the policy runs; their slots join the group's next decision.
             _begin_resets(pool, group, waiting)
-            _begin_round(policy, decide, pool, group, frame_stride)
+            _begin_round(policy, decide, pool, group, frame_stride, keep_inputs)
             for rollout in finished:
                 episode = rollout.episode(suite, policy.policy_id)
                 episodes[rollout.index] = episode
@@ -215,6 +221,7 @@ def _begin_round(
     pool: EnvironmentPool,
     group: _Group,
     frame_stride: int | None,
+    keep_inputs: bool,
 ) -> None:
     """One decision for every slot of the group that has an observation, in slot order, and its chunk on its way."""
     slots = sorted(slot for slot in group.rollouts if slot not in group.resetting)
@@ -234,4 +241,4 @@ def _begin_round(
     pool.begin_step_chunk(slots, output.actions[:, :execute_steps], frame_stride)
     group.stepping = slots
     for row, rollout in enumerate(rollouts):
-        rollout.decide(output, row, execute_steps)
+        rollout.decide(output, row, execute_steps, keep_inputs)

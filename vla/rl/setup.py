@@ -171,7 +171,7 @@ def make_reward(
         frozen = load_policy(str(folder), config.device)
         frozen.set_precision(config.precision)
         frozen.eval()
-        embedding = PolicyEmbedding(frozen, algo.reward_frames)
+        embedding = PolicyEmbedding(frozen, algo.reward_frames, shares_vision=algo.freeze_vision)
     else:
         from world_models.encoders import load_encoder
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch
 from tests.fakes import FakePolicy
@@ -28,8 +29,9 @@ class FakeInputs:
     def __len__(self) -> int:
         return len(self.state)
 
-    def __getitem__(self, index: torch.Tensor) -> FakeInputs:
-        return FakeInputs(self.state[index], tuple(self.instruction[int(i)] for i in index))
+    def __getitem__(self, index: torch.Tensor | slice) -> FakeInputs:
+        chosen = torch.arange(len(self))[index].tolist()
+        return FakeInputs(self.state[chosen], tuple(self.instruction[i] for i in chosen))
 
     @classmethod
     def concatenate(cls, parts: Sequence[FakeInputs]) -> FakeInputs:
@@ -56,6 +58,9 @@ class TrainableFakePolicy(FakePolicy):
 
     def encode_vision(self, inputs: FakeInputs) -> FakeInputs:
         return inputs
+
+    def features_from_inputs(self, inputs: FakeInputs) -> NDArray[np.float32]:
+        return inputs.state.numpy()
 
     def log_prob_from_inputs(
         self, inputs: FakeInputs, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0

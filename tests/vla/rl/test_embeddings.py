@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch
-from tests.fakes import FakePolicy
 from tests.vla.policies.helpers import small_policy
+from tests.vla.rl.helpers import TrainableFakePolicy
 from tests.vla.rl.test_collection import episode_of
 from vla.data.episode import Episode
-from vla.errors import ReflexError
-from vla.policies.protocol import PolicyOutput
+from vla.rl.batch import observations_at
 from vla.rl.embeddings import PolicyEmbedding, thinned
 
 
-class Brightness(FakePolicy):
-    """A policy whose features are its picture's brightness and its instruction's length."""
+@dataclass(frozen=True)
+class Pictures:
+    """Prepared inputs: brightness and length of the instruction."""
 
-    def act(self, observations: ObservationBatch, *_: Any, **__: Any) -> PolicyOutput:
+    values: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: torch.Tensor | slice) -> Pictures:
+        return Pictures(self.values[index])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Pictures]) -> Pictures:
+        return cls(torch.cat([part.values for part in parts]))
+
+
+class Brightness(TrainableFakePolicy):
+    """Its features are its pictures' brightness and its instruction's length."""
+
+    def prepare(self, observations: ObservationBatch) -> Any:
         light = observations["image"].reshape(len(observations["image"]), -1).mean(axis=1)
-        features = np.stack([light, [len(text) for text in observations["instruction"]]], axis=1).astype(np.float32)
-        nothing = np.zeros((len(light), 1))
-        return PolicyOutput(nothing.astype(np.float32), nothing.astype(np.int64), nothing.astype(np.float32), features)
+        words = [len(text) for text in observations["instruction"]]
+        return Pictures(torch.tensor(np.stack([light, words], axis=1)))
 
-
-class Featureless(FakePolicy):
-    def act(self, observations: ObservationBatch, *_: Any, **__: Any) -> PolicyOutput:
-        return replace(Brightness().act(observations), features=None)
+    def features_from_inputs(self, inputs: Any) -> NDArray[np.float32]:
+        return inputs.values.float().numpy()
 
 
 def bright(*values: int) -> Episode:
@@ -69,6 +85,20 @@ def test_thinning_keeps_the_observations_of_a_rollout():
     assert thinned(bright(1), 8).observation_steps.tolist() == [0]
 
 
-def test_a_policy_without_features_is_refused():
-    with pytest.raises(ReflexError, match="encoder=policy needs a policy that gives its features"):
-        PolicyEmbedding(Featureless()).embed([bright(1, 2)])
+def test_what_the_playing_policy_kept_is_used_again_where_vision_is_shared():
+    """Decisions at three moments were kept as brighter than their pictures; the last picture is looked at anew."""
+    episode = replace(bright(10, 20, 30, 40), inputs=Pictures(torch.tensor([[110.0, 0], [120, 0], [130, 0]])))
+    shared = PolicyEmbedding(Brightness(), shares_vision=True).embed([episode])
+    assert shared.tolist() == [[100.0, 0.0, 85.0, 0.0]]
+    assert PolicyEmbedding(Brightness()).embed([episode]).tolist() == [[25.0, 0.0, 35.0, 0.0]]
+
+
+def test_kept_inputs_give_the_features_of_the_pictures():
+    policy = small_policy()
+    policy.freeze_vision()
+    generator = np.random.default_rng(1)
+    episode = episode_of(generator.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8))
+    kept = policy.act(observations_at(episode, np.arange(3))).inputs
+    assert kept.images.dim() == 3
+    shared = PolicyEmbedding(policy, shares_vision=True).embed([replace(episode, inputs=kept)])
+    assert shared == pytest.approx(PolicyEmbedding(policy).embed([episode]), abs=1e-5)
