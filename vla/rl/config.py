@@ -25,6 +25,10 @@ class AlgoConfig:
     """What a failure is worth at most under "srpo" and "calibrated", in [0, 1]; 0 is the binary reward."""
     metric: Literal["euclidean", "cosine"] = "euclidean"
     """Distance between embeddings under "srpo": "euclidean" (the paper) or "cosine"."""
+    success_bank: int = 0
+    """Successes of each task that are kept as references for later iterations, at most; 0 for none, as published."""
+    success_age: int = 20
+    """Iterations for which they are kept."""
     frame_stride: int | None = None
     """Control steps between the extra frames rendered for the reward; null uses the frames of the decisions."""
     reward_frames: int = 16
@@ -108,6 +112,8 @@ class AlgoConfig:
         _within("algo.chunk_correlation", self.chunk_correlation, 0.0, 0.99)
         _within("algo.critic_decay", self.critic_decay, 0.0, 1.0)
         _at_least("algo.critic_window", self.critic_window, 1)
+        _at_least("algo.success_bank", self.success_bank, 0)
+        _at_least("algo.success_age", self.success_age, 1)
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)
         _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)
         _at_least("algo.group_size", self.group_size, 2, "advantages compare the rollouts of a group")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,7 @@ from vla.data.episode import Episode
 from vla.rl.embeddings import RolloutEmbedding
 from vla.rl.reward_modes import calibrated_rewards, siirl_rewards
 from vla.rl.srpo_reward import Metric, srpo_rewards
+from vla.rl.success_bank import SuccessBank
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,22 @@ class BinaryReward:
         return Scores(successes.astype(np.float32), {})
 
 
-class _EmbeddingReward:
+class _EmbeddingReward(ABC):
     """What the rewards on a frozen encoder's embeddings of rollouts have in common."""
 
     compares_rollouts = True
 
     def __init__(
-        self, embedding: RolloutEmbedding, demonstrations: Mapping[int, Sequence[Episode]] | None = None
+        self,
+        embedding: RolloutEmbedding,
+        demonstrations: Mapping[int, Sequence[Episode]] | None = None,
+        bank: SuccessBank | None = None,
     ) -> None:
-        """`demonstrations` by task stand in for a task's successes while it has none."""
-        self._embedding = embedding
+        """`demonstrations` by task stand in for a task's successes while it has none.
+
+        Successes in the `bank` are references beside those of the batch.
+        """
+        self._embedding, self._bank = embedding, bank
         self._demonstrations = {
             task: embedding.embed(episodes) for task, episodes in (demonstrations or {}).items() if episodes
         }
@@ -73,16 +81,43 @@ class _EmbeddingReward:
         """[n, D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a rollout."""
         return self._embedding.embed(episodes)
 
+    def score(
+        self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
+    ) -> Scores:
+        """See `RewardModel.score`."""
+        kept = None if self._bank is None else self._bank.references(task_ids.tolist())
+        if kept is None:
+            scores = self._score(embeddings, successes, task_ids)
+        else:
+            # What the bank holds takes part as rollouts that succeeded, whose reward nobody asks for.
+            rows, tasks = kept
+            succeeded = np.concatenate([successes, np.ones(len(rows), dtype=bool)])
+            everything = self._score(np.concatenate([embeddings, rows]), succeeded, np.concatenate([task_ids, tasks]))
+            scores = Scores(everything.rewards[: len(embeddings)], everything.metrics)
+        failures = scores.rewards[~successes]
+        metrics = {**scores.metrics, "reward/failure_mean": float(failures.mean()) if failures.size else 0.0}
+        if self._bank is not None:
+            rescued = [] if kept is None else set(kept[1].tolist()) - set(task_ids[successes].tolist())
+            metrics |= {
+                "bank/successes": float(len(self._bank)),
+                "bank/rescued_rollouts": float(np.isin(task_ids, list(rescued)).sum()),
+            }
+        return Scores(scores.rewards, metrics)
+
+    @abstractmethod
+    def _score(
+        self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
+    ) -> Scores:
+        """Rewards and telemetry, without a bank."""
+
 
 class SiirlReward(_EmbeddingReward):
     """siiRL's formula (`vla.rl.reward_modes.siirl_rewards`) on the embeddings that SRPO's uses, to compare with."""
 
-    def score(
+    def _score(
         self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
     ) -> Scores:
-        """See `siirl_rewards`."""
-        rewards = siirl_rewards(embeddings, successes, task_ids)
-        return Scores(rewards, _failure_metrics(rewards, successes))
+        return Scores(siirl_rewards(embeddings, successes, task_ids), {})
 
 
 class CalibratedReward(_EmbeddingReward):
@@ -96,24 +131,24 @@ class CalibratedReward(_EmbeddingReward):
         embedding: RolloutEmbedding,
         alpha: float = 0.8,
         demonstrations: Mapping[int, Sequence[Episode]] | None = None,
+        bank: SuccessBank | None = None,
     ) -> None:
         """`alpha` is what a failure is worth at most."""
-        super().__init__(embedding, demonstrations)
+        super().__init__(embedding, demonstrations, bank)
         self._alpha = alpha
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         """[n, 2 D]. Raises `world_models.errors.WorldModelError` when the encoder cannot embed a rollout."""
         return np.concatenate([self._embedding.embed(episodes), self._embedding.embed_starts(episodes)], axis=1)
 
-    def score(
+    def _score(
         self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
     ) -> Scores:
-        """See `calibrated_rewards`."""
         moving, still = np.split(embeddings, 2, axis=1)
         rewards = calibrated_rewards(
             moving, still, successes, task_ids, alpha=self._alpha, demonstrations=self._demonstrations
         )
-        return Scores(rewards, _failure_metrics(rewards, successes))
+        return Scores(rewards, {})
 
 
 class SrpoReward(_EmbeddingReward):
@@ -125,15 +160,16 @@ class SrpoReward(_EmbeddingReward):
         alpha: float = 0.8,
         metric: Metric = "euclidean",
         demonstrations: Mapping[int, Sequence[Episode]] | None = None,
+        bank: SuccessBank | None = None,
     ) -> None:
         """`alpha` is what a failure is worth at most, `metric` the distance between embeddings."""
-        super().__init__(embedding, demonstrations)
+        super().__init__(embedding, demonstrations, bank)
         self._alpha, self._metric = alpha, metric
 
-    def score(
+    def _score(
         self, embeddings: NDArray[np.float32], successes: NDArray[np.bool_], task_ids: NDArray[np.int64]
     ) -> Scores:
-        """A failure whose embedding is not finite gets 0 and is counted."""
+        # A failure whose embedding is not finite gets 0 and is counted.
         result = srpo_rewards(
             embeddings,
             successes,
@@ -147,7 +183,6 @@ class SrpoReward(_EmbeddingReward):
         return Scores(
             result.rewards,
             {
-                **_failure_metrics(result.rewards, successes),
                 "reward/clusters": float(np.mean(list(clusters))) if clusters else 0.0,
                 "reward/centres": float(np.mean(list(centres))) if centres else 0.0,
                 "reward/noise_share": result.noise_share,
@@ -155,8 +190,3 @@ class SrpoReward(_EmbeddingReward):
                 "reward/invalid_embeddings": float(result.invalid_failures + result.invalid_successes),
             },
         )
-
-
-def _failure_metrics(rewards: NDArray[np.float32], successes: NDArray[np.bool_]) -> dict[str, float]:
-    failures = rewards[~successes]
-    return {"reward/failure_mean": float(failures.mean()) if failures.size else 0.0}

@@ -29,6 +29,7 @@ from vla.rl.state import (
     load_optimiser,
     load_progress,
 )
+from vla.rl.success_bank import SuccessBank
 from vla.rl.update import make_optimiser
 from vla.training.run_folder import RunFolder
 
@@ -100,11 +101,12 @@ def open_state(
         return WeightAverage(policy.parameters(), decay) if decay else None
 
     critic = Critic(horizons, config.algo.critic_window) if config.algo.advantage == "critic" else None
+    bank = SuccessBank(config.algo.success_bank, config.algo.success_age) if config.algo.success_bank else None
     last = run.last_checkpoint() if config.resume else None
     _drop_lines_after(run, -1 if last is None else last[0])
     if last is None:
         policy = load(config.policy)
-        return TrainingState(policy, make_optimiser(policy, config.algo), Progress(), average(policy), critic)
+        return TrainingState(policy, make_optimiser(policy, config.algo), Progress(), average(policy), critic, bank)
     iteration, folder = last
     policy = load(str(folder / POLICY_FOLDER))
     optimiser = make_optimiser(policy, config.algo)
@@ -114,7 +116,9 @@ def open_state(
         averaged.load_weights(folder)
     if critic is not None:
         critic.load(folder)
-    return TrainingState(policy, optimiser, load_progress(folder), averaged, critic, saved_iteration=iteration)
+    if bank is not None:
+        bank.load(folder)
+    return TrainingState(policy, optimiser, load_progress(folder), averaged, critic, bank, saved_iteration=iteration)
 
 
 def _drop_lines_after(run: RunFolder, iteration: int) -> None:
@@ -180,7 +184,7 @@ def make_reward(
         encoder = load_encoder(str(folder) if config.encoder == "jepa" else config.encoder, config.device)
         embedding = FrameEmbedding(encoder, algo.reward_frames)
     if algo.reward == "siirl":
-        return SiirlReward(embedding)
+        return SiirlReward(embedding, bank=state.bank)
     if algo.reward == "calibrated":
-        return CalibratedReward(embedding, algo.alpha, demonstrations)
-    return SrpoReward(embedding, algo.alpha, algo.metric, demonstrations)
+        return CalibratedReward(embedding, algo.alpha, demonstrations, state.bank)
+    return SrpoReward(embedding, algo.alpha, algo.metric, demonstrations, state.bank)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -182,6 +183,8 @@ class Trainer:
                 )
             if state.critic is not None:
                 state.critic.learn(batch.rollouts, batch.rewards)
+            if state.bank is not None:
+                state.bank.add(iteration, np.stack(batch.embeddings), batch.successes, batch.task_ids)
             progress = state.progress
             progress.iteration += 1
             if state.average is not None:

@@ -125,6 +125,8 @@ def resumable_config(output: Path, reward: str, resume: bool = False) -> TrainCo
         checkpoint_every=2,
         algo_reward=reward,
         algo_advantage="critic",
+        algo_success_bank=3,
+        algo_success_age=2,
         algo_kl_coefficient=0.01,
         algo_update_epochs=2,
     )
