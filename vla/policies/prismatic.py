@@ -178,7 +178,7 @@ class PrismaticPolicy(ActionCoding):
         self._vision_is_frozen = True
 
     @torch.no_grad()
-    def encode_vision(self, inputs: ModelInputs, batch_size: int = 256) -> ModelInputs:
+    def encode_vision(self, inputs: ModelInputs, batch_size: int = 32) -> ModelInputs:
         """The same samples with their pictures replaced by all that is seen in them, on the inputs' device.
 
         `images` is then [B, cameras * N, D], vision tokens; where words have detectors, `max_text_tokens` more: what is
