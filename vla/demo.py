@@ -46,6 +46,8 @@ class DemoConfig:
     """SRPO stops early when held-out success reaches this share."""
     evaluation_episodes_per_task: int = 50
     """Held-out initial states of each task, before and after."""
+    evaluate_every: int = 10
+    """Iterations between evaluations."""
     algo: AlgoConfig = field(default_factory=lambda: AlgoConfig(groups_per_iteration=24))
     """The reinforcement-learning algorithm."""
     seed: int = 0
@@ -56,7 +58,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[0,1,3,4]")
-        for name in ("demonstrations_per_task", "fine_tune_steps", "evaluation_episodes_per_task"):
+        for name in ("demonstrations_per_task", "fine_tune_steps", "evaluation_episodes_per_task", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -118,7 +120,7 @@ def train_config(config: DemoConfig, dataset: Path, tuned: Path, output: Path) -
         iterations=10_000,
         max_minutes=config.train_minutes,
         target_success=config.target_success,
-        evaluate_every=10,
+        evaluate_every=config.evaluate_every,
         evaluation_episodes_per_task=config.evaluation_episodes_per_task,
         seed=config.seed,
         num_workers=config.num_workers,

@@ -27,12 +27,6 @@ def group_spread(rewards: ArrayLike, groups: ArrayLike) -> dict[int, float]:
     return {group: float(np.ptp(values[ids == group])) for group in np.unique(ids).tolist()}
 
 
-def group_mask(rewards: ArrayLike, groups: ArrayLike, minimum_spread: float) -> NDArray[np.float32]:
-    """[N] 1 for rollouts of groups whose rewards differ by `minimum_spread` at least, 0 for the others."""
-    spread = group_spread(rewards, groups)
-    return np.array([spread[group] >= minimum_spread for group in np.asarray(groups).tolist()], dtype=np.float32)
-
-
 def group_advantages(
     rewards: ArrayLike,
     groups: ArrayLike,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sim.contract import Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla.data.episode import Episode
-from vla.rl.advantages import difficulty_weights, group_advantages, group_mask, group_spread
+from vla.rl.advantages import difficulty_weights, group_advantages, group_spread
 from vla.rl.batch import Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
 from vla.rl.critic import Critic, explained_variance, generalised_advantages
@@ -77,13 +77,16 @@ def collect_batch(
     states. It ends after `max_sampling_rounds`, or when no initial state is left, so it never loops for ever. Rewards
     are scored over everything rolled out in the iteration: under SRPO the successes of a dropped group still are
     references, and a group without any success is kept when another group of its task succeeded.
+
+    With a `critic` every group teaches, since it tells decisions apart where rewards are equal; none is replaced.
     """
     batch = Batch()
     starts: set[Start] = set()
     seconds = {"rollout": 0.0, "encode": 0.0}
     kept, rounds = 0, 0
     scores = Scores(batch.rewards, {})
-    while rounds < algo.max_sampling_rounds and kept < algo.groups_per_iteration:
+    most_rounds = algo.max_sampling_rounds if critic is None else 1
+    while rounds < most_rounds and kept < algo.groups_per_iteration:
         missing = algo.groups_per_iteration - kept
         requests = choose_groups(
             init_states,
@@ -101,7 +104,8 @@ def collect_batch(
         starts.update(request.start for request in requests)
         scores = reward.score(np.stack(batch.embeddings), batch.successes, batch.task_ids)
         kept = sum(spread >= MINIMUM_SPREAD for spread in group_spread(scores.rewards, batch.groups).values())
-        _release(batch, scores.rewards, reward.compares_rollouts)
+        if critic is None:
+            _release(batch, scores.rewards, reward.compares_rollouts)
         rounds += 1
     batch.rewards = scores.rewards
     judged = set_advantages(batch, algo, critic)
@@ -135,14 +139,16 @@ def set_advantages(batch: Batch, algo: AlgoConfig, critic: Critic | None) -> dic
         )
         batch.decision_advantages = list(batch.advantages)
         return {}
-    kept = weights * group_mask(batch.rewards, batch.groups, MINIMUM_SPREAD)
-    batch.decision_advantages = critic_advantages(values, batch.rewards, kept, algo)
+    batch.decision_advantages = critic_advantages(values, batch.rewards, weights * np.ones(len(values)), algo)
     batch.advantages = np.array([advantages.mean() for advantages in batch.decision_advantages], dtype=np.float32)
     return {"critic/explained_variance": explained_variance(values, batch.rewards)}
 
 
 def critic_advantages(
-    values: Sequence[NDArray[np.float32]], rewards: NDArray[np.float32], weights: NDArray[np.float32], algo: AlgoConfig
+    values: Sequence[NDArray[np.float32]],
+    rewards: NDArray[np.float32],
+    weights: NDArray[np.floating],
+    algo: AlgoConfig,
 ) -> list[NDArray[np.float32]]:
     """Advantages [D] of the decisions of each of N rollouts, of deviation 1 over those with a weight.
 

@@ -36,7 +36,7 @@ class AlgoConfig:
     group_size: int = 8
     """Rollouts from each initial state; their rewards are compared with one another."""
     groups_per_iteration: int = 48
-    """Groups with different rewards that an update wants."""
+    """Groups with different rewards that an update wants; under "critic", groups."""
     sampling: Literal["uncertain", "even"] = "uncertain"
     """Which training initial states: "uncertain" draws those more often whose last group had successes and failures,
     "even" all tasks alike."""
@@ -83,7 +83,8 @@ class AlgoConfig:
     advantage: Literal["grpo", "lite_ppo", "rloo", "critic"] = "grpo"
     """A rollout's reward less its group's mean, divided by the group's deviation ("grpo") or the batch's ("lite_ppo"),
     or less the mean of the group's others and divided by nothing ("rloo"). "critic" tells decisions of a rollout apart:
-    how much better it looked after each than before, to a small network that learns from the iterations before."""
+    how much better it looked after each than before, to a small network that learns from the iterations before. Then
+    every group teaches, and none is replaced."""
     critic_decay: float = 0.9
     """Under "critic", how much of what happened later a decision is credited with: 0 none, 1 all."""
     critic_window: int = 8

@@ -10,12 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from sim.pool import EnvironmentPool
-from tests.fakes import FakeSuite
+from tests.fakes import HORIZON, FakeSuite
 from tests.vla.rl.helpers import TrainableFakePolicy, load_fake_policy
 from vla.data.episode import Episode
 from vla.rl import collection
 from vla.rl.collection import Batch, collect_batch
 from vla.rl.config import AlgoConfig
+from vla.rl.critic import Critic
 from vla.rl.embeddings import FrameEmbedding, rollout_clip
 from vla.rl.rewards import BinaryReward, RewardModel, SrpoReward
 
@@ -134,3 +135,30 @@ def test_clips_keep_first_and_last_frame_and_short_ones_hold_theirs():
     assert rollout_clip(episode_of(frames[:5]), 8)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
     assert rollout_clip(episode_of(frames[3:4]), 8)[:, 0, 0, 0].tolist() == [3, 3]
     assert not np.shares_memory(rollout_clip(episode_of(frames[:5]), 8), frames)
+
+
+def test_with_a_critic_every_group_teaches_and_none_is_replaced():
+    """The first batch has only groups' means to go by; the second has the critic."""
+    policy = load_fake_policy("weak", "cpu")
+    critic = Critic({0: HORIZON, 1: HORIZON}, window=2)
+    algo = AlgoConfig(group_size=4, groups_per_iteration=6, reward="binary", advantage="critic", max_sampling_rounds=3)
+    batches = []
+    with EnvironmentPool("fake", 8, 0, factory="tests.fakes:get_suite") as pool:
+        for iteration in range(2):
+            batches.append(
+                collect_batch(
+                    policy, pool, FakeSuite(), BinaryReward(), {0: 20, 1: 20}, algo, seed=0, iteration=iteration,
+                    critic=critic,
+                )
+            )  # fmt: skip
+            critic.learn(batches[-1].rollouts, batches[-1].rewards)
+    first, second = batches
+    assert len(first.rollouts) == len(second.rollouts) == 6 * 4
+    assert "critic/explained_variance" not in first.metrics
+    assert np.isfinite(second.metrics["critic/explained_variance"])
+    for batch in batches:
+        assert all(rollout.inputs is not None for rollout in batch.rollouts)
+    assert all(np.any(advantages) for advantages in second.decision_advantages)
+    for rollout, advantages, mean in zip(second.rollouts, second.decision_advantages, second.advantages, strict=True):
+        assert np.shape(advantages) == (len(rollout.tokens),)
+        assert mean == pytest.approx(np.mean(advantages))
