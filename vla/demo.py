@@ -36,7 +36,7 @@ class DemoConfig:
     """Pretrained policy to start from."""
     demonstrations_per_task: int = 3
     """Scripted demonstrations of each task that fine-tuning sees."""
-    demonstration_pace: float = 0.4
+    demonstration_pace: float = 0.5
     """Speed of the demonstrations as a share of full speed: slow, as people's are."""
     fine_tune_steps: int = 60
     """Optimiser steps of fine-tuning."""
@@ -48,7 +48,7 @@ class DemoConfig:
     """Held-out initial states of each task, before and after."""
     evaluate_every: int = 10
     """Iterations between evaluations."""
-    algo: AlgoConfig = field(default_factory=lambda: AlgoConfig(groups_per_iteration=24))
+    algo: AlgoConfig = field(default_factory=lambda: AlgoConfig(groups_per_iteration=24, advantage="critic"))
     """The reinforcement-learning algorithm."""
     seed: int = 0
     """Seed of everything random."""

@@ -61,7 +61,7 @@ class PretrainConfig:
     """Continue the run in `output`."""
     imitation: ImitationConfig = field(
         default_factory=lambda: ImitationConfig(
-            steps=6000,
+            steps=12000,
             batch_size=64,
             optimiser="muon",
             learning_rate=3.5e-3,
