@@ -36,7 +36,7 @@ class DemoConfig:
     """Pretrained policy to start from."""
     demonstrations_per_task: int = 3
     """Scripted demonstrations of each task that fine-tuning sees."""
-    demonstration_pace: float = 0.5
+    demonstration_pace: float = 0.45
     """Speed of the demonstrations as a share of full speed: slow, as people's are."""
     fine_tune_steps: int = 60
     """Optimiser steps of fine-tuning."""
