@@ -40,8 +40,10 @@ class TaskSource(Protocol):
     tasks: tuple[LiberoTask, ...]
     versions: Mapping[str, str]
     """Of the packages that determine physics and pictures."""
-    assets: Mapping[str, Any]
-    """What `sim.libero.assets.describe_assets` says of the meshes and textures."""
+
+    @property
+    def assets(self) -> Mapping[str, Any]:
+        """What `sim.libero.assets.describe_assets` says of the meshes and textures."""
 
     def open(self, task_id: int, stepping: SteppingMode) -> TaskSimulation:
         """Make one task's simulation. Raises `EnvironmentRequestError` when its files do not fit."""
@@ -69,8 +71,12 @@ class InstalledSource:
         self._installed = load_tasks(suite, self._installation)
         self.tasks: tuple[LiberoTask, ...] = self._installed
         self.versions: Mapping[str, str] = installed_versions()
-        self.assets: Mapping[str, Any] = describe_assets(self._installation.assets)
         self._started: StartedStates = {}
+
+    @property
+    def assets(self) -> Mapping[str, Any]:
+        """See `TaskSource.assets`. Read when asked for: a worker that only steps has no use for it."""
+        return describe_assets(self._installation.assets)
 
     def open(self, task_id: int, stepping: SteppingMode) -> InstalledSimulation:
         """Build the task (a second or more). Raises `EnvironmentRequestError` when it cannot be built."""
