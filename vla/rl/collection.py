@@ -109,12 +109,13 @@ def collect_batch(
         rounds += 1
     batch.rewards = scores.rewards
     judged = set_advantages(batch, algo, critic)
+    described = batch_metrics(batch)
     batch.metrics = {
-        **batch_metrics(batch),
+        **described,
         **judged,
         **scores.metrics,
         "groups/rounds": float(rounds),
-        "groups/stalled": float(kept < algo.groups_per_iteration),
+        "groups/stalled": float(described["groups/kept"] < algo.groups_per_iteration),
         "time/rollout_seconds": seconds["rollout"],
         "time/encode_seconds": seconds["encode"],
     }
@@ -211,11 +212,12 @@ def roll_out(
 
 
 def batch_metrics(batch: Batch) -> dict[str, float]:
-    """What the batch looked like, before any update."""
+    """What the batch looked like, before any update. A group is kept when it teaches: some advantage is not 0."""
     successes, tasks, groups = batch.successes, batch.task_ids, np.array(batch.groups)
-    spread = group_spread(batch.rewards, groups)
-    kept = [group for group, value in spread.items() if value >= MINIMUM_SPREAD]
-    share = {group: float(successes[groups == group].mean()) for group in spread}
+    seen = np.unique(groups).tolist()
+    teaches = np.array([np.any(advantages) for advantages in batch.decision_advantages], dtype=bool)
+    kept = [group for group in seen if teaches[groups == group].any()]
+    share = {group: float(successes[groups == group].mean()) for group in seen}
     failures = ~successes
     steps = np.array([rollout.record["steps"] for rollout in batch.rollouts])
     return {
@@ -225,7 +227,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
         **{f"train/task_{task}": float(successes[tasks == task].mean()) for task in np.unique(tasks).tolist()},
         "train/episodes": float(len(batch.rollouts)),
         "groups/kept": float(len(kept)),
-        "groups/dropped": float(len(spread) - len(kept)),
+        "groups/dropped": float(len(seen) - len(kept)),
         "groups/all_succeeded": float(sum(value == 1 for value in share.values())),
         "groups/all_failed": float(sum(value == 0 for value in share.values())),
         "groups/kept_without_success": float(sum(share[group] == 0 for group in kept)),

@@ -159,6 +159,8 @@ def test_with_a_critic_every_group_teaches_and_none_is_replaced():
     for batch in batches:
         assert all(rollout.inputs is not None for rollout in batch.rollouts)
     assert all(np.any(advantages) for advantages in second.decision_advantages)
+    assert (second.metrics["groups/kept"], second.metrics["groups/dropped"]) == (6, 0)
+    assert not second.metrics["groups/stalled"]
     for rollout, advantages, mean in zip(second.rollouts, second.decision_advantages, second.advantages, strict=True):
         assert np.shape(advantages) == (len(rollout.tokens),)
         assert mean == pytest.approx(np.mean(advantages))
