@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
-
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, Image
+from sim.core.gl import OffscreenContext
 
 _MAX_GEOMS = 200
 
 
-class _PrimitiveContext:
-    """GL state that every model without meshes and textures can share."""
-
-    def __init__(self, model: mujoco.MjModel, size: int) -> None:
-        try:
-            self.gl_context = mujoco.GLContext(size, size)
-            self.gl_context.make_current()
-            self.render_context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        except Exception as error:  # the GL stack raises anything from AttributeError to EGLError
-            raise EnvironmentRequestError(
-                f"no off-screen OpenGL context could be created ({type(error).__name__}: {error}). "
-                "Install EGL (Debian/Ubuntu: apt-get install libegl1 libgl1), set MUJOCO_GL=egl and run `vla doctor`."
-            ) from error
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.render_context)
-        self.viewport = mujoco.MjrRect(0, 0, size, size)
-        self.buffer = np.empty((size, size, 3), dtype=np.uint8)
-        # Registered after MuJoCo's own exit hook, so it runs before EGL ends; freeing later prints an EGL error.
-        atexit.register(self.free)
-
-    def free(self) -> None:
-        """Give the GL resources back."""
-        self.gl_context.make_current()
-        self.render_context.free()
-        self.gl_context.free()
-
-
-_CONTEXTS: dict[int, _PrimitiveContext] = {}
+_CONTEXTS: dict[int, OffscreenContext] = {}
+"""One per image size."""
 
 
 class PrimitiveRenderer:
@@ -70,15 +44,17 @@ class PrimitiveRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._perturb = mujoco.MjvPerturb()
-        self._updated = False
+        self._viewport = mujoco.MjrRect(0, 0, size, size)
+        self._pixels = np.empty((size, size, 3), dtype=np.uint8)
 
     def render(self, data: mujoco.MjData, cameras: tuple[int, ...]) -> list[Image]:
         """Draw each camera of `data`'s present state; images are uint8 [size, size, 3], upright, freshly allocated."""
-        context = _CONTEXTS.get(self._size)
-        if context is None:
-            context = _CONTEXTS[self._size] = _PrimitiveContext(self._model, self._size)
+        if self._size not in _CONTEXTS:
+            _CONTEXTS[self._size] = OffscreenContext(
+                self._model, self._size, self._size, mujoco.mjtFontScale.mjFONTSCALE_50
+            )
         # Each time: another renderer of this process may have made its own context current and left it so.
-        context.gl_context.make_current()
+        context = _CONTEXTS[self._size].make_current()
         images = []
         for index, camera in enumerate(cameras):
             self._camera.fixedcamid = camera
@@ -94,9 +70,9 @@ class PrimitiveRenderer:
                 )
             else:
                 mujoco.mjv_updateCamera(self._model, data, self._camera, self._scene)
-            mujoco.mjr_render(context.viewport, self._scene, context.render_context)
-            mujoco.mjr_readPixels(context.buffer, None, context.viewport, context.render_context)
-            images.append(context.buffer[::-1].copy())
+            mujoco.mjr_render(self._viewport, self._scene, context)
+            mujoco.mjr_readPixels(self._pixels, None, self._viewport, context)
+            images.append(self._pixels[::-1].copy())
         return images
 
 

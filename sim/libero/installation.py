@@ -13,12 +13,15 @@ import os
 import sys
 import tempfile
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sim.contract import EnvironmentRequestError
+from sim.gl_platform import EGL_DEVICE
 
 MUJOCO_VERSION = "3.3.0"
 """From 3.3.3 LIBERO's pictures change; from 3.4.0 the bowl of libero_spatial task 5 slides off its ramekin."""
@@ -86,25 +89,30 @@ def import_libero(installation: Installation) -> None:
         os.environ["LIBERO_CONFIG_PATH"] = str(_configuration_folder(installation))
     try:
         # Importing robosuite loads the GL library that MUJOCO_GL names, so a missing one shows here.
-        import libero.libero
-        import libero.libero.envs
+        with _hidden(EGL_DEVICE):
+            import libero.libero
+            import libero.libero.envs
     except ModuleNotFoundError as error:
         raise EnvironmentRequestError(f"LIBERO needs the package {error.name!r}; {INSTALL_HINT}") from error
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        from sim.core.gl import gl_error  # here, because it needs what may just have failed to load
+
         raise gl_error(error) from error
     # Without this LIBERO looks beside its own code and then downloads from the Hugging Face hub.
     libero_package: Any = libero.libero
     libero_package._assets_path_cache = str(installation.assets)
 
 
-def gl_error(error: Exception) -> EnvironmentRequestError:
-    """The message for a GL library that cannot be loaded or gives no context."""
-    backend = os.environ.get("MUJOCO_GL", "egl")
-    return EnvironmentRequestError(
-        f"LIBERO cannot render: no off-screen OpenGL through MUJOCO_GL={backend} ({type(error).__name__}: {error}). "
-        "Install EGL (Debian/Ubuntu: apt-get install libegl1 libgl1) and set MUJOCO_GL=egl, or install OSMesa "
-        "(apt-get install libosmesa6) and set MUJOCO_GL=osmesa; `vla doctor` checks both."
-    )
+@contextmanager
+def _hidden(variable: str) -> Iterator[None]:
+    """Without an environment variable: robosuite takes an EGL device for wrong that CUDA_VISIBLE_DEVICES does not name,
+    though the two count differently, and draws nothing here."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 def _version(distribution: str) -> str:

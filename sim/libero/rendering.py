@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import mujoco
 import numpy as np
 
 from sim.contract import Image
-from sim.libero.installation import gl_error
+from sim.core.gl import OffscreenContext, restored_context
 from sim.libero.snapshot import PoseSnapshot
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -48,19 +43,7 @@ class CameraRenderer:
             width = height = size
             model.vis.quality.offsamples = 0
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
-        try:
-            with _restored_context():
-                self._gl = _gl_context_class()(width, height)
-                self._gl.make_current()
-                self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-                mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        except Exception as error:  # GL stacks raise anything from AttributeError to EGLError
-            raise gl_error(error) from error
-        # Textures must be freed in the context that owns them and, at interpreter exit, before MuJoCo ends EGL:
-        # weakref's own exit hook runs too late, one registered after the context was made runs in time.
-        self._release = weakref.finalize(self, _release, self._gl, self._context)
-        self._release.atexit = False
-        atexit.register(self._release)
+        self._context = OffscreenContext(model, width, height, mujoco.mjtFontScale.mjFONTSCALE_150)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
         for flag in _PLAIN_FLAGS if look == "plain" else ():
             self._scene.flags[flag] = 0
@@ -92,48 +75,12 @@ class CameraRenderer:
         )
         self._model.site_rgba[:] = present_rgba
         pixels = np.empty((self._size, self._size, 3), dtype=np.uint8)
-        with _restored_context():
-            self._gl.make_current()
-            mujoco.mjr_render(self._viewport, self._scene, self._context)
-            mujoco.mjr_readPixels(pixels, None, self._viewport, self._context)
+        with restored_context():
+            context = self._context.make_current()
+            mujoco.mjr_render(self._viewport, self._scene, context)
+            mujoco.mjr_readPixels(pixels, None, self._viewport, context)
         return np.ascontiguousarray(pixels[::-1, ::-1])
 
     def close(self) -> None:
         """Free the GL context. Closing twice is harmless; drawing afterwards is an error."""
-        self._release()
-        atexit.unregister(self._release)
-
-
-def _release(gl: Any, context: mujoco.MjrContext) -> None:
-    with _restored_context():
-        gl.make_current()
-        context.free()
-        gl.free()
-
-
-@contextmanager
-def _restored_context() -> Iterator[None]:
-    """Afterwards make current what was current before: other renderers of this process may count on theirs."""
-    if _gl_context_class().__module__ != "mujoco.egl":
-        yield
-        return
-    from mujoco import egl
-
-    previous = egl.EGL.eglGetCurrentContext()
-    try:
-        yield
-    finally:
-        no_surface = egl.EGL.EGL_NO_SURFACE
-        if egl.EGL_DISPLAY is not None:
-            egl.EGL.eglMakeCurrent(egl.EGL_DISPLAY, no_surface, no_surface, previous or egl.EGL.EGL_NO_CONTEXT)
-
-
-def _gl_context_class() -> Any:
-    """MuJoCo's context class for MUJOCO_GL, whatever that variable was when `mujoco` was first imported."""
-    if os.environ.get("MUJOCO_GL", "egl").lower() == "osmesa":
-        from mujoco.osmesa import GLContext as OsmesaContext
-
-        return OsmesaContext
-    from mujoco.egl import GLContext as EglContext
-
-    return EglContext
+        self._context.free()

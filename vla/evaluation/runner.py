@@ -25,7 +25,7 @@ from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
 from vla.rl.rollout import RolloutRequest, collect_rollouts
-from vla.training.devices import available_cpus, resolve_device, set_threads
+from vla.training.devices import available_cpus, draw_beside, resolve_device, set_threads
 from vla.training.files import write_json
 from vla.training.progress import progress_bar
 from vla.training.run_folder import RunFolder
@@ -280,7 +280,9 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
 
 def _load(config: EvaluationConfig) -> Policy:
     set_threads(config.threads)
-    return load_policy(config.policy, device=str(resolve_device(config.device)))
+    device = resolve_device(config.device)
+    draw_beside(device)
+    return load_policy(config.policy, device=str(device))
 
 
 def without_step(line: Mapping[str, Any]) -> dict[str, Any]:

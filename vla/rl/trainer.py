@@ -32,7 +32,7 @@ from vla.rl.sampler import last_success_rates, stream_generator
 from vla.rl.setup import check_frame_memory, chosen_tasks, make_reward, make_suite, open_reference, open_state
 from vla.rl.state import TrainingState, save_state
 from vla.rl.update import learning_rate, update_policy
-from vla.training.devices import available_cpus, in_float32, resolve_device, set_threads, sharing_cores
+from vla.training.devices import available_cpus, draw_beside, in_float32, resolve_device, set_threads, sharing_cores
 from vla.training.interrupts import held_interrupts
 from vla.training.run_folder import RunFolder
 from vla.training.seeding import derive_seed, seed_everything
@@ -63,7 +63,9 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
     started = time.perf_counter()
     components = components or Components()
     set_threads(config.torch_threads)
-    config = replace(config, device=str(resolve_device(config.device)))
+    device = resolve_device(config.device)
+    draw_beside(device)
+    config = replace(config, device=str(device))
     seed_everything(derive_seed("train", config.seed) % 2**32)
     suite = make_suite(components.suite_factory, config)
     tasks = chosen_tasks(config, suite)

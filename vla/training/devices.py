@@ -9,12 +9,14 @@ from typing import Protocol
 
 import torch
 
+from sim.gl_platform import draw_beside_cuda
 from vla.errors import ReflexError
 
 __all__ = [
     "autocast",
     "available_cpus",
     "computes_bfloat16",
+    "draw_beside",
     "in_float32",
     "resolve_device",
     "set_threads",
@@ -49,6 +51,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise ReflexError(f"device={name} does not exist: torch finds {torch.cuda.device_count()} CUDA device(s)")
     return device
+
+
+def draw_beside(device: torch.device) -> None:
+    """Let simulator processes started from now on draw on the card that computes, where EGL knows which it is."""
+    if device.type == "cuda":
+        draw_beside_cuda(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def available_cpus() -> int:

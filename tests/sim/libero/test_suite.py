@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sim.contract import EnvironmentRequestError
+from sim.core import gl
 from sim.libero import installation, rendering
 from sim.libero.scene import axis_angle_from_quaternion
 from sim.libero.snapshot import ObservationClock
@@ -211,7 +212,7 @@ def test_no_gl_context_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
     def broken(width: int, height: int) -> None:
         raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
 
-    monkeypatch.setattr(rendering, "_gl_context_class", lambda: broken)
+    monkeypatch.setattr(gl, "_context_class", lambda: broken)
     model = mujoco.MjModel.from_xml_string("<mujoco/>")
     with pytest.raises(EnvironmentRequestError, match="apt-get install libegl1"):
         rendering.CameraRenderer(model, 32)
