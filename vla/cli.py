@@ -75,6 +75,13 @@ CONFIGURED = {  # of one word or two
         "vla.libero_pack:pack_suite",
         "vla libero pack suite=libero_spatial output=libero_archives",
     ),
+    "libero import": ConfiguredCommand(
+        "Write LIBERO's own demonstrations (HDF5) as a LeRobot v3 dataset.",
+        "vla.data.libero_import:ImportConfig",
+        "vla.data.libero_import:import_demonstrations",
+        "vla libero import demonstrations=libero_spatial suite=libero_spatial output=datasets/libero_spatial",
+        continues=True,
+    ),
     "bench reward": ConfiguredCommand(
         "Audit reward modes and encoders on rollouts whose true progress is known.",
         "vla.audit.command:RewardBenchConfig",

@@ -22,7 +22,7 @@ from sim.contract import (
 from sim.core.environment import SuiteEnvironment, check_action
 from sim.libero.rendering import CAMERAS, CameraRenderer, Look
 from sim.libero.source import TaskSimulation
-from sim.libero.tasks import NUM_INIT_STATES, LiberoTask, check_init_state
+from sim.libero.tasks import NUM_INIT_STATES, SETTLE_STEPS, LiberoTask, check_init_state
 
 
 class LiberoEnvironment(SuiteEnvironment):
@@ -62,6 +62,7 @@ class LiberoEnvironment(SuiteEnvironment):
         )
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self.init_state_id = -1
+        self._started = False
         self._renderer: CameraRenderer | None = None
         self._steps = 0
 
@@ -74,9 +75,30 @@ class LiberoEnvironment(SuiteEnvironment):
         """
         check_init_state(self.task, split, init_state_id)
         self.simulation.start(split, int(init_state_id))
-        self.scene.settle(1)
+        self._begin(settle_steps=1, init_state_id=int(init_state_id))
+
+    def reset_to_recorded(self, state: NDArray[np.float64], fixture_poses: NDArray[np.float64]) -> None:
+        """Start from a state somebody recorded: flattened [1 + nq + nv], fixtures at `fixture_poses` [fixtures, 7].
+
+        It settles as every other. Raises `EnvironmentRequestError` when the numbers do not fit this scene.
+        """
+        wanted = (self.scene.state_size,), (len(self.scene.definition.fixture_bodies), 7)
+        if (state.shape, fixture_poses.shape) != wanted:
+            raise EnvironmentRequestError(
+                f"{self.suite_name} task {self.task_id} has states and fixture poses of shapes {wanted}, not "
+                f"{(state.shape, fixture_poses.shape)}; they were recorded in another scene"
+            )
+        self.simulation.start("train", 0)  # an arm at rest, which the controller goes by until it has run once
+        self.scene.refresh()
+        self.scene.place_fixtures(fixture_poses)
+        self.scene.load(state)
+        self._begin(settle_steps=SETTLE_STEPS, init_state_id=-1)
+
+    def _begin(self, settle_steps: int, init_state_id: int) -> None:
+        self.scene.settle(settle_steps)
         self.scene.refresh()  # experts and predicates look at the state itself, not at its last substep
-        self.init_state_id = int(init_state_id)
+        self.init_state_id = init_state_id
+        self._started = True
         self._steps = 0
 
     # ---- stepping --------------------------------------------------------------------------------------------------
@@ -86,7 +108,7 @@ class LiberoEnvironment(SuiteEnvironment):
 
         Raises `EnvironmentRequestError` on a non-finite or misshapen action and before the first `reset_to`.
         """
-        if self.init_state_id < 0:
+        if not self._started:
             raise EnvironmentRequestError("this environment was never reset; call reset() or reset_to() first")
         predicates = self.scene.step(check_action(action))
         self._steps += 1

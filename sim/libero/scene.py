@@ -45,6 +45,20 @@ class LiberoScene:
         self._fixtures, self._fingers = list(definition.fixture_bodies), list(definition.fingers)
         self._robot_state = np.zeros(STATE_SIZE, dtype=np.float32)
 
+    @property
+    def state_size(self) -> int:
+        """Numbers of a flattened state: time, positions and velocities."""
+        return int(1 + self.model.nq + self.model.nv)
+
+    def place_fixtures(self, poses: NDArray[np.float64]) -> None:
+        """Put cabinets and stoves into the model, by their positions and quaternions [fixtures, 7]."""
+        self.model.body_pos[self._fixtures] = poses[:, :3]
+        self.model.body_quat[self._fixtures] = poses[:, 3:]
+
+    def fixture_poses(self) -> NDArray[np.float64]:
+        """Where they are, [fixtures, 7]."""
+        return np.hstack([self.model.body_pos[self._fixtures], self.model.body_quat[self._fixtures]])
+
     def load(self, state: NDArray[np.float64]) -> None:
         """Set time, positions and velocities [1 + nq + nv], as `env.set_init_state(state)` does after a reset."""
         self._arm.restart()
@@ -64,10 +78,9 @@ class LiberoScene:
         """The present state; only between two control steps, at least one after a reset."""
         physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
         mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
-        bodies = self._fixtures
         return SceneState(
             physics=physics,
-            fixture_poses=np.hstack([self.model.body_pos[bodies], self.model.body_quat[bodies]]),
+            fixture_poses=self.fixture_poses(),
             site_rgba=self.model.site_rgba.copy(),
             arm=self._arm.memory(),
             clock=self._clock.phase(),
@@ -78,8 +91,7 @@ class LiberoScene:
 
         What is seen of it, `robot_state` and `snapshot`, is up to date after the next control step.
         """
-        self.model.body_pos[self._fixtures] = state.fixture_poses[:, :3]
-        self.model.body_quat[self._fixtures] = state.fixture_poses[:, 3:]
+        self.place_fixtures(state.fixture_poses)
         self.model.site_rgba[:] = state.site_rgba
         mujoco.mj_resetData(self.model, self.data)
         mujoco.mj_setState(self.model, self.data, state.physics, _PHYSICS)
