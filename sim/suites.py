@@ -7,13 +7,13 @@ import re
 
 from sim.contract import EnvironmentRequestError, Suite
 
-SUITE_NAMES = ("tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+SUITE_NAMES = ("tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90", "robosuite")
 
 
 def get_suite(name: str, image_size: int | None = None) -> Suite:
     """The suite of that name, with square frames of `image_size` pixels (None: the suite's own default).
 
-    Suffixes to a LIBERO suite's name change how it is run (`sim.libero.tasks.Variant`).
+    Suffixes to the name of a LIBERO suite or of robosuite's change how it is run (`sim.libero.tasks.Variant`).
 
     Raises `EnvironmentRequestError` for an unknown name, with the nearest known one.
     """
@@ -26,6 +26,10 @@ def get_suite(name: str, image_size: int | None = None) -> Suite:
         from sim.libero.suite import LiberoSuite
 
         return LiberoSuite(name) if image_size is None else LiberoSuite(name, image_size)
+    if re.fullmatch(r"robosuite(_fast)?(_plain)?", name):
+        from sim.robosuite.suite import RobosuiteSuite
+
+        return RobosuiteSuite(name) if image_size is None else RobosuiteSuite(name, image_size)
     nearest = difflib.get_close_matches(name, SUITE_NAMES, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise EnvironmentRequestError(f"unknown suite {name!r}{hint} Known suites: {', '.join(SUITE_NAMES)}")

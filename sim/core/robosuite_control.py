@@ -137,7 +137,7 @@ class RobosuiteArm:
             positions=np.array(indices.joint_positions),
             velocities=np.array(indices.joint_velocities),
             joint_actuators=np.array(indices.joint_actuators),
-            finger_actuators=np.array(indices.finger_actuators),
+            finger_actuators=np.array(indices.finger_actuators, dtype=np.int64),  # none of a tool without fingers
             torque_low=limits[:, 0].copy(),
             torque_high=limits[:, 1].copy(),
             finger_middle=0.5 * (fingers[:, 1] + fingers[:, 0]),
@@ -259,7 +259,7 @@ def _write(arm: ArmArrays, torques: Array, gripper: float) -> None:
     for joint in range(len(torques)):
         torque = min(max(torques[joint], arm.torque_low[joint]), arm.torque_high[joint])
         arm.controls[arm.joint_actuators[joint]] = torque
-    for finger in range(2):
+    for finger in range(len(arm.finger_actuators)):
         change = (FINGER_SPEED if finger else -FINGER_SPEED) * np.sign(gripper)
         arm.fingers[finger] = min(max(arm.fingers[finger] + change, -1.0), 1.0)
         command = arm.finger_middle[finger] + arm.finger_reach[finger] * arm.fingers[finger]

@@ -28,7 +28,7 @@ class TaskBuilder:
     def __init__(self, task: InstalledTask, installation: Installation) -> None:
         """Build the task's model (a second or more). Raises `EnvironmentRequestError` when it cannot be built."""
         self.task = task
-        with _private_random_state(EVALUATION_SEED):
+        with private_random_state(EVALUATION_SEED):
             self._domain = _build_domain(task, installation)
         # The official environment rebuilds its model at its first reset, and its list of samplers for joint positions
         # (open drawers) grows with each build. The extra draws shift all that follow in the random stream.
@@ -78,7 +78,7 @@ class TaskBuilder:
 
         domain = self._domain
         fixtures = list(self.definition.fixture_bodies)
-        with _private_random_state(seed):
+        with private_random_state(seed):
             while True:
                 # What a rebuilt model has: fixtures at the origin, the gripper's command at zero.
                 self.model.body_pos[fixtures] = 0.0
@@ -96,7 +96,7 @@ class TaskBuilder:
             domain.visualize(vis_settings=dict.fromkeys(domain._visualizations, False))
 
 
-class _private_random_state:
+class private_random_state:
     """Seed numpy's global generator, which LIBERO and robosuite draw from, and put back the caller's state after."""
 
     def __init__(self, seed: int) -> None:
@@ -149,18 +149,8 @@ def _build_domain(task: InstalledTask, installation: Installation) -> Any:
 
 
 def _define(domain: Any) -> SceneDefinition:
-    robot, model = domain.robots[0], domain.sim.model
     return SceneDefinition(
-        arm=ArmIndices(
-            site=int(robot.eef_site_id),
-            joint_positions=[int(address) for address in robot._ref_joint_pos_indexes],
-            joint_velocities=[int(address) for address in robot._ref_joint_vel_indexes],
-            joint_actuators=[int(index) for index in robot._ref_joint_actuator_indexes],
-            finger_actuators=[int(index) for index in robot._ref_joint_gripper_actuator_indexes],
-        ),
-        end_effector_body=int(model.body_name2id(robot.robot_model.eef_name)),
-        fingers=tuple(int(address) for address in robot._ref_gripper_joint_pos_indexes),
-        substeps=int(domain.control_timestep / domain.model_timestep),
+        **define_robot(domain),
         bodies={str(name): int(body) for name, body in domain.obj_body_id.items()},
         fixture_bodies=tuple(int(domain.obj_body_id[name]) for name in domain.fixtures_dict),
         goal=tuple(_predicate(domain, *words) for words in domain.parsed_problem["goal_state"]),
@@ -168,6 +158,23 @@ def _define(domain: Any) -> SceneDefinition:
             flame for state in domain.tracking_object_states_change for flame in _flames(domain, state.object_name)
         ),
     )
+
+
+def define_robot(domain: Any) -> dict[str, Any]:
+    """What a `SceneDefinition` holds of the arm, from any environment of robosuite's."""
+    robot = domain.robots[0]
+    return {
+        "arm": ArmIndices(
+            site=int(robot.eef_site_id),
+            joint_positions=[int(address) for address in robot._ref_joint_pos_indexes],
+            joint_velocities=[int(address) for address in robot._ref_joint_vel_indexes],
+            joint_actuators=[int(index) for index in robot._ref_joint_actuator_indexes],
+            finger_actuators=[int(index) for index in robot._ref_joint_gripper_actuator_indexes],
+        ),
+        "end_effector_body": int(domain.sim.model.body_name2id(robot.robot_model.eef_name)),
+        "fingers": tuple(int(address) for address in robot._ref_gripper_joint_pos_indexes),
+        "substeps": int(domain.control_timestep / domain.model_timestep),
+    }
 
 
 _SWITCHES = {"open": "is_open", "close": "is_close", "turnon": "turn_on", "turnoff": "turn_off"}

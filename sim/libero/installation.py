@@ -84,7 +84,7 @@ def import_libero(installation: Installation) -> None:
 
     Raises `EnvironmentRequestError` when a package that LIBERO imports is missing or no GL library can be loaded.
     """
-    _quiet_robosuite()
+    quiet_robosuite()
     if "libero.libero" not in sys.modules:
         os.environ["LIBERO_CONFIG_PATH"] = str(_configuration_folder(installation))
     try:
@@ -188,7 +188,7 @@ def _configuration_folder(installation: Installation) -> Path:
     return folder
 
 
-def _quiet_robosuite() -> None:
+def quiet_robosuite() -> None:
     """Load robosuite's settings with its log file switched off, and without its advice to write private settings.
 
     robosuite logs to /tmp/robosuite.log on import, which fails where another user owns that file.

@@ -167,7 +167,8 @@ class LiberoScene:
         w, x, y, z = self.data.xquat[self.definition.end_effector_body]
         self._robot_state[:3] = self.data.site_xpos[self.definition.arm.site]
         self._robot_state[3:6] = axis_angle_from_quaternion(np.array([x, y, z, w]))
-        self._robot_state[6:] = self.data.qpos[self._fingers]
+        if self._fingers:  # a tool without fingers leaves zeros
+            self._robot_state[6:] = self.data.qpos[self._fingers]
         self.snapshot.take(self.data)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.contract import Split
 from sim.core.stepping import SteppingMode
@@ -14,10 +17,6 @@ from sim.libero.definition import SceneState
 from sim.libero.installation import find_installation, installed_versions
 from sim.libero.scene import LiberoScene
 from sim.libero.tasks import SETTLE_STEPS, LiberoTask, load_tasks
-
-if TYPE_CHECKING:
-    from sim.libero.build import TaskBuilder
-
 
 ARCHIVES_VARIABLE = "LIBERO_ARCHIVES"
 
@@ -91,10 +90,21 @@ StartedStates = dict[tuple[int, Split, int], SceneState]
 """(task, split, index) -> what `TaskSimulation.start` makes of it."""
 
 
-class InstalledSimulation:
-    """A task that hf-libero built. Each initial state is placed and settled once for all that share `started`."""
+class Builder(Protocol):
+    """What draws a task's initial states."""
 
-    def __init__(self, scene: LiberoScene, builder: TaskBuilder, started: StartedStates) -> None:
+    @property
+    def task(self) -> LiberoTask:
+        """Whose."""
+
+    def place(self, split: Split, index: int) -> NDArray[np.float64]:
+        """Place what is fixed in the model; returns the state [1 + nq + nv] to load then."""
+
+
+class InstalledSimulation:
+    """A task as it was built. Each initial state is placed and settled once for all that share `started`."""
+
+    def __init__(self, scene: LiberoScene, builder: Builder, started: StartedStates) -> None:
         self.scene, self.builder, self._started = scene, builder, started
 
     def start(self, split: Split, index: int) -> None:

@@ -15,6 +15,7 @@ from sim.libero.suite import LiberoSuite
 def installed(environment: LiberoEnvironment) -> TaskBuilder:
     """What hf-libero built for an environment."""
     assert isinstance(environment.simulation, InstalledSimulation)
+    assert isinstance(environment.simulation.builder, TaskBuilder)
     return environment.simulation.builder
 
 

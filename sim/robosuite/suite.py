@@ -1,0 +1,127 @@
+"""robosuite's tasks as a suite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+
+from sim.contract import EnvironmentRequestError, Expert, Split, Suite
+from sim.core.stepping import SteppingMode
+from sim.libero.definition import SceneDefinition, SceneState
+from sim.libero.environment import LiberoEnvironment
+from sim.libero.installation import MUJOCO_VERSION, PACKAGE_VERSIONS
+from sim.libero.rendering import CAMERAS, Look
+from sim.libero.scene import LiberoScene
+from sim.libero.source import InstalledSimulation, StartedStates
+from sim.libero.tasks import FAST_SUFFIX, NUM_INIT_STATES, PLAIN_SUFFIX, SETTLE_ACTION, SETTLE_STEPS
+from sim.robosuite.build import ARM_NOISE, RobosuiteBuilder, check_version
+from sim.robosuite.goals import Goal
+from sim.robosuite.tasks import SUITE, TASKS, RobosuiteTask
+
+
+class RobosuiteScene(LiberoScene):
+    """The simulation of one task, judged by robosuite's conditions."""
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        definition: SceneDefinition,
+        goal: Goal,
+        stepping: SteppingMode = "exact",
+    ) -> None:
+        """Raises `EnvironmentRequestError` for an unknown stepping."""
+        super().__init__(model, data, definition, stepping)
+        self._goal = goal
+
+    def goal_predicates(self) -> list[bool]:
+        """Whether each condition of the task's goal holds."""
+        return self._goal.conditions(self.model, self.data)
+
+    def restore(self, state: SceneState) -> None:
+        """See `LiberoScene.restore`."""
+        super().restore(state)
+        self._goal.start(self.model)
+
+
+class RobosuiteEnvironment(LiberoEnvironment):
+    """A task of robosuite 1.4, with a Panda arm; an episode starts as LIBERO's do, settled for half a second.
+
+    `wipe` has no gripper: its seventh action is ignored and its two finger positions are 0.
+    """
+
+
+class RobosuiteSuite(Suite):
+    """Lift, Stack, Door, NutAssembly, PickPlace and Wipe, and the variants of two of them with a single object.
+
+    "_fast" and "_plain" behind the name mean what they mean for LIBERO (`sim.libero.tasks.Variant`). Initial states are
+    50 draws of robosuite's own samplers for each split, with seeds that depend on task, split and index only.
+    """
+
+    def __init__(self, name: str = SUITE, image_size: int = 256) -> None:
+        """Raises `EnvironmentRequestError` for another version of robosuite, or an image size that cannot be drawn."""
+        check_version()
+        if isinstance(image_size, bool) or not isinstance(image_size, int) or not 16 <= image_size <= 2048:
+            raise EnvironmentRequestError(f"image_size must be an integer from 16 to 2048, not {image_size!r}")
+        self.name, self.image_size = name, image_size
+        self._stepping: SteppingMode = "fast" if FAST_SUFFIX in name else "exact"
+        self._look: Look = "plain" if name.endswith(PLAIN_SUFFIX) else "official"
+        self._started: StartedStates = {}
+
+    @property
+    def task_ids(self) -> tuple[int, ...]:
+        """Task numbers."""
+        return tuple(range(len(TASKS)))
+
+    def task_name(self, task_id: int) -> str:
+        """Short name of a task."""
+        return self._task(task_id).name
+
+    def instruction(self, task_id: int) -> str:
+        """The language instruction of a task."""
+        return self._task(task_id).instruction
+
+    def horizon(self, task_id: int) -> int:
+        """Control steps of an episode after settling."""
+        return self._task(task_id).horizon
+
+    def num_init_states(self, task_id: int, split: Split) -> int:
+        """50 in either split."""
+        self._task(task_id)
+        return NUM_INIT_STATES
+
+    def make(self, task_id: int) -> RobosuiteEnvironment:
+        """Build one environment (a second)."""
+        task = self._task(task_id)
+        builder = RobosuiteBuilder(task)
+        scene = RobosuiteScene(builder.model, builder.data, builder.definition, builder.goal, self._stepping)
+        simulation = InstalledSimulation(scene, builder, self._started)
+        environment = RobosuiteEnvironment(task, simulation, task.horizon, self.image_size, self._look)
+        environment.suite_name = self.name
+        return environment
+
+    def make_expert(self, task_id: int, seed: int) -> Expert:
+        """There is none. Raises `EnvironmentRequestError`."""
+        raise EnvironmentRequestError(f"{self.name} has no scripted experts; record demonstrations elsewhere")
+
+    def protocol(self) -> dict[str, Any]:
+        """JSON-ready facts that determine results; two results with equal protocols can be compared."""
+        return {
+            "suite": self.name,
+            "versions": {"mujoco": MUJOCO_VERSION, "robosuite": PACKAGE_VERSIONS["robosuite"]},
+            "stepping": self._stepping,
+            "look": self._look,
+            "settle_steps": SETTLE_STEPS,
+            "settle_action": list(SETTLE_ACTION),
+            "image_size": self.image_size,
+            "cameras": list(CAMERAS),
+            "splits": f"{NUM_INIT_STATES} draws each, seed crc32(suite/task/split/index), arm noise {ARM_NOISE} rad",
+            "tasks": [{"name": task.name, "horizon": task.horizon} for task in TASKS],
+        }
+
+    def _task(self, task_id: int) -> RobosuiteTask:
+        if isinstance(task_id, bool) or task_id not in self.task_ids:
+            listing = "; ".join(f"{task.index}: {task.instruction}" for task in TASKS)
+            raise EnvironmentRequestError(f"{self.name} has tasks 0 to {len(TASKS) - 1}, not {task_id!r} ({listing})")
+        return TASKS[task_id]
