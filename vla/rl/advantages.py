@@ -6,8 +6,10 @@ By name:
   rollout, as SimpleVLA-RL (arXiv 2509.09674) and SRPO (arXiv 2511.15605, equation 9) use it.
 - `lite_ppo`: (r - mean of the group) / deviation of all rewards of the batch. Lite PPO (arXiv 2508.08221).
 - `rloo`: r - mean of the others of the group. RLOO (arXiv 2402.14740).
+- `raft`: 1 for the rollouts of the group with its highest reward, 0 for the others: imitation of the best. RAFT (arXiv
+  2304.06767).
 
-`critic`, which tells the decisions of a rollout apart, is in `vla.rl.critic`.
+`pacs` is in `vla.rl.likelihood`; `critic`, which tells the decisions of a rollout apart, is in `vla.rl.critic`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LengthNormalisation = Literal["token", "episode"]
-AdvantageName = Literal["grpo", "lite_ppo", "rloo"]
+AdvantageName = Literal["grpo", "lite_ppo", "rloo", "raft"]
 
 
 def group_spread(rewards: ArrayLike, groups: ArrayLike) -> dict[int, float]:
@@ -58,7 +60,9 @@ def group_advantages(
             continue
         members = ids == group
         differences = values[members] - values[members].mean()
-        if name == "rloo":
+        if name == "raft":
+            advantages[members] = values[members] >= values[members].max() - minimum_spread
+        elif name == "rloo":
             count = len(differences)
             advantages[members] = differences * count / (count - 1)  # r - mean of the others
         else:

@@ -98,6 +98,33 @@ class Rollout:
         )
 
 
+@dataclass
+class Batch:
+    """The rollouts of one iteration, groups in a row."""
+
+    rollouts: list[Rollout] = field(default_factory=list)
+    embeddings: list[NDArray[np.float32]] = field(default_factory=list)
+    """[D] one for each rollout."""
+    groups: list[int] = field(default_factory=list)
+    """Group of each rollout, numbered from 0 in order of sampling."""
+    rewards: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    advantages: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """[N] means over decisions, where these differ."""
+    decision_advantages: Sequence[NDArray[np.float32] | np.float32] = ()
+    """[N] each one number or one for each decision [D]."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def successes(self) -> NDArray[np.bool_]:
+        """[N]"""
+        return np.array([rollout.success for rollout in self.rollouts], dtype=bool)
+
+    @property
+    def task_ids(self) -> NDArray[np.int64]:
+        """[N]"""
+        return np.array([rollout.task_id for rollout in self.rollouts], dtype=np.int64)
+
+
 def observations_at(episode: Episode, moments: NDArray[np.int64]) -> ObservationBatch:
     """An episode's kept observations at positions [n] in `observation_steps`."""
     return ObservationBatch(

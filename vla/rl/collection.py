@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 from sim.contract import Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla.data.episode import Episode
-from vla.rl.advantages import difficulty_weights, group_advantages, group_spread
-from vla.rl.batch import Rollout, TrainablePolicy
+from vla.rl.advantages import group_spread
+from vla.rl.batch import Batch, Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
-from vla.rl.critic import Critic, explained_variance, generalised_advantages
+from vla.rl.credit import Judges, set_advantages
 from vla.rl.rewards import RewardModel, Scores
 from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.rl.sampler import GroupRequest, Start, choose_groups
@@ -31,33 +30,6 @@ FRAME_BUDGET = 1 << 30
 """Bytes of rendered frames that may be in memory together; what the update keeps is at the network's resolution."""
 
 
-@dataclass
-class Batch:
-    """The rollouts of one iteration, groups in a row."""
-
-    rollouts: list[Rollout] = field(default_factory=list)
-    embeddings: list[NDArray[np.float32]] = field(default_factory=list)
-    """[D] one for each rollout."""
-    groups: list[int] = field(default_factory=list)
-    """Group of each rollout, numbered from 0 in order of sampling."""
-    rewards: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    advantages: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    """[N] means over decisions, where these differ."""
-    decision_advantages: Sequence[NDArray[np.float32] | np.float32] = ()
-    """[N] each one number or one for each decision [D]."""
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def successes(self) -> NDArray[np.bool_]:
-        """[N]"""
-        return np.array([rollout.success for rollout in self.rollouts], dtype=bool)
-
-    @property
-    def task_ids(self) -> NDArray[np.int64]:
-        """[N]"""
-        return np.array([rollout.task_id for rollout in self.rollouts], dtype=np.int64)
-
-
 def collect_batch(
     policy: TrainablePolicy,
     pool: EnvironmentPool,
@@ -69,7 +41,7 @@ def collect_batch(
     seed: int,
     iteration: int,
     success_rates: Mapping[Start, float] | None = None,
-    critic: Critic | None = None,
+    judges: Judges | None = None,
 ) -> Batch:
     """Roll out groups until `groups_per_iteration` of them have different rewards, or a limit is reached.
 
@@ -78,14 +50,16 @@ def collect_batch(
     are scored over everything rolled out in the iteration: under SRPO the successes of a dropped group still are
     references, and a group without any success is kept when another group of its task succeeded.
 
-    With a `critic` every group teaches, since it tells decisions apart where rewards are equal; none is replaced.
+    With a critic among the `judges` every group teaches, since it tells decisions apart where rewards are equal; none
+    is replaced.
     """
+    judges = judges or Judges()
     batch = Batch()
     starts: set[Start] = set()
     seconds = {"rollout": 0.0, "encode": 0.0}
     kept, rounds = 0, 0
     scores = Scores(batch.rewards, {})
-    most_rounds = algo.max_sampling_rounds if critic is None else 1
+    most_rounds = algo.max_sampling_rounds if judges.critic is None else 1
     while rounds < most_rounds and kept < algo.groups_per_iteration:
         missing = algo.groups_per_iteration - kept
         requests = choose_groups(
@@ -96,7 +70,8 @@ def collect_batch(
             iteration=iteration,
             sampling_round=rounds,
             exclude=starts,
-            success_rates=success_rates if algo.sampling == "uncertain" else None,
+            sampling=algo.sampling,
+            success_rates=success_rates or {},
         )
         if not requests:
             break
@@ -104,11 +79,11 @@ def collect_batch(
         starts.update(request.start for request in requests)
         scores = reward.score(np.stack(batch.embeddings), batch.successes, batch.task_ids)
         kept = sum(spread >= MINIMUM_SPREAD for spread in group_spread(scores.rewards, batch.groups).values())
-        if critic is None:
+        if judges.critic is None:
             _release(batch, scores.rewards, reward.compares_rollouts)
         rounds += 1
     batch.rewards = scores.rewards
-    judged = set_advantages(batch, algo, critic)
+    judged = set_advantages(batch, policy, algo, judges, MINIMUM_SPREAD)
     described = batch_metrics(batch)
     batch.metrics = {
         **described,
@@ -120,51 +95,6 @@ def collect_batch(
         "time/encode_seconds": seconds["encode"],
     }
     return batch
-
-
-def set_advantages(batch: Batch, algo: AlgoConfig, critic: Critic | None) -> dict[str, float]:
-    """Set the batch's advantages; returns what there is to say of the critic.
-
-    A critic that has learnt nothing yet leaves the first iteration to the groups' means.
-    """
-    values = None if critic is None else critic.values(batch.rollouts)
-    weights = difficulty_weights(batch.successes, batch.groups) if algo.difficulty_weight else np.float32(1.0)
-    if values is None:
-        batch.advantages = weights * group_advantages(
-            batch.rewards,
-            batch.groups,
-            name="grpo" if algo.advantage == "critic" else algo.advantage,
-            negative_weight=algo.negative_weight,
-            minimum_spread=MINIMUM_SPREAD,
-            minimum_deviation=algo.minimum_deviation,
-        )
-        batch.decision_advantages = list(batch.advantages)
-        return {}
-    batch.decision_advantages = critic_advantages(values, batch.rewards, weights * np.ones(len(values)), algo)
-    batch.advantages = np.array([advantages.mean() for advantages in batch.decision_advantages], dtype=np.float32)
-    return {"critic/explained_variance": explained_variance(values, batch.rewards)}
-
-
-def critic_advantages(
-    values: Sequence[NDArray[np.float32]],
-    rewards: NDArray[np.float32],
-    weights: NDArray[np.floating],
-    algo: AlgoConfig,
-) -> list[NDArray[np.float32]]:
-    """Advantages [D] of the decisions of each of N rollouts, of deviation 1 over those with a weight.
-
-    Multiplied by the rollouts' `weights` [N], negative ones by `algo.negative_weight` too. All are 0 without a weight.
-    """
-    raw = [
-        generalised_advantages(judged, float(reward), algo.critic_decay)
-        for judged, reward in zip(values, rewards, strict=True)
-    ]
-    used = [advantages for advantages, weight in zip(raw, weights, strict=True) if weight > 0]
-    scale = 1.0 / (float(np.concatenate(used).std()) + 1e-6) if used else 0.0
-    return [
-        (np.where(advantages < 0, algo.negative_weight, 1.0) * advantages * scale * weight).astype(np.float32)
-        for advantages, weight in zip(raw, weights, strict=True)
-    ]
 
 
 def roll_out(

@@ -37,9 +37,9 @@ class AlgoConfig:
     """Rollouts from each initial state; their rewards are compared with one another."""
     groups_per_iteration: int = 48
     """Groups with different rewards that an update wants; under "critic", groups."""
-    sampling: Literal["uncertain", "even"] = "uncertain"
+    sampling: Literal["uncertain", "even", "gate"] = "uncertain"
     """Which training initial states: "uncertain" draws those more often whose last group had successes and failures,
-    "even" all tasks alike."""
+    "even" takes all tasks alike, "gate" those alike that succeed in 5 to 75 % of their rollouts."""
     max_sampling_rounds: int = 2
     """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
     temperature: float = 0.5
@@ -58,6 +58,8 @@ class AlgoConfig:
     """Bound on the ratio of tokens with negative advantage (> 1); null for none."""
     kl_coefficient: float = 0.0
     """Weight of the KL penalty to the policy that training started from."""
+    kl_demonstrations: int | None = None
+    """Demonstrations that policy was fine-tuned on, by which the weight is divided; null for not at all."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     learning_rate: float = 5e-4
@@ -80,11 +82,25 @@ class AlgoConfig:
     """Decisions per forward pass (gradients accumulate to a minibatch); null for the whole minibatch."""
     max_samples_per_update: int | None = None
     """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
-    advantage: Literal["grpo", "lite_ppo", "rloo", "critic"] = "grpo"
+    advantage: Literal["grpo", "lite_ppo", "rloo", "raft", "pacs", "critic"] = "grpo"
     """A rollout's reward less its group's mean, divided by the group's deviation ("grpo") or the batch's ("lite_ppo"),
-    or less the mean of the group's others and divided by nothing ("rloo"). "critic" tells decisions of a rollout apart:
-    how much better it looked after each than before, to a small network that learns from the iterations before. Then
-    every group teaches, and none is replaced."""
+    or less the mean of the group's others and divided by nothing ("rloo"); 1 for the group's best and 0 for the others
+    ("raft"); what is left of the outcome after the likelihood's forecast of it ("pacs"). "critic" tells decisions of a
+    rollout apart: how much better it looked after each than before, to a small network that learns from the iterations
+    before. Then every group teaches, and none is replaced."""
+    pacs_beta: float = 1.0
+    """Under "pacs", logits of success per unit of the mean log-ratio to the starting policy."""
+    step_credit: Literal["none", "shared", "progress"] = "none"
+    """What decisions of a rollout get beside its advantage, without a critic. "shared": what several rollouts of a
+    group did alike gets the mean of theirs (SALT). "progress": more where one came nearer to the task's successes."""
+    step_tolerance: float = 0.3
+    """Under "shared", how far apart two states may be that count as one, in deviations of the policy's features."""
+    step_weight: float = 0.5
+    """Under "progress", what a decision's progress counts beside its rollout's advantage."""
+    likely_success_bonus: float = 0.0
+    """Added to the reward of successes that the averaged policy finds likely beside the group's others (GRPO-CARE)."""
+    likely_success_margin: float = 0.0
+    """How much less likely (in probability of a token) than the mean of the group's successes they may be."""
     critic_decay: float = 0.9
     """Under "critic", how much of what happened later a decision is credited with: 0 none, 1 all."""
     critic_window: int = 8
@@ -104,9 +120,10 @@ class AlgoConfig:
     def __post_init__(self) -> None:
         """Check every value. Raises `ConfigError`."""
         _one_of("algo.reward", self.reward, ("binary", "srpo", "siirl", "calibrated"))
-        _one_of("algo.advantage", self.advantage, ("grpo", "lite_ppo", "rloo", "critic"))
+        _one_of("algo.advantage", self.advantage, ("grpo", "lite_ppo", "rloo", "raft", "pacs", "critic"))
+        _one_of("algo.step_credit", self.step_credit, ("none", "shared", "progress"))
         _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
-        _one_of("algo.sampling", self.sampling, ("uncertain", "even"))
+        _one_of("algo.sampling", self.sampling, ("uncertain", "even", "gate"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
         _within("algo.average_decay", self.average_decay, 0.0, 0.999)
@@ -122,10 +139,17 @@ class AlgoConfig:
             _at_least(f"algo.{name}", getattr(self, name), 1)
         _at_least("algo.reward_frames", self.reward_frames, 2)
         _at_least("algo.warmup_iterations", self.warmup_iterations, 0)
-        for name in ("frame_stride", "micro_batch_size", "max_samples_per_update", "constant_iterations"):
+        self._check_credit()
+        for name in (
+            "frame_stride",
+            "micro_batch_size",
+            "max_samples_per_update",
+            "constant_iterations",
+            "kl_demonstrations",
+        ):
             if getattr(self, name) is not None:
                 _at_least(f"algo.{name}", getattr(self, name), 1)
-        for name in ("temperature", "learning_rate", "max_gradient_norm", "clip_high"):
+        for name in ("temperature", "learning_rate", "max_gradient_norm", "clip_high", "pacs_beta"):
             _positive(f"algo.{name}", getattr(self, name))
         for name in ("kl_coefficient", "entropy_coefficient", "weight_decay", "token_noise", "minimum_deviation"):
             _at_least(f"algo.{name}", getattr(self, name), 0)
@@ -135,6 +159,30 @@ class AlgoConfig:
             raise ConfigError(
                 f"algo.dual_clip is {self.dual_clip}; it must exceed 1 + clip_high ({1 + self.clip_high:g}), or be null"
             )
+
+    def _check_credit(self) -> None:
+        for name in ("step_tolerance", "step_weight", "likely_success_bonus", "likely_success_margin"):
+            _at_least(f"algo.{name}", getattr(self, name), 0)
+        if self.advantage != "critic":
+            return
+        if self.step_credit != "none":
+            raise ConfigError(
+                f"algo.step_credit is {self.step_credit!r}, but the critic tells decisions apart already; set it to "
+                "none, or algo.advantage to another"
+            )
+        if self.likely_success_bonus:
+            raise ConfigError(
+                f"algo.likely_success_bonus is {self.likely_success_bonus}, but the critic forecasts rewards from 0 to "
+                "1; set it to 0, or algo.advantage to another"
+            )
+
+    @property
+    def kl_weight(self) -> float:
+        """Of the KL penalty.
+
+        Less, the more demonstrations the policy it pulls to has seen (demonstration-regularised RL, arXiv 2310.17303).
+        """
+        return self.kl_coefficient / (self.kl_demonstrations or 1)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from vla.training.seeding import derive_seed
 
 Start = tuple[int, int]
 """(task, initial state)."""
+Sampling = Literal["even", "uncertain", "gate"]
 SOLVED_WEIGHT = 0.1
 """Of a state whose last group succeeded throughout, against 1 for one where half the rollouts succeeded."""
+GATE = (0.05, 0.75)
+"""Success from which on a task is worth trying, and up to which it is worth training, under "gate"."""
 UNSOLVED_WEIGHT = 0.5
 """Of a state whose last group failed throughout: a rare success there is worth most, and "srpo" ranks the failures."""
 
@@ -45,9 +48,10 @@ def choose_groups(
     iteration: int,
     sampling_round: int = 0,
     exclude: Collection[Start] = (),
+    sampling: Sampling = "even",
     success_rates: Mapping[Start, float] | None = None,
 ) -> list[GroupRequest]:
-    """Choose `count` different initial states outside `exclude`: evenly over the tasks, or where outcomes differ.
+    """Choose `count` different initial states outside `exclude`.
 
     Args:
         init_states: how many training initial states each task has.
@@ -55,25 +59,43 @@ def choose_groups(
         group_size: rollouts in each group.
         seed, iteration, sampling_round: together they determine the result.
         exclude: states this iteration has rolled out already.
-        success_rates: share of successes of each state's last group; states are then drawn with `state_weight`. None
-            for evenly.
+        sampling: "even" takes all tasks alike, "uncertain" draws states with `state_weight`, "gate" takes alike the
+            tasks whose success is within `GATE`, and all while none is.
+        success_rates: share of successes of each state's last group, as far as there was one.
     """
     generator = stream_generator("groups", seed, iteration, sampling_round)
     free = {
         task: [int(state) for state in generator.permutation(total) if (task, int(state)) not in exclude]
         for task, total in sorted(init_states.items())
     }
-    if success_rates is None:
-        starts = _evenly(free, count, generator)
-    else:
+    rates = success_rates or {}
+    if sampling == "uncertain":
         starts = _by_weight(
-            [(task, state) for task, states in free.items() for state in states], count, success_rates, generator
+            [(task, state) for task, states in free.items() for state in states], count, rates, generator
         )
+    else:
+        gated = gated_tasks(init_states, rates) if sampling == "gate" else list(free)
+        starts = _evenly({task: free[task] for task in gated}, count, generator)
     seeds = rollout_seeds(len(starts) * group_size, seed, iteration, sampling_round)
     return [
         GroupRequest(task, state, tuple(seeds[index * group_size : (index + 1) * group_size]))
         for index, (task, state) in enumerate(starts)
     ]
+
+
+def gated_tasks(tasks: Iterable[int], success_rates: Mapping[Start, float]) -> list[int]:
+    """The tasks whose mean success over their states' last groups is within `GATE`; one not tried yet is within.
+
+    All tasks when none is. WebRL (arXiv 2411.02337) so keeps what its critic finds neither hopeless nor mastered; here
+    the outcomes themselves are asked.
+    """
+    ordered = sorted(tasks)
+    tried: dict[int, list[float]] = {task: [] for task in ordered}
+    for (task, _), rate in success_rates.items():
+        if task in tried:
+            tried[task].append(rate)
+    low, high = GATE
+    return [task for task in ordered if not tried[task] or low <= np.mean(tried[task]) <= high] or ordered
 
 
 def _evenly(free: dict[int, list[int]], count: int, generator: np.random.Generator) -> list[Start]:

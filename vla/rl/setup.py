@@ -132,8 +132,8 @@ def _drop_lines_after(run: RunFolder, iteration: int) -> None:
 
 
 def open_reference(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -> TrainablePolicy | None:
-    """The frozen starting policy for the KL penalty, kept in the run folder; None without a penalty."""
-    if config.algo.kl_coefficient == 0:
+    """The frozen starting policy for a KL penalty or "pacs", kept in the run folder; None where neither needs it."""
+    if config.algo.kl_coefficient == 0 and config.algo.advantage != "pacs":
         return None
     folder = run.path / REFERENCE_FOLDER
     if run.last_checkpoint() is None:

@@ -26,6 +26,7 @@ from vla.policies import load_policy
 from vla.rl.batch import TrainablePolicy, build_samples
 from vla.rl.collection import collect_batch
 from vla.rl.config import TrainConfig
+from vla.rl.credit import Judges
 from vla.rl.progress import evaluation_line, iteration_line
 from vla.rl.rewards import RewardModel
 from vla.rl.sampler import last_success_rates, stream_generator
@@ -164,7 +165,7 @@ class Trainer:
                 seed=config.seed,
                 iteration=iteration,
                 success_rates=self._success_rates,
-                critic=state.critic,
+                judges=Judges(state.critic, self.reference, state.averaged),
             )
         generator = stream_generator("samples", config.seed, iteration)
         samples = build_samples(
@@ -181,7 +182,7 @@ class Trainer:
                     algo,
                     iteration=iteration,
                     generator=generator,
-                    reference=self.reference,
+                    reference=self.reference if algo.kl_weight > 0 else None,
                 )
             if state.critic is not None:
                 state.critic.learn(batch.rollouts, batch.rewards)

@@ -164,7 +164,7 @@ def accumulate_gradient(
             clip_high=algo.clip_high,
             dual_clip=algo.dual_clip,
             reference_log_probs=reference_log_probs,
-            kl_coefficient=algo.kl_coefficient,
+            kl_coefficient=algo.kl_weight,
             entropy_coefficient=algo.entropy_coefficient,
         )
         torch.autograd.backward(terms.loss / tokens)

@@ -44,6 +44,11 @@ def test_rloo_compares_with_the_mean_of_the_others():
     assert result.tolist() == pytest.approx([1, -0.5, -0.5, 0.3, -0.3])
 
 
+def test_raft_imitates_the_best_of_a_group_and_pushes_nothing_down():
+    result = group_advantages([1, 0.4, 1, 0.3, 0.1, 0.2, 0.2], [0, 0, 0, 1, 1, 2, 2], name="raft")
+    assert result.tolist() == [1, 0, 1, 1, 0, 0, 0]
+
+
 def test_groups_are_weighed_by_the_variance_of_their_outcome():
     weights = difficulty_weights([1, 0, 1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 2, 2])
     assert weights.tolist() == pytest.approx([1, 1, 0.75, 0.75, 0.75, 0.75, 0, 0])

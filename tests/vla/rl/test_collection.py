@@ -13,9 +13,12 @@ from sim.pool import EnvironmentPool
 from tests.fakes import HORIZON, FakeSuite
 from tests.vla.rl.helpers import TrainableFakePolicy, load_fake_policy
 from vla.data.episode import Episode
+from vla.errors import ReflexError
 from vla.rl import collection
-from vla.rl.collection import Batch, collect_batch
+from vla.rl.batch import Batch
+from vla.rl.collection import collect_batch
 from vla.rl.config import AlgoConfig
+from vla.rl.credit import Judges
 from vla.rl.critic import Critic
 from vla.rl.embeddings import FrameEmbedding, rollout_clip
 from vla.rl.rewards import BinaryReward, RewardModel, SrpoReward
@@ -148,7 +151,7 @@ def test_with_a_critic_every_group_teaches_and_none_is_replaced():
             batches.append(
                 collect_batch(
                     policy, pool, FakeSuite(), BinaryReward(), {0: 20, 1: 20}, algo, seed=0, iteration=iteration,
-                    critic=critic,
+                    judges=Judges(critic),
                 )
             )  # fmt: skip
             critic.learn(batches[-1].rollouts, batches[-1].rewards)
@@ -164,3 +167,68 @@ def test_with_a_critic_every_group_teaches_and_none_is_replaced():
     for rollout, advantages, mean in zip(second.rollouts, second.decision_advantages, second.advantages, strict=True):
         assert np.shape(advantages) == (len(rollout.tokens),)
         assert mean == pytest.approx(np.mean(advantages))
+
+
+def test_pacs_starts_as_rloo_and_departs_from_it_with_the_policy():
+    policy = load_fake_policy("weak", "cpu")
+    tasks, settings = {0: 20, 1: 20}, {"negative_weight": 0.5}
+    with EnvironmentPool("fake", 8, 0, factory="tests.fakes:get_suite") as pool:
+
+        def advantages(name: str, reference: TrainableFakePolicy | None) -> NDArray[np.float32]:
+            algo = AlgoConfig(
+                group_size=4, groups_per_iteration=6, reward="binary", temperature=1.0, advantage=name, **settings
+            )
+            return collect_batch(
+                policy,
+                pool,
+                FakeSuite(),
+                BinaryReward(),
+                tasks,
+                algo,
+                seed=0,
+                iteration=0,
+                judges=Judges(None, reference),
+            ).advantages
+
+        rloo = advantages("rloo", None)
+        np.testing.assert_allclose(advantages("pacs", load_fake_policy("weak", "cpu")), rloo, atol=1e-5)
+        moved = advantages("pacs", TrainableFakePolicy(gain=0.25))
+    assert not np.allclose(moved, rloo, atol=1e-3)
+    assert np.array_equal(moved == 0, rloo == 0), "groups without spread still teach nothing"
+    with pytest.raises(ReflexError, match="needs the policy that training started from"):
+        collect(policy, BinaryReward(), tasks, advantage="pacs")
+
+
+def test_likely_successes_are_preferred_and_rewards_stay_what_they_were():
+    policy = load_fake_policy("weak", "cpu")
+    plain = collect(policy, BinaryReward(), {0: 20, 1: 20}, advantage="rloo")
+    liked = collect(policy, BinaryReward(), {0: 20, 1: 20}, advantage="rloo", likely_success_bonus=0.5)
+    assert liked.rewards.tolist() == plain.rewards.tolist()
+    assert liked.metrics["advantage/likely_successes"] > 0
+    groups, gained = np.array(plain.groups), liked.advantages > plain.advantages + 1e-6
+    assert gained.any() and plain.successes[gained].all()
+    for group in set(plain.groups):
+        wins = np.flatnonzero((groups == group) & plain.successes)
+        if len(wins) > 1 and plain.advantages[wins].any():
+            assert gained[wins].any()
+
+
+def test_steps_that_rollouts_share_are_credited_with_their_mean():
+    policy = load_fake_policy("weak", "cpu")
+    plain = collect(policy, BinaryReward(), {0: 20, 1: 20})
+    none = collect(policy, BinaryReward(), {0: 20, 1: 20}, step_credit="shared", step_tolerance=0.0)
+    merged = collect(policy, BinaryReward(), {0: 20, 1: 20}, step_credit="shared", step_tolerance=1.0)
+    assert none.metrics["advantage/shared_steps"] == 0.0, "no two rollouts are in exactly the same state after a step"
+    for own, steps in zip(plain.advantages, none.decision_advantages, strict=True):
+        assert steps.tolist() == [own] * len(steps)
+    assert 0.0 < merged.metrics["advantage/shared_steps"] < 1.0
+    assert merged.advantages.tolist() == plain.advantages.tolist()
+
+
+def test_decisions_that_come_nearer_to_successes_are_credited():
+    policy = load_fake_policy("weak", "cpu")
+    batch = collect(policy, BinaryReward(), {0: 20, 1: 20}, step_credit="progress")
+    plain = collect(policy, BinaryReward(), {0: 20, 1: 20})
+    assert 0.0 < batch.metrics["advantage/failures_progress"] < 1.0
+    for own, steps in zip(plain.advantages, batch.decision_advantages, strict=True):
+        assert np.ptp(steps) > 0 if own else not steps.any()

@@ -7,6 +7,18 @@ import pytest
 from vla.rl.config import AlgoConfig, ConfigError, TrainConfig
 
 
+def test_what_a_critic_makes_pointless_is_refused():
+    with pytest.raises(ConfigError, match=r"algo\.step_credit is 'shared', but the critic"):
+        AlgoConfig(advantage="critic", step_credit="shared")
+    with pytest.raises(ConfigError, match=r"algo\.likely_success_bonus is 0\.5, but the critic"):
+        AlgoConfig(advantage="critic", likely_success_bonus=0.5)
+
+
+def test_the_pull_to_the_starting_policy_weakens_with_its_demonstrations():
+    assert AlgoConfig(kl_coefficient=0.3).kl_weight == 0.3
+    assert AlgoConfig(kl_coefficient=0.3, kl_demonstrations=30).kl_weight == pytest.approx(0.01)
+
+
 def test_defaults_are_valid_and_the_reward_is_the_only_difference():
     assert TrainConfig().algo.reward == "srpo"
     assert AlgoConfig(reward="binary") != AlgoConfig()
@@ -30,6 +42,11 @@ def test_defaults_are_valid_and_the_reward_is_the_only_difference():
         ("micro_batch_size", 0, "at least 1"),
         ("negative_weight", 2.0, r"\[0, 1\]"),
         ("token_noise", -1.0, "at least 0"),
+        ("advantage", "gae", "critic, grpo, lite_ppo, pacs, raft, rloo"),
+        ("step_credit", "both", "none, progress, shared"),
+        ("step_weight", -0.5, "at least 0"),
+        ("pacs_beta", 0.0, "positive"),
+        ("kl_demonstrations", 0, "at least 1"),
     ],
 )
 def test_bad_algorithm_value_names_the_field_and_what_would_be_right(field, value, advice):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from vla.errors import ReflexError
 from vla.rl.batch import Rollout
-from vla.rl.collection import critic_advantages
 from vla.rl.config import AlgoConfig
+from vla.rl.credit import critic_advantages
 from vla.rl.critic import Critic, explained_variance, generalised_advantages
 
 VALUES = st.lists(st.floats(0.0, 1.0, width=32), min_size=1, max_size=9)

@@ -37,11 +37,22 @@ def train_and_die(output: Path, reward: str, iteration: int, decisions: int) -> 
     assert ended.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("reward", ["binary", "srpo"])
-def test_it_learns_on_held_out_initial_states(tmp_path, reward):
+@pytest.mark.parametrize(
+    "algo",
+    [
+        {"algo_reward": "binary"},
+        {"algo_reward": "srpo"},
+        {"algo_advantage": "raft"},
+        {"algo_advantage": "pacs"},
+        {"algo_step_credit": "shared"},
+        {"algo_step_credit": "progress"},
+        {"algo_likely_success_bonus": 0.5},
+    ],
+)
+def test_it_learns_on_held_out_initial_states(tmp_path, algo):
     config = small_config(
-        tmp_path / "run", iterations=16, evaluate_every=16, evaluation_episodes_per_task=10, algo_reward=reward,
-        algo_group_size=8, algo_groups_per_iteration=9, algo_learning_rate=0.08,
+        tmp_path / "run", iterations=16, evaluate_every=16, evaluation_episodes_per_task=10,
+        algo_group_size=8, algo_groups_per_iteration=9, algo_learning_rate=0.08, **algo,
     )  # fmt: skip
     summary = train(config, components())
     assert summary["start"]["success_rate"] <= 0.4
