@@ -77,7 +77,8 @@ def collect_batch(
             break
         roll_out(policy, pool, suite, reward, requests, batch, algo, seconds)
         starts.update(request.start for request in requests)
-        scores = reward.score(np.stack(batch.embeddings), batch.successes, batch.task_ids)
+        compared = compared_with(batch, algo)
+        scores = reward.score(np.stack(batch.embeddings), batch.successes, compared)
         kept = sum(spread >= MINIMUM_SPREAD for spread in group_spread(scores.rewards, batch.groups).values())
         if judges.critic is None:
             _release(batch, scores.rewards, reward.compares_rollouts)
@@ -95,6 +96,15 @@ def collect_batch(
         "time/encode_seconds": seconds["encode"],
     }
     return batch
+
+
+def compared_with(batch: Batch, algo: AlgoConfig) -> NDArray[np.int64]:
+    """[N] which rollouts the reward compares: those of one number."""
+    if algo.reference_scope == "task":
+        return batch.task_ids
+    if algo.reference_scope == "group":
+        return np.array(batch.groups, dtype=np.int64)
+    return np.zeros(len(batch.rollouts), dtype=np.int64)
 
 
 def roll_out(

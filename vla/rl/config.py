@@ -25,6 +25,9 @@ class AlgoConfig:
     """What a failure is worth at most under "srpo" and "calibrated", in [0, 1]; 0 is the binary reward."""
     metric: Literal["euclidean", "cosine"] = "euclidean"
     """Distance between embeddings under "srpo": "euclidean" (the paper) or "cosine"."""
+    reference_scope: Literal["task", "group", "batch"] = "task"
+    """Whose successes a failure is compared with, and with whose failures it is ranked: its task's in the batch (the
+    paper), its own group's, or all of the batch whatever the task, for comparison."""
     success_bank: int = 0
     """Successes of each task that are kept as references for later iterations, at most; 0 for none, as published."""
     success_age: int = 20
@@ -123,6 +126,9 @@ class AlgoConfig:
         _one_of("algo.advantage", self.advantage, ("grpo", "lite_ppo", "rloo", "raft", "pacs", "critic"))
         _one_of("algo.step_credit", self.step_credit, ("none", "shared", "progress"))
         _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
+        _one_of("algo.reference_scope", self.reference_scope, ("task", "group", "batch"))
+        if self.success_bank and self.reference_scope != "task":
+            raise ConfigError(f"algo.reference_scope is {self.reference_scope!r}; a success bank is kept by task")
         _one_of("algo.sampling", self.sampling, ("uncertain", "even", "gate"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
@@ -267,10 +273,18 @@ class TrainConfig:
         if self.max_minutes is not None:
             _positive("max_minutes", self.max_minutes)
         _positive("max_frame_gigabytes", self.max_frame_gigabytes)
+        self._check_references()
         if self.target_success is not None:
             _within("target_success", self.target_success, 0.0, 1.0)
             if self.evaluate_every == 0:
                 raise ConfigError("target_success needs evaluations; set evaluate_every to 1 or more")
+
+    def _check_references(self) -> None:
+        if self.demonstrations is not None and self.algo.reference_scope != "task":
+            raise ConfigError(
+                f"algo.reference_scope is {self.algo.reference_scope!r}, but demonstrations stand in for a task's "
+                'successes; set one of them back ("task", or null)'
+            )
 
 
 RESUME_MAY_CHANGE = frozenset(

@@ -89,6 +89,26 @@ def test_srpo_keeps_groups_without_success_when_the_task_had_one_elsewhere():
     assert (srpo.rewards[srpo.successes] == 1).all() and (srpo.rewards[~srpo.successes] < 1).all()
 
 
+def test_a_failure_is_compared_with_its_task_its_group_or_everything():
+    policy, tasks = load_fake_policy("weak", "cpu"), {0: 20, 1: 20}
+    settings: dict[str, Any] = {"reward": "srpo", "groups_per_iteration": 8, "max_sampling_rounds": 1}
+
+    def scored(scope: str) -> Batch:
+        return collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), tasks, reference_scope=scope, **settings)
+
+    task, group, batch = scored("task"), scored("group"), scored("batch")
+    assert [rollout.record for rollout in task.rollouts] == [rollout.record for rollout in group.rollouts]
+    groups = np.array(group.groups)
+    for number in set(group.groups):
+        members = np.flatnonzero(groups == number)
+        if not group.successes[members].any():
+            assert not group.rewards[members].any(), "no success of its own to be compared with"
+            assert task.rewards[members].all() == task.successes[task.task_ids == task.task_ids[members[0]]].any()
+    failures = ~task.successes
+    assert not np.allclose(task.rewards[failures], batch.rewards[failures])
+    assert (batch.rewards[failures] > 0).all()
+
+
 def test_srpo_without_any_success_teaches_nothing():
     batch = collect(TrainableFakePolicy(gain=0.0), SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
     assert not batch.rewards.any() and not batch.advantages.any()

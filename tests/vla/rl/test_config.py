@@ -14,6 +14,13 @@ def test_what_a_critic_makes_pointless_is_refused():
         AlgoConfig(advantage="critic", likely_success_bonus=0.5)
 
 
+def test_references_kept_by_task_need_that_scope():
+    with pytest.raises(ConfigError, match=r"algo\.reference_scope is 'group'; a success bank"):
+        AlgoConfig(reference_scope="group", success_bank=4)
+    with pytest.raises(ConfigError, match=r"algo\.reference_scope is 'batch', but demonstrations"):
+        TrainConfig(algo=AlgoConfig(reference_scope="batch"), demonstrations="datasets/demos")
+
+
 def test_the_pull_to_the_starting_policy_weakens_with_its_demonstrations():
     assert AlgoConfig(kl_coefficient=0.3).kl_weight == 0.3
     assert AlgoConfig(kl_coefficient=0.3, kl_demonstrations=30).kl_weight == pytest.approx(0.01)
