@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,8 @@ def encoder_throughput(
 ) -> EncoderThroughput:
     """Time `encoder.encode` on random clips, and `peer` on the same ones.
 
-    Without a `peer`, a V-JEPA 2 encoder is compared with `plain_transformers_loop`; others have none. Each side runs
-    once untimed. Raises `WorldModelError` when a count is below 1.
+    Without a `peer`, an encoder from transformers is compared with `plain_transformers_loop`; others have none. Each
+    side runs once untimed. Raises `WorldModelError` when a count is below 1.
     """
     if min(num_clips, frames_per_clip, image_size, repeats) < 1:
         raise WorldModelError("clips, frames per clip, image size and repeats of a benchmark must be at least 1")
@@ -69,26 +70,34 @@ def encoder_throughput(
 
 
 def plain_transformers_loop(encoder: VideoEncoder) -> Loop:
-    """The loop of the model card: one clip at a time, float32, preprocessed on the CPU, predictor and all.
+    """The loop of the model card: one clip at a time, float32, preprocessed on the CPU, V-JEPA 2's predictor and all.
 
     Reads the encoder's checkpoint a second time and shows it the same frames at the same size. Raises `WorldModelError`
-    when `encoder` is not a V-JEPA 2.
+    when `encoder` is none of transformers'.
     """
+    from world_models.encoders.images import ImageEncoder, load_image_model
     from world_models.encoders.vjepa2 import VJepa2Encoder, load_model
 
-    if not isinstance(encoder, VJepa2Encoder):
+    on_cpu: VJepa2Encoder | ImageEncoder
+    if isinstance(encoder, VJepa2Encoder):
+        model: Any = load_model(encoder.source)
+        on_cpu = VJepa2Encoder(model, encoder.source, encoder.config, "cpu")
+    elif isinstance(encoder, ImageEncoder):
+        model = load_image_model(encoder.source, encoder.model_type)
+        on_cpu = ImageEncoder(model, encoder.source, encoder.model_type, encoder.config, "cpu")
+    else:
         raise WorldModelError(f"encoder {encoder.name} has no counterpart in transformers to be compared with")
-    model = load_model(encoder.source)
-    on_cpu = VJepa2Encoder(model, encoder.source, encoder.config, "cpu")
-    model.to(encoder.device)  # type: ignore[arg-type]  # transformers annotates the wrapped method
+    model.to(encoder.device)
     model.train(False)
+    video = isinstance(encoder, VJepa2Encoder)
 
     def loop(clips: Sequence[Clip]) -> object:
         rows = []
         for clip in clips:
-            pixels = on_cpu.preprocess(clip)[None].to(encoder.device)
+            pixels = on_cpu.preprocess(clip).to(encoder.device)
             with torch.no_grad():
-                rows.append(model(pixel_values_videos=pixels).last_hidden_state.mean(dim=1).cpu())
+                shown = {"pixel_values_videos": pixels[None]} if video else {"pixel_values": pixels}
+                rows.append(model(**shown).last_hidden_state.mean(dim=1).cpu())
         return rows
 
     return loop

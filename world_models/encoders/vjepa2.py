@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from torch.nn import functional
 from transformers import VJEPA2Model
 
 from world_models.encoders.base import Clip, check_clips, check_embeddings, sample_frames
+from world_models.encoders.pretrained import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    Arithmetic,
+    arithmetic,
+    load_pretrained,
+    resize_planes,
+)
 from world_models.errors import WorldModelError
 
 Crop = Literal["whole", "paper"]
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class VJepa2Config:
     """"whole": the frame resized to the model's square; "paper": short side to 256/224 of it, then centre crop."""
     tokens_per_batch: int = 32768
     """Patch tokens in one forward pass; bounds the memory. A clip larger than this goes alone."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Arithmetic = "auto"
     """Arithmetic; "auto" is bfloat16 on CUDA and float32 elsewhere."""
 
     def __post_init__(self) -> None:
@@ -42,7 +45,7 @@ class VJepa2Config:
             raise WorldModelError(f"V-JEPA 2 needs frames and tokens_per_batch of at least 1, got {self}")
         if self.crop not in get_args(Crop):
             raise WorldModelError(f"crop of V-JEPA 2 must be one of {', '.join(get_args(Crop))}, got {self.crop!r}")
-        if self.dtype not in ("auto", "float32", "bfloat16"):
+        if self.dtype not in get_args(Arithmetic):
             raise WorldModelError(f"dtype of V-JEPA 2 must be auto, float32 or bfloat16, got {self.dtype!r}")
 
 
@@ -59,12 +62,12 @@ class VJepa2Encoder:
         self.config = config or VJepa2Config()
         self.device = torch.device(device)
         self.source = source
-        self.dtype = self._choose_dtype()
+        self.dtype = arithmetic(self.config.dtype, self.device)
         self._settings = model.config
         # The same tokens as model(..., skip_predictor=True), without the masked copy of all of them that call makes.
         self._encoder = model.encoder.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
-        self._mean = torch.tensor(_IMAGENET_MEAN, device=self.device).view(1, 3, 1, 1)
-        self._deviation = torch.tensor(_IMAGENET_DEVIATION, device=self.device).view(1, 3, 1, 1)
+        self._mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(1, 3, 1, 1)
+        self._deviation = torch.tensor(IMAGENET_DEVIATION, device=self.device).view(1, 3, 1, 1)
 
     @classmethod
     def from_pretrained(cls, source: str, config: VJepa2Config | None = None, device: str = "cpu") -> VJepa2Encoder:
@@ -117,44 +120,19 @@ class VJepa2Encoder:
         planes = _fit(planes, self.crop_size, self.config.crop)
         return (planes / 255 - self._mean) / self._deviation
 
-    def _choose_dtype(self) -> torch.dtype:
-        if self.config.dtype == "auto":
-            return torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        return torch.bfloat16 if self.config.dtype == "bfloat16" else torch.float32
 
-
-def load_model(source: str, attention: str = "sdpa") -> VJEPA2Model:
+def load_model(source: str) -> VJEPA2Model:
     """Read a V-JEPA 2 with float32 weights. Raises `WorldModelError` as `VJepa2Encoder.from_pretrained` does."""
-    advice = "give a folder with config.json and model.safetensors, or a hub id while the network is reachable"
-    loaded: Any  # transformers declares a model only, and returns a pair when asked for the loading report
-    try:
-        loaded = VJEPA2Model.from_pretrained(
-            source, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WorldModelError(f"cannot load V-JEPA 2 from {source!r}: {reason} ({advice})") from error
-    model, report = cast(tuple[VJEPA2Model, dict[str, Any]], loaded)
-    # transformers would fill weights it does not find with random numbers and go on.
-    missing = sorted(key for key in report["missing_keys"] if key.startswith("encoder."))
-    if missing:
-        raise WorldModelError(f"{source!r} lacks {len(missing)} V-JEPA 2 encoder weights, the first is {missing[0]}")
-    return model
+    return cast(VJEPA2Model, load_pretrained(VJEPA2Model, source, "V-JEPA 2", needed="encoder."))
 
 
 def _fit(planes: torch.Tensor, size: int, crop: Crop) -> torch.Tensor:
     """Frames [T, 3, H, W] as [T, 3, size, size], bilinear with antialiasing; see `VJepa2Config.crop`."""
     if crop == "whole":
-        return _resize(planes, size, size)
+        return resize_planes(planes, size, size)
     short = size * 256 // 224
     height, width = planes.shape[-2:]
     scale = short / min(height, width)
-    planes = _resize(planes, max(short, round(height * scale)), max(short, round(width * scale)))
+    planes = resize_planes(planes, max(short, round(height * scale)), max(short, round(width * scale)))
     top, left = (planes.shape[-2] - size) // 2, (planes.shape[-1] - size) // 2
     return planes[..., top : top + size, left : left + size]
-
-
-def _resize(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    if planes.shape[-2:] == (height, width):
-        return planes
-    return functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
