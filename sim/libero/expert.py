@@ -108,10 +108,16 @@ class WaypointExpert(Expert):
         self._generator = np.random.default_rng([seed, task.index])
         self.upright: _Vector | None = None
         """The hand's orientation [3, 3] to plan with, where it is not the one at the reset."""
+        self.goal_index = 0
+        """Which condition of the task's goal it fulfils."""
+        self.attempt = 0
+        """How often it was tried before: a thing that could not be held one way is held another."""
+        self.carry_height = CARRY_HEIGHT
+        """World height (m) at which things are carried, at least."""
 
     def reset(self, environment: ManipulationEnvironment) -> None:
         """Start a new episode from the environment's present state."""
-        scene = _scene(environment)
+        scene = libero_scene(environment)
         self._hold, rotation = scene.end_effector_pose()
         self._rotation = rotation if self.upright is None else self.upright
         self._plan(scene)
@@ -119,7 +125,7 @@ class WaypointExpert(Expert):
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray:
         """The next action, float32 [7]."""
-        scene = _scene(environment)
+        scene = libero_scene(environment)
         position, rotation = scene.end_effector_pose()
         turn = matrix_to_rotation_vector(self._rotation @ rotation.T)
         self._steps_in_phase += 1
@@ -129,6 +135,11 @@ class WaypointExpert(Expert):
         action[3:6] = ROTATION_GAIN * turn / ROTATION_SCALE
         action[6] = gripper
         return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    @property
+    def let_go(self) -> bool:
+        """Whether it has put down what it moved."""
+        return self._phase == "release" and self._steps_in_phase > RELEASE_STEPS
 
     @abstractmethod
     def _plan(self, scene: LiberoScene) -> None:
@@ -176,6 +187,8 @@ class PlacingExpert(WaypointExpert):
     """Name of what is moved."""
     _carry: float
     """World height (m) of the fingertips while carrying."""
+    losses = 0
+    """How often it slipped out of the fingers, or never was between them."""
 
     @abstractmethod
     def _holding_point(self, scene: LiberoScene) -> _Vector:
@@ -192,6 +205,7 @@ class PlacingExpert(WaypointExpert):
         if self._phase == "release":
             return self._release()
         if np.linalg.norm(position - holding_point) > LOST_DISTANCE:
+            self.losses += 1
             self._enter("approach")  # it slipped out of the fingers: pick it up again
             return position, -1.0
         if self._phase == "lift":
@@ -227,10 +241,11 @@ class PlacingExpert(WaypointExpert):
         low, high = scene.bounds(thing)
         rotation = scene.body_rotation(thing.name)
         upright = int(np.argmax(np.abs(rotation[2])))
-        width, axis = min((high[side] - low[side], side) for side in range(3) if side != upright)
-        if width > WIDEST:
-            raise EnvironmentRequestError(f"{thing.name} is {100 * width:.1f} cm wide; the gripper opens to 8 cm")
-        self._turn_along(rotation[:, axis])
+        sides = sorted((high[side] - low[side], side) for side in range(3) if side != upright)
+        if sides[0][0] > WIDEST:
+            raise EnvironmentRequestError(f"{thing.name} is {100 * sides[0][0]:.1f} cm wide; the gripper opens to 8 cm")
+        fitting = [side for width, side in sides if width <= WIDEST]
+        self._turn_along(rotation[:, fitting[self.attempt % len(fitting)]])
         centre = scene.body_position(thing.name) + rotation @ ((low + high) / 2)
         half_height = (high[upright] - low[upright]) / 2
         height = max(centre[2], centre[2] + half_height - FINGER_DEPTH, centre[2] - half_height + LOWEST_GRASP)
@@ -264,12 +279,17 @@ class BasketExpert(PlacingExpert):
     """libero_object: one of the things on the floor goes into the basket."""
 
     def _plan(self, scene: LiberoScene) -> None:
-        thing, region = scene.definition.goal[0].things
+        thing, region = scene.definition.goal[self.goal_index].things
         self._thing, self._region = thing.name, region.site
         below = self._plan_across(scene, thing)
-        self._carry = RIM + CLEARANCE + below
-        drop = max(below + CLEARANCE, DROP)
+        floor = self._floor(scene, below)
+        self._carry = floor + RIM + CLEARANCE + below
+        drop = floor + max(below + CLEARANCE, DROP)
         self._drop = drop - float((scene.body_rotation(self._thing) @ self._offset)[2])
+
+    def _floor(self, scene: LiberoScene, below: float) -> float:
+        """Height (m) of what thing and basket stand on; `below` is the fingertips' over the thing's lower end."""
+        return 0.0
 
     def _holding_point(self, scene: LiberoScene) -> _Vector:
         return scene.body_position(self._thing) + scene.body_rotation(self._thing) @ self._offset
@@ -284,16 +304,21 @@ def make_expert(suite: str, task: LiberoTask, seed: int) -> Expert:
         from sim.libero.goal_experts import make_goal_expert
 
         return make_goal_expert(task, seed)
+    if suite == "libero_10":
+        from sim.libero.long_experts import make_long_expert
+
+        return make_long_expert(task, seed)
     experts: dict[str, type[WaypointExpert]] = {"libero_spatial": BowlExpert, "libero_object": BasketExpert}
     if suite not in experts:
         raise EnvironmentRequestError(
-            f"there is no scripted expert for {suite} task {task.index} ({task.name}); {', '.join(experts)} and "
-            "libero_goal have one. Use a trained policy or recorded demonstrations."
+            f"there is no scripted expert for {suite} task {task.index} ({task.name}); {', '.join(experts)}, "
+            "libero_goal and some tasks of libero_10 have one. Use a trained policy or recorded demonstrations."
         )
     return experts[suite](task, seed)
 
 
-def _scene(environment: ManipulationEnvironment) -> LiberoScene:
+def libero_scene(environment: ManipulationEnvironment) -> LiberoScene:
+    """The true state behind an environment. Raises `EnvironmentRequestError` when it is not of LIBERO's kind."""
     # gymnasium's wrappers hide the scene; the expert needs the environment itself.
     bare = environment.unwrapped
     if not isinstance(bare, LiberoEnvironment):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
-from sim.libero.expert import CARRY_HEIGHT, RIM_HEIGHT, PlacingExpert, WaypointExpert, turn_about_vertical
+from sim.libero.expert import RIM_HEIGHT, PlacingExpert, WaypointExpert, turn_about_vertical
 from sim.libero.scene import LiberoScene
 from sim.libero.tasks import LiberoTask
 
@@ -60,13 +60,14 @@ class SurfaceExpert(PlacingExpert):
     """Puts a thing on a region or another thing, or into the region of an open drawer."""
 
     def _plan(self, scene: LiberoScene) -> None:
-        predicate = scene.definition.goal[0]
+        predicate = scene.definition.goal[self.goal_index]
         thing, self._target = predicate.things
         self._thing, self._inside = thing.name, predicate.name == "in"
         self._by_rim = "bowl" in thing.name
         if self._by_rim:
             if self._inside:  # the drawer leaves room for fingers that close along its width
-                self._plan_rim(scene.body_rotation("wooden_cabinet_1")[:, 0], RADIUS_IN_DRAWER)
+                cabinet = next(name for name in scene.definition.bodies if self._target.name.startswith(f"{name}_"))
+                self._plan_rim(scene.body_rotation(cabinet)[:, 0], RADIUS_IN_DRAWER)
             else:
                 self._plan_rim()
             below = RIM_HEIGHT
@@ -78,7 +79,7 @@ class SurfaceExpert(PlacingExpert):
         rotation = scene.body_rotation(thing.name)
         upright = int(np.argmax(np.abs(rotation[2])))
         self._origin_height = 0.0 if self._by_rim else -float(low[upright])  # of the origin over the lower end
-        self._carry = max(CARRY_HEIGHT, self._destination(scene)[2] + OVER_SURFACE + below)
+        self._carry = max(self.carry_height, self._destination(scene)[2] + OVER_SURFACE + below)
 
     def _holding_point(self, scene: LiberoScene) -> _Vector:
         thing = scene.body_position(self._thing)
@@ -100,8 +101,10 @@ class SurfaceExpert(PlacingExpert):
 class DrawerExpert(WaypointExpert):
     """Takes a drawer's handle from the front, fingers above and below it, and pulls."""
 
+    tilt = TILT
+
     def _plan(self, scene: LiberoScene) -> None:
-        self._use_joint(scene, _goal_joint(scene))
+        self._use_joint(scene, goal_joint(scene, self.goal_index))
 
     def _use_joint(self, scene: LiberoScene, joint: int) -> None:
         """Plan for the drawer that slides by a joint."""
@@ -111,7 +114,7 @@ class DrawerExpert(WaypointExpert):
         geoms = np.flatnonzero((model.geom_bodyid == model.jnt_bodyid[joint]) & (model.geom_contype > 0))
         self._handle = int(geoms[np.argmax(data.geom_xpos[geoms] @ self._outwards)])
         # From above rather than level: the forearm would sweep the table.
-        self._approach = np.cos(TILT) * self._outwards + np.array([0.0, 0.0, np.sin(TILT)])
+        self._approach = np.cos(self.tilt) * self._outwards + np.array([0.0, 0.0, np.sin(self.tilt)])
         self._rotation = _facing(-self._approach, self._rotation)
 
     def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
@@ -187,7 +190,7 @@ class KnobExpert(WaypointExpert):
 
     def _plan(self, scene: LiberoScene) -> None:
         model, data = scene.model, scene.data
-        body = int(model.jnt_bodyid[_goal_joint(scene)])
+        body = int(model.jnt_bodyid[goal_joint(scene, self.goal_index)])
         geoms = np.flatnonzero((model.geom_bodyid == body) & (model.geom_contype > 0))
         tops = [data.geom_xpos[geom, 2] + _vertical_reach(model, data, int(geom)) for geom in geoms]
         knob = geoms[int(np.argmax(tops))]
@@ -247,9 +250,9 @@ def make_goal_expert(task: LiberoTask, seed: int) -> Expert:
     raise EnvironmentRequestError(f"there is no scripted expert for {task.suite} task {task.index} ({task.name})")
 
 
-def _goal_joint(scene: LiberoScene) -> int:
-    """The joint that the goal wants moved."""
-    address = scene.definition.goal[0].things[0].joints[0]
+def goal_joint(scene: LiberoScene, goal_index: int) -> int:
+    """The joint that a condition of the goal wants moved."""
+    address = scene.definition.goal[goal_index].things[0].joints[0]
     return int(np.flatnonzero(scene.model.jnt_qposadr == address)[0])
 
 

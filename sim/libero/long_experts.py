@@ -1,0 +1,259 @@
+"""Scripted experts for libero_10: one condition of the goal after another, and again what did not stay fulfilled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.contract import POSITION_SCALE, EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
+from sim.libero.expert import CARRY_HEIGHT, POSITION_GAIN, BasketExpert, PlacingExpert, WaypointExpert, libero_scene
+from sim.libero.goal_experts import DrawerExpert, KnobExpert, SurfaceExpert
+from sim.libero.scene import LiberoScene
+from sim.libero.tasks import LiberoTask
+
+_Vector = NDArray[np.float64]
+
+RETREAT_STEPS = 14
+"""Control steps of moving up, fingers open, after each part."""
+
+RETREAT_SPEED = 0.8
+"""Action of moving up."""
+
+LIVING_ROOM_CARRY = 0.66
+"""World height (m) at which things are carried over the living room's low table."""
+
+MUG_TOP = 0.105
+"""Height (m) of a mug's rim over its origin."""
+
+FINGERS_IN_MUG = 0.022
+"""How far (m) below a mug's rim the fingertips close on its wall."""
+
+MUG_WALLS = {"porcelain_mug_1": 0.057, "white_yellow_mug_1": -0.060}
+"""Mug -> where (m) along its own x axis its wall stands opposite to the handle."""
+
+POT_KNOB = (0.0, -0.001, 0.076)
+"""Where (m, in its own frame) the fingertips hold a moka pot: by the knob on its lid, so that it hangs upright."""
+
+BESIDE = 0.045
+"""Distance (m) from the middle of the stove at which each of two pots stands."""
+
+BOOK_HEIGHT = 0.115
+"""Height (m) of the fingertips over a standing book's origin."""
+
+CADDY_FLOOR = -0.065
+"""Height (m) of a book's origin in the caddy over the middle of the compartment's region."""
+
+MOST_LOSSES = 2
+"""How often a thing may slip before it is tried another way."""
+
+PART_STEPS = 190
+"""Control steps after which a part is given up, and whatever is not fulfilled tried anew."""
+
+PUSH_AHEAD = 0.04
+"""How far (m) beyond a drawer's handle the hand is sent that pushes it shut."""
+
+BEFORE_DRAWER = 0.08
+"""Distance (m) from a drawer's handle at which the hand turns towards it."""
+
+PUSH_TILT = 0.8
+"""Angle (rad) at which the fingers point down while they push."""
+
+
+class TableBasketExpert(BasketExpert):
+    """The basket stands on a table, which is where the thing stands."""
+
+    def _floor(self, scene: LiberoScene, below: float) -> float:
+        return float(self._holding_point(scene)[2]) - below
+
+
+class MugExpert(PlacingExpert):
+    """Holds a mug by its wall, opposite to the handle, and puts it onto a plate."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        thing, target = scene.definition.goal[self.goal_index].things
+        self._thing, self._target = thing.name, target.name
+        self._turn_along(scene.body_rotation(self._thing)[:, 0])
+        self._offset = np.array([MUG_WALLS[self._thing], 0.0, MUG_TOP - FINGERS_IN_MUG])
+        self._offset += self._generator.uniform(-0.002, 0.002, 3)
+        self._carry = self.carry_height
+
+    def _holding_point(self, scene: LiberoScene) -> _Vector:
+        place: _Vector = scene.body_position(self._thing) + scene.body_rotation(self._thing) @ self._offset
+        return place
+
+    def _destination(self, scene: LiberoScene) -> _Vector:
+        return scene.body_position(self._target)
+
+
+class PotExpert(SurfaceExpert):
+    """Puts a moka pot onto the stove, held by its lid's knob."""
+
+    beside = 0.0
+    """Where (m) from the stove's middle, along the world's x axis."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        thing, self._target = scene.definition.goal[self.goal_index].things
+        self._thing, self._inside, self._by_rim = thing.name, False, False
+        self._turn_along(scene.body_rotation(self._thing)[:, 0])
+        self._offset = np.array(POT_KNOB) + self._generator.uniform(-0.001, 0.001, 3)
+        low, _ = scene.bounds(thing)
+        self._origin_height = -float(low[2])
+        self._carry = self.carry_height + POT_KNOB[2]
+
+    def _destination(self, scene: LiberoScene) -> _Vector:
+        place: _Vector = super()._destination(scene) + np.array([self.beside, 0.0, 0.0])
+        return place
+
+
+class NearPotExpert(PotExpert):
+    """To the side of the stove that is nearer to the robot."""
+
+    beside = -BESIDE
+
+
+class FarPotExpert(PotExpert):
+    """To the other side."""
+
+    beside = BESIDE
+
+
+class BookExpert(PlacingExpert):
+    """Takes a standing book across its back, turns it as the compartment lies, and lets it down there."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        thing, region = scene.definition.goal[self.goal_index].things
+        self._thing, self._region = thing.name, region.site
+        self._turn_along(scene.body_rotation(self._thing)[:, 0])
+        self._offset = np.array([0.0, -0.012, BOOK_HEIGHT]) + self._generator.uniform(-0.001, 0.001, 3)
+        self._carry = self.carry_height + BOOK_HEIGHT
+
+    def _enter(self, phase: str) -> None:
+        super()._enter(phase)
+        if phase == "carry":
+            self._turn_along(self._across)
+
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        self._across = scene.data.site_xmat[self._region].reshape(3, 3)[:, 0]
+        target, gripper = super()._next(scene, position, aligned)
+        if self._phase == "lower" and not aligned:
+            self._phase = "carry"  # until it is turned as well
+        return target, gripper
+
+    def _holding_point(self, scene: LiberoScene) -> _Vector:
+        place: _Vector = scene.body_position(self._thing) + scene.body_rotation(self._thing) @ self._offset
+        return place
+
+    def _destination(self, scene: LiberoScene) -> _Vector:
+        place: _Vector = scene.data.site_xpos[self._region] + np.array([0.0, 0.0, CADDY_FLOOR])
+        return place
+
+
+class ShutDrawerExpert(DrawerExpert):
+    """Pushes a drawer shut by its handle, with closed fingers that point at it and the flat hand level.
+
+    An upright hand would touch the handles above, one on its side the table below.
+    """
+
+    tilt = PUSH_TILT
+
+    def _plan(self, scene: LiberoScene) -> None:
+        super()._plan(scene)
+        present = self._rotation if self.upright is None else self.upright
+        level = np.cross(-self._approach, [0.0, 0.0, 1.0])
+        level *= np.sign(level @ present[:, 0]) / np.linalg.norm(level)
+        self._rotation = np.stack([level, np.cross(-self._approach, level), -self._approach], axis=1)
+
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        handle = scene.data.geom_xpos[self._handle]
+        if self._phase == "approach":
+            target = handle + BEFORE_DRAWER * self._approach
+            if aligned and np.linalg.norm(target - position) < 0.015:
+                self._enter("push")
+            return target, 1.0
+        return handle - PUSH_AHEAD * self._outwards, 1.0
+
+
+class GoalByGoalExpert(Expert):
+    """Fulfils the conditions of a goal in an order, each by an expert of its own.
+
+    After each it lets go and moves up. What is not fulfilled then, in that order, is next, so that what was missed or
+    undone is tried again.
+    """
+
+    def __init__(self, task: LiberoTask, seed: int, parts: Mapping[int, type[WaypointExpert]], carry: float) -> None:
+        """`parts`: condition of the goal -> who fulfils it, in order. `carry` (m) is the height to carry at."""
+        self._task, self._seed, self._parts, self._carry = task, seed, dict(parts), carry
+
+    def reset(self, environment: ManipulationEnvironment) -> None:
+        """Start a new episode from the environment's present state."""
+        _, self._upright = libero_scene(environment).end_effector_pose()
+        self.tried: dict[int, int] = {}
+        """Condition -> how often its part was tried."""
+        self._retreat_steps = self._part_steps = 0
+        self._start_next(environment)
+
+    def act(self, environment: ManipulationEnvironment) -> FloatArray:
+        """The next action, float32 [7]."""
+        scene = libero_scene(environment)
+        self._part_steps += 1
+        if self._retreat_steps == 0 and (self._done(scene) or self._hopeless()):
+            self._retreat_steps = RETREAT_STEPS
+            self._above, _ = scene.end_effector_pose()
+        if self._retreat_steps == 0:
+            return self._part.act(environment)
+        self._retreat_steps -= 1
+        if self._retreat_steps == 0:
+            self._start_next(environment)
+        position, _ = scene.end_effector_pose()
+        action = np.zeros(7, dtype=np.float32)
+        action[:2] = np.clip(POSITION_GAIN * (self._above - position)[:2] / POSITION_SCALE, -1.0, 1.0)
+        action[2], action[6] = RETREAT_SPEED, -1.0
+        return action
+
+    def _done(self, scene: LiberoScene) -> bool:
+        """Whether the present part is. A thing in the fingers is not there yet, whatever its condition says."""
+        if isinstance(self._part, PlacingExpert):
+            return self._part.let_go
+        return scene.goal_predicates()[self._index]
+
+    def _hopeless(self) -> bool:
+        lost = isinstance(self._part, PlacingExpert) and self._part.losses >= MOST_LOSSES
+        return lost or self._part_steps > PART_STEPS
+
+    def _start_next(self, environment: ManipulationEnvironment) -> None:
+        holds = libero_scene(environment).goal_predicates()
+        unmet = [index for index in self._parts if not holds[index]] or list(self._parts)
+        self._index = unmet[0]
+        tried = self.tried.get(self._index, 0)
+        self._part = self._parts[self._index](self._task, self._seed + 1000 * tried)
+        self._part.attempt, self.tried[self._index] = tried, tried + 1
+        self._part.goal_index, self._part.upright, self._part.carry_height = self._index, self._upright, self._carry
+        self._part.reset(environment)
+        self._retreat_steps = self._part_steps = 0
+
+
+TASKS: dict[int, tuple[dict[int, type[WaypointExpert]], float]] = {
+    0: ({0: TableBasketExpert, 1: TableBasketExpert}, LIVING_ROOM_CARRY),
+    1: ({0: TableBasketExpert, 1: TableBasketExpert}, LIVING_ROOM_CARRY),
+    2: ({0: KnobExpert, 1: PotExpert}, CARRY_HEIGHT),
+    3: ({1: SurfaceExpert, 0: ShutDrawerExpert}, CARRY_HEIGHT),
+    4: ({0: MugExpert, 1: MugExpert}, LIVING_ROOM_CARRY),
+    5: ({0: BookExpert}, 1.09),
+    6: ({0: MugExpert, 1: SurfaceExpert}, LIVING_ROOM_CARRY),
+    7: ({0: TableBasketExpert, 1: TableBasketExpert}, LIVING_ROOM_CARRY),
+    8: ({0: NearPotExpert, 1: FarPotExpert}, 1.06),
+}
+"""Task of libero_10 -> who fulfils which condition, and the height to carry at."""
+
+
+def make_long_expert(task: LiberoTask, seed: int) -> Expert:
+    """The expert of a libero_10 task. Raises `EnvironmentRequestError` for a task that has none yet."""
+    if task.index not in TASKS:
+        raise EnvironmentRequestError(
+            f"there is no scripted expert for {task.suite} task {task.index} ({task.name}); tasks "
+            f"{', '.join(map(str, TASKS))} have one. Use a trained policy or recorded demonstrations."
+        )
+    parts, carry = TASKS[task.index]
+    return GoalByGoalExpert(task, seed, parts, carry)
