@@ -135,7 +135,8 @@ def _finish(output: Path, run: Path, training: dict[str, Any], clock: _Clock, co
         "srpo": {key: training[key] for key in SUMMARY_KEYS},
         "training_episodes": training["training_episodes"],
         "iterations": training["iterations"],
-        "wall_seconds": round(clock.seconds(), 1),
+        # A process that was killed wrote no time down; what the checkpoints know of it is the least that it took.
+        "wall_seconds": round(max(clock.seconds(), training["wall_seconds"]), 1),
     }
     run_folder = RunFolder(run, resume=True)
     rest = {name: value for name, value in training.items() if name != "start"}  # "sft" says it

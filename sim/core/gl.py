@@ -69,7 +69,7 @@ class OffscreenContext:
 
 
 def _release(gl: Any, context: mujoco.MjrContext) -> None:
-    with restored_context():
+    with restored_context(unless=getattr(gl, "_context", None)):
         try:
             gl.make_current()
         except Exception as error:  # noqa: BLE001 - a lost context: the driver has freed what was in it
@@ -85,14 +85,19 @@ def _release(gl: Any, context: mujoco.MjrContext) -> None:
 
 
 @contextmanager
-def restored_context() -> Iterator[None]:
-    """Afterwards make current what was current before: other renderers of this process may count on theirs."""
+def restored_context(unless: Any = None) -> Iterator[None]:
+    """Afterwards make current what was current before: other renderers of this process may count on theirs.
+
+    None, if that was `unless`, an EGL context that is freed meanwhile.
+    """
     if _context_class().__module__ != "mujoco.egl":
         yield
         return
     from mujoco import egl
 
     previous = egl.EGL.eglGetCurrentContext()
+    if previous and unless and previous.address == unless.address:
+        previous = None
     try:
         yield
     finally:

@@ -131,3 +131,13 @@ def test_pictures_are_drawn_on_the_card_that_computes(monkeypatch: pytest.Monkey
 
 def test_the_devices_here_are_listed() -> None:
     assert len(gl_platform._cuda_devices()) == len(gl_platform._egl_devices())
+
+
+def test_a_process_that_drew_ends_without_a_word() -> None:
+    program = (
+        "import sim\nfrom sim.tabletop.environment import TabletopEnvironment\nenvironment = TabletopEnvironment(task_id=0)\n"
+        "environment.reset_to('train', 0)\nenvironment.render_observation()"
+    )
+    root = Path(__file__).parents[3]
+    result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

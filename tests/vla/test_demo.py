@@ -1,0 +1,50 @@
+"""The whole of `vla demo`, as small as it gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vla.demo import DemoConfig, run_demo
+from vla.errors import ReflexError
+from vla.rl.config import AlgoConfig
+
+
+def small(output: Path) -> DemoConfig:
+    return DemoConfig(
+        output=str(output),
+        tasks=[0],
+        demonstrations_per_task=1,
+        fine_tune_steps=2,
+        train_minutes=0.02,
+        target_success=None,
+        evaluation_episodes_per_task=2,
+        algo=AlgoConfig(reward="binary", group_size=2, groups_per_iteration=1),
+        num_workers=1,
+    )
+
+
+@pytest.mark.slow
+def test_it_goes_from_demonstrations_to_a_report_and_knows_how_long_it_took(tmp_path: Path) -> None:
+    output = tmp_path / "demo"
+    summary = run_demo(small(output))
+    assert json.loads((output / "summary.json").read_text()) == summary
+    for part in ("sft", "srpo"):
+        assert set(summary[part]) == {"success_rate", "episodes", "wilson_low", "wilson_high"}
+        assert summary[part]["episodes"] == 2
+    assert "<html" in (output / "report.html").read_text()
+    # What a killed run does not write down is its own clock; what its last checkpoint knows still counts.
+    (output / "clock.json").unlink()
+    again = run_demo(small(output))
+    assert again["sft"] == summary["sft"] and again["iterations"] >= summary["iterations"]
+    trained = json.loads((output / "srpo" / "checkpoints" / "last" / "progress.json").read_text())
+    assert again["wall_seconds"] >= trained["seconds"] > 0.5
+
+
+def test_a_demo_without_tasks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReflexError, match="tasks is empty"):
+        DemoConfig(output=str(tmp_path), tasks=[])
+    with pytest.raises(ReflexError, match="fine_tune_steps is 0"):
+        DemoConfig(output=str(tmp_path), fine_tune_steps=0)
