@@ -18,7 +18,7 @@ def small(output: Path) -> DemoConfig:
         tasks=[0],
         demonstrations_per_task=1,
         fine_tune_steps=2,
-        train_minutes=0.02,
+        train_minutes=0.15,
         target_success=None,
         evaluation_episodes_per_task=2,
         algo=AlgoConfig(reward="binary", group_size=2, groups_per_iteration=1),

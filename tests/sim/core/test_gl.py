@@ -135,7 +135,8 @@ def test_the_devices_here_are_listed() -> None:
 
 def test_a_process_that_drew_ends_without_a_word() -> None:
     program = (
-        "import sim\nfrom sim.tabletop.environment import TabletopEnvironment\nenvironment = TabletopEnvironment(task_id=0)\n"
+        "from sim.tabletop.environment import TabletopEnvironment\n"
+        "environment = TabletopEnvironment(task_id=0)\n"
         "environment.reset_to('train', 0)\nenvironment.render_observation()"
     )
     root = Path(__file__).parents[3]
