@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -15,6 +15,7 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
+from vla.imitation.weighting import Weighting, sample_weights
 from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
 from vla.training.devices import in_float32, resolve_device
 from vla.training.interrupts import held_interrupts
@@ -48,6 +49,11 @@ class FineTuneConfig(ImitationConfig):
     """Task ids to train on; null takes all in the dataset."""
     episodes_per_task: int | None = None
     """Demonstrations of each task (the dataset's first ones); null takes all."""
+    weighting: Weighting = "none"
+    """What moments of the dataset count: "none" all the same, "success" those of successful episodes, "progress" more
+    where the next actions came nearer to the task's successes: failed rollouts teach what was right about them."""
+    weighting_temperature: float = 1.0
+    """Under "progress": the smaller, the more the best moments stand out."""
     normalisation: Literal["keep", "dataset"] = "keep"
     """"keep" the base policy's action quantiles (so its action space stays), or take the dataset's."""
     steps: int = 1500
@@ -86,6 +92,10 @@ class FineTuneConfig(ImitationConfig):
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.eval_every < 0:
             raise ReflexError(f"eval_every is {self.eval_every}; use 0 for no evaluation, or a number of steps")
+        if self.weighting not in get_args(Weighting):
+            raise ReflexError(f"weighting is {self.weighting!r}; choose {', '.join(get_args(Weighting))}")
+        if not self.weighting_temperature > 0:
+            raise ReflexError(f"weighting_temperature is {self.weighting_temperature}; it must be positive")
         if self.normalisation not in ("keep", "dataset"):
             raise ReflexError(f"normalisation is {self.normalisation!r}; choose keep or dataset")
 
@@ -103,7 +113,10 @@ def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> d
         restart = _restart_point(run, config)
         episodes = read_demonstrations(config.dataset, config.tasks, config.episodes_per_task)
         policy = _open_policy(config, episodes, restart, device)
-        samples = EpisodeSamples(policy, episodes)
+        # Weights are the starting policy's, also after a resume, so that a resumed run is the one that was begun.
+        judge = policy if restart is None else _open_policy(config, episodes, None, device)
+        weights = sample_weights(judge, episodes, config.weighting, config.weighting_temperature)
+        samples = EpisodeSamples(policy, episodes, weights)
         trainer = ImitationTrainer(policy, samples, config)
         if restart is not None:
             trainer.load(restart)

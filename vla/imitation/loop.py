@@ -93,15 +93,18 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> NDArray[
     return np.array([_permutation(count, seed, epoch)[offset] for epoch, offset in pairs], dtype=np.int64)
 
 
-def token_loss(logits: torch.Tensor, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def token_loss(
+    logits: torch.Tensor, tokens: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean divergence KL(target || policy) over logits [B, K, bins] and tokens [B, K]; `targets` from `gaussian_rows`.
 
-    The targets' entropy is subtracted so that a perfect fit gives 0 whatever the smoothing.
+    The targets' entropy is subtracted so that a perfect fit gives 0 whatever the smoothing. `weights` [B], if given,
+    multiply the samples' parts.
     """
     entropy = -torch.special.xlogy(targets, targets).sum(-1)
     cross_entropy = -(targets[tokens] * torch.log_softmax(logits.float(), dim=-1)).sum(-1)
-    divergence: torch.Tensor = (cross_entropy - entropy[tokens]).mean()
-    return divergence
+    divergence: torch.Tensor = cross_entropy - entropy[tokens]
+    return (divergence if weights is None else divergence * weights[:, None]).mean()
 
 
 class AuxiliaryLoss(nn.Module):
@@ -173,7 +176,7 @@ class ImitationTrainer:
         with autocast(policy.device, config.precision):
             features = policy.forward_features(inputs)
             logits = policy.action_logits(features.action_hidden)
-            loss = token_loss(logits, tokens, self._targets)
+            loss = token_loss(logits, tokens, self._targets, self._weights(indices))
             metrics = {"train/loss": float(loss.detach())}
             if self.auxiliary is not None:
                 extra, extra_metrics = self.auxiliary.loss(features, indices)
@@ -196,6 +199,10 @@ class ImitationTrainer:
             "train/gradient_norm": float(norm),
             "train/learning_rate": rate,
         }
+
+    def _weights(self, indices: NDArray[np.int64]) -> torch.Tensor | None:
+        weights = self.samples.weights
+        return None if weights is None else torch.from_numpy(weights[indices]).to(self.policy.device)
 
     def save(self, folder: Path) -> None:
         """Write the policy to `folder`/policy and the optimiser's state beside it."""

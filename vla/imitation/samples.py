@@ -24,6 +24,10 @@ class SampleSource(Protocol):
     def batch(self, indices: NDArray[np.int64]) -> tuple[ModelInputs, torch.Tensor]:
         """Inputs and tokens [B, K] of the samples `indices` [B]."""
 
+    @property
+    def weights(self) -> NDArray[np.float32] | None:
+        """[N] what each sample counts, of mean 1; None when all count the same."""
+
 
 def chunk_targets(
     actions: NDArray[np.float32], horizon: int, steps: NDArray[np.int64] | None = None
@@ -55,7 +59,11 @@ def set_normalisation_from_episodes(policy: PrismaticPolicy, episodes: Sequence[
 class EpisodeSamples:
     """Every kept observation of every episode before its last action; frames are read from the episodes, not copied."""
 
-    def __init__(self, policy: PrismaticPolicy, episodes: Sequence[Episode]) -> None:
+    def __init__(
+        self, policy: PrismaticPolicy, episodes: Sequence[Episode], weights: NDArray[np.float32] | None = None
+    ) -> None:
+        """`weights` [N] says what each sample counts (`vla.imitation.weighting`); None for all the same."""
+        self.weights = weights
         if not episodes:
             raise ReflexError("no demonstrations to train on; check the dataset and the chosen tasks")
         self._policy = policy
@@ -71,6 +79,8 @@ class EpisodeSamples:
         self._episode_index = np.concatenate(episode_index)
         self._observation_index = np.concatenate(observation_index)
         self._tokens = np.concatenate(tokens)
+        if weights is not None and len(weights) != len(self):
+            raise ValueError(f"{len(weights)} weights for {len(self)} samples")
         if not len(self):
             raise ReflexError("the demonstrations hold no observation before their last action; nothing to train on")
 
@@ -103,6 +113,7 @@ class ArraySamples:
         action_chunks: NDArray[np.float32],
     ) -> None:
         """Frames [N, S, S, 3], states [N, 8], `instructions[instruction_index[n]]`, action chunks [N, H, 7]."""
+        self.weights: NDArray[np.float32] | None = None
         lengths = {len(images), len(wrist_images), len(states), len(instruction_index), len(action_chunks)}
         if len(lengths) != 1 or 0 in lengths:
             raise ReflexError(f"sample arrays must have one equal, positive length; got {sorted(lengths)}")

@@ -58,8 +58,9 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def test_killed_and_resumed_equals_uninterrupted(workplace: Path, tmp_path: Path) -> None:
-    whole = fine_tune(make_config(workplace, tmp_path / "whole"), probe)
+@pytest.mark.parametrize("weighting", ["none", "progress"])
+def test_killed_and_resumed_equals_uninterrupted(workplace: Path, tmp_path: Path, weighting: str) -> None:
+    whole = fine_tune(make_config(workplace, tmp_path / "whole", weighting=weighting), probe)
 
     def die_at_eight(policy: PrismaticPolicy, step: int) -> dict[str, float]:
         if step == 8:
@@ -67,8 +68,8 @@ def test_killed_and_resumed_equals_uninterrupted(workplace: Path, tmp_path: Path
         return probe(policy, step)
 
     with pytest.raises(Killed):  # after step 8 was logged, with the last checkpoint at 6
-        fine_tune(make_config(workplace, tmp_path / "cut"), die_at_eight)
-    resumed = fine_tune(make_config(workplace, tmp_path / "cut", resume=True), probe)
+        fine_tune(make_config(workplace, tmp_path / "cut", weighting=weighting), die_at_eight)
+    resumed = fine_tune(make_config(workplace, tmp_path / "cut", weighting=weighting, resume=True), probe)
 
     assert {**resumed, "policy": ""} == {**whole, "policy": ""}
     lines = [comparable_metrics(RunFolder(tmp_path / name, resume=True).read_metrics()) for name in ("whole", "cut")]
@@ -126,6 +127,10 @@ def test_other_settings_cannot_continue_a_run(workplace: Path, tmp_path: Path) -
 def test_missing_base_policy_and_bad_settings_are_named(workplace: Path, tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match="no policy 'nowhere'"):
         fine_tune(make_config(workplace, tmp_path / "run", policy="nowhere"))
+    with pytest.raises(ReflexError, match="weighting is 'best'; choose none, success, progress"):
+        make_config(workplace, tmp_path, weighting="best")
+    with pytest.raises(ReflexError, match="weighting_temperature is 0"):
+        make_config(workplace, tmp_path, weighting="progress", weighting_temperature=0)
     with pytest.raises(ReflexError, match="normalisation"):
         make_config(workplace, tmp_path, normalisation="guess")
     with pytest.raises(ReflexError, match="log_every"):

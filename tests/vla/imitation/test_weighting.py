@@ -1,0 +1,97 @@
+"""What moments of logged rollouts count, by hand; and that the loss counts them so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.vla.imitation.helpers import make_episode
+from tests.vla.policies.helpers import small_policy
+from vla.errors import ReflexError
+from vla.imitation.loop import token_loss
+from vla.imitation.samples import EpisodeSamples
+from vla.imitation.weighting import LARGEST_WEIGHT, advantage_weights, chunk_increments, sample_weights
+from vla.policies.decoding import gaussian_rows
+
+
+def test_a_chunk_adds_what_is_known_at_its_end() -> None:
+    progress = np.array([0.0, 0.1, 0.4, 0.4, 1.0])
+    every_step = chunk_increments(progress, np.arange(4), length=4, horizon=2)
+    assert every_step.tolist() == pytest.approx([0.4, 0.3, 0.6, 0.6])
+    # Observed at steps 0, 4, 8 and 12 of 14; chunks of 8: from 8 on they end with the episode.
+    decisions = chunk_increments(progress, np.array([0, 4, 8, 12]), length=14, horizon=8)
+    assert decisions.tolist() == pytest.approx([0.4, 0.3, 0.6, 0.6])
+
+
+def test_weights_by_hand() -> None:
+    # Task 0: increments 0, 2 (mean 1, deviation 1). Task 1: equal ones, which say nothing.
+    weights = advantage_weights([np.array([0.0, 2.0]), np.array([3.0, 3.0])], [0, 1], temperature=0.5)
+    raw = np.array([np.exp(-2), np.exp(2), 1.0, 1.0])
+    np.testing.assert_allclose(weights, raw / raw.mean(), rtol=1e-6)
+
+
+def test_a_weight_is_bounded() -> None:
+    weights = advantage_weights([np.append(np.zeros(99), 1.0)], [0], temperature=0.1)
+    assert weights.max() / weights.mean() <= LARGEST_WEIGHT / (LARGEST_WEIGHT / 100)
+    raw = np.append(np.full(99, np.exp(-(0.01 / np.sqrt(0.0099)) / 0.1)), LARGEST_WEIGHT)
+    np.testing.assert_allclose(weights, raw / raw.mean(), rtol=1e-5)
+
+
+@given(st.lists(st.lists(st.floats(-1, 1), min_size=1, max_size=5), min_size=1, max_size=5), st.floats(0.05, 5.0))
+@settings(max_examples=50, deadline=None)
+def test_weights_are_positive_of_mean_one_and_grow_with_progress(parts: list[list[float]], temperature: float) -> None:
+    increments = [np.array(part) for part in parts]
+    weights = advantage_weights(increments, [0] * len(parts), temperature)
+    values = np.concatenate(increments)
+    assert (weights > 0).all() or temperature < 0.2, "an exponential may underflow to 0"
+    assert weights.mean() == pytest.approx(1.0, rel=1e-4)
+    order = np.argsort(values, kind="stable")
+    assert (np.diff(weights[order]) >= -1e-5).all()
+
+
+def test_only_successes_count_under_success() -> None:
+    policy = small_policy()
+    episodes = [make_episode(0), replace(make_episode(2, length=3), success=False)]
+    weights = sample_weights(policy, episodes, "success", 1.0)
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([1.5] * 6 + [0.0] * 3)
+    assert sample_weights(policy, episodes, "none", 1.0) is None
+    with pytest.raises(ReflexError, match="none of 1 is"):
+        sample_weights(policy, episodes[1:], "progress", 1.0)
+
+
+def test_a_failures_good_beginning_counts_and_what_it_did_then_does_not() -> None:
+    """It sees what a success saw for half its way and then stands still before the same picture."""
+    policy = small_policy()
+    policy.set_normalisation(np.full(7, -0.9), np.full(7, 0.9), np.full(8, -1.0), np.full(8, 1.0))
+    one, success = make_episode(0, length=16), make_episode(0, length=16)
+    stuck = np.minimum(np.arange(16), 7)
+    failure = replace(
+        success,
+        success=False,
+        images=success.images[stuck],
+        wrist_images=success.wrist_images[stuck],
+        states=success.states[stuck],
+    )
+    weights = sample_weights(policy, [one, success, failure], "progress", 0.5)
+    assert weights is not None
+    of_failure = weights[32:]
+    horizon = policy.config.chunk_horizon
+    assert of_failure[0] > 1.5 * of_failure[-1]
+    assert np.ptp(of_failure[7:]) == pytest.approx(0.0, abs=1e-6), "no progress is as bad as none"
+    assert horizon < 8
+
+
+def test_the_loss_counts_samples_as_weighted() -> None:
+    targets, tokens = gaussian_rows(6, 0.7), torch.tensor([[0, 3], [5, 1]])
+    logits = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0))
+    alone = [token_loss(logits[row : row + 1], tokens[row : row + 1], targets) for row in range(2)]
+    weighted = token_loss(logits, tokens, targets, torch.tensor([0.5, 1.5]))
+    assert weighted.item() == pytest.approx((0.5 * alone[0] + 1.5 * alone[1]).item() / 2, abs=1e-6)
+    with pytest.raises(ValueError, match="2 weights for 6 samples"):
+        EpisodeSamples(small_policy(), [make_episode(0)], np.ones(2, np.float32))

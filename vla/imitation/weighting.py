@@ -1,0 +1,132 @@
+"""What each moment of logged rollouts counts in fine-tuning: offline SRPO, with no simulator in the loop.
+
+A logged rollout, failed or not, is cut into moments. How far each had come is read off the task's successes in the same
+log: the progress of the moment of another success that looks most alike to the policy. Moments after which the next
+chunk of actions made more progress than is usual for the task count more (advantage-weighted regression, arXiv
+1910.00177, with progress increments in the place of returns), so that failures teach what was right about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from sim.contract import ObservationBatch
+from vla.data.episode import Episode
+from vla.errors import ReflexError
+from vla.policies.prismatic import PrismaticPolicy
+from vla.rl.step_credit import task_progress
+
+Weighting = Literal["none", "success", "progress"]
+
+LARGEST_WEIGHT = 20.0
+"""Bound on a moment's weight before weights are scaled to mean 1, as advantage-weighted regression has it."""
+
+BATCH = 256
+"""Observations that the policy looks at together."""
+
+
+def sample_weights(
+    policy: PrismaticPolicy, episodes: Sequence[Episode], weighting: Weighting, temperature: float
+) -> NDArray[np.float32] | None:
+    """[N] what each observation before an episode's last action counts, of mean 1; None when all count the same.
+
+    Args:
+        policy: looks at the observations under "progress"; its weights are not changed.
+        episodes: in the order in which `EpisodeSamples` takes their observations.
+        weighting: "success" for those of successful episodes only, "progress" as the module says.
+        temperature: of "progress": the smaller, the more the best moments stand out.
+
+    Raises:
+        ReflexError: no episode succeeded.
+    """
+    if weighting == "none":
+        return None
+    if not any(episode.success for episode in episodes):
+        raise ReflexError(
+            f"weighting={weighting} needs successful episodes, and none of {len(episodes)} is; choose another dataset, "
+            "or weighting=none"
+        )
+    kept = [np.flatnonzero(episode.observation_steps < episode.length) for episode in episodes]
+    if weighting == "success":
+        return _of_mean_one(
+            np.concatenate(
+                [np.full(len(rows), float(episode.success)) for rows, episode in zip(kept, episodes, strict=True)]
+            )
+        )
+    features = [_features(policy, episode, rows) for episode, rows in zip(episodes, kept, strict=True)]
+    progress = task_progress(
+        features, [episode.success for episode in episodes], [episode.task_id for episode in episodes]
+    )
+    horizon = policy.config.chunk_horizon
+    increments = [
+        chunk_increments(values, episode.observation_steps[rows], episode.length, horizon)
+        for values, episode, rows in zip(progress, episodes, kept, strict=True)
+    ]
+    return advantage_weights(increments, [episode.task_id for episode in episodes], temperature)
+
+
+def chunk_increments(
+    progress: NDArray[np.floating], steps: NDArray[np.int64], length: int, horizon: int
+) -> NDArray[np.float64]:
+    """Progress [D + 1] at D observed moments and the end -> what the next chunk added at each moment, [D].
+
+    Args:
+        progress: at each moment, and at the end of the episode.
+        steps: [D] control step of each moment, increasing.
+        length: control steps of the episode.
+        horizon: control steps of a chunk; one that ends between two moments ends at the later.
+    """
+    ends = np.searchsorted(np.append(steps, length), np.minimum(steps + horizon, length))
+    known = np.asarray(progress, dtype=np.float64)
+    return known[ends] - known[:-1]
+
+
+def advantage_weights(
+    increments: Sequence[NDArray[np.floating]], task_ids: ArrayLike, temperature: float
+) -> NDArray[np.float32]:
+    """exp(A / temperature), at most `LARGEST_WEIGHT`, scaled to mean 1: what each moment counts, [sum of D].
+
+    A is the increment less the mean of its task's, over the deviation of its task's. A task whose increments are all
+    equal has weights equal to one another.
+
+    Args:
+        increments: [D] of each episode.
+        task_ids: [N] of the episodes.
+        temperature: above 0.
+    """
+    counts = [len(values) for values in increments]
+    tasks = np.repeat(np.asarray(task_ids, dtype=np.int64), counts)
+    values = np.concatenate([np.asarray(part, dtype=np.float64) for part in increments])
+    weights = np.ones(len(values))
+    for task in np.unique(tasks).tolist():
+        members = tasks == task
+        deviation = float(values[members].std())
+        if deviation > 0:
+            advantages = (values[members] - values[members].mean()) / deviation
+            weights[members] = np.minimum(np.exp(np.minimum(advantages / temperature, 50.0)), LARGEST_WEIGHT)
+    return _of_mean_one(weights)
+
+
+def _of_mean_one(weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    scaled: NDArray[np.float64] = weights / weights.mean()
+    return scaled.astype(np.float32)
+
+
+def _features(policy: PrismaticPolicy, episode: Episode, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[D, F] what the policy makes of an episode's observations before it acts."""
+    parts = []
+    for part in np.array_split(rows, -(-len(rows) // BATCH)):
+        observations = ObservationBatch(
+            image=episode.images[part],
+            wrist_image=episode.wrist_images[part],
+            state=episode.states[part],
+            instruction=[episode.instruction] * len(part),
+        )
+        with torch.inference_mode():
+            parts.append(policy.features_from_inputs(policy.prepare(observations)))
+    return np.concatenate(parts)
