@@ -23,7 +23,7 @@ from vla.evaluation.report import write_report
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.runner import evaluate
 from vla.policies import load_policy
-from vla.rl.batch import TrainablePolicy, build_samples
+from vla.rl.batch import Batch, TrainablePolicy, build_samples
 from vla.rl.collection import collect_batch
 from vla.rl.config import TrainConfig
 from vla.rl.credit import Judges
@@ -195,25 +195,30 @@ class Trainer:
             progress.episodes += len(batch.rollouts)
             progress.control_steps += sum(int(rollout.record["steps"]) for rollout in batch.rollouts)
             progress.seconds = self.seconds
-            metrics = {
-                **batch.metrics,
-                **update,
-                "progress/episodes": float(progress.episodes),
-                "progress/control_steps": float(progress.control_steps),
-                "time/update_seconds": time.perf_counter() - update_started,
-                "time/iteration_seconds": time.perf_counter() - started,
-                "time/total_seconds": progress.seconds,
-            }
-            self.run.append_metrics(progress.iteration, metrics)
-            lines = [
-                {**rollout.record, "group": group, "reward": float(value)}
-                for rollout, group, value in zip(batch.rollouts, batch.groups, batch.rewards, strict=True)
-            ]
-            self.run.append_episodes(lines, step=progress.iteration)
-            self._success_rates |= last_success_rates({**line, "step": progress.iteration} for line in lines)
+            now = time.perf_counter()
+            times = {"time/update_seconds": now - update_started, "time/iteration_seconds": now - started}
+            metrics = self._record(batch, {**batch.metrics, **update, **times})
             if progress.iteration % config.checkpoint_every == 0:
                 self.checkpoint()
         self.log(iteration_line(progress.iteration, config.iterations, metrics, self._seconds_left()))
+
+    def _record(self, batch: Batch, measured: dict[str, float]) -> dict[str, float]:
+        """Write an iteration's metrics and episodes; returns the metrics."""
+        progress = self.state.progress
+        metrics = {
+            **measured,
+            "progress/episodes": float(progress.episodes),
+            "progress/control_steps": float(progress.control_steps),
+            "time/total_seconds": progress.seconds,
+        }
+        self.run.append_metrics(progress.iteration, metrics)
+        lines = [
+            {**rollout.record, "group": group, "reward": float(value)}
+            for rollout, group, value in zip(batch.rollouts, batch.groups, batch.rewards, strict=True)
+        ]
+        self.run.append_episodes(lines, step=progress.iteration)
+        self._success_rates |= last_success_rates({**line, "step": progress.iteration} for line in lines)
+        return metrics
 
     def evaluate_if_due(self, last: bool) -> None:
         """Held-out success, once for an iteration, also over a resume."""
