@@ -113,7 +113,6 @@ class private_random_state:
 def _build_domain(task: InstalledTask, installation: Installation) -> Any:
     """hf-libero's problem class for a task, without cameras and with resets that keep the model."""
     import_libero(installation)
-    import robosuite
     from libero.libero.envs import bddl_utils
     from libero.libero.envs.bddl_base_domain import TASK_MAPPING
 
@@ -124,18 +123,7 @@ def _build_domain(task: InstalledTask, installation: Installation) -> Any:
             raise EnvironmentRequestError(
                 f"{path} is of the unknown kind {problem!r}; known: {', '.join(TASK_MAPPING)}"
             )
-        domain: Any = TASK_MAPPING[problem](
-            str(path),
-            robots=["Panda"],
-            controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
-            initialization_noise=None,
-            use_camera_obs=False,
-            has_renderer=False,
-            has_offscreen_renderer=False,
-            control_freq=CONTROL_FREQUENCY,
-            ignore_done=True,
-            hard_reset=False,
-        )
+        domain: Any = TASK_MAPPING[problem](str(path), robots=["Panda"], **robosuite_options())
         if not domain.parsed_problem["goal_state"]:
             raise EnvironmentRequestError(f"{path} has no goal")
         return domain
@@ -158,6 +146,22 @@ def _define(domain: Any) -> SceneDefinition:
             flame for state in domain.tracking_object_states_change for flame in _flames(domain, state.object_name)
         ),
     )
+
+
+def robosuite_options() -> dict[str, Any]:
+    """How an environment of robosuite's is made here: nothing drawn, resets that keep the model, the arm at rest."""
+    import robosuite
+
+    return {
+        "controller_configs": robosuite.load_controller_config(default_controller="OSC_POSE"),
+        "initialization_noise": None,
+        "use_camera_obs": False,
+        "has_renderer": False,
+        "has_offscreen_renderer": False,
+        "control_freq": CONTROL_FREQUENCY,
+        "ignore_done": True,
+        "hard_reset": False,
+    }
 
 
 def define_robot(domain: Any) -> dict[str, Any]:

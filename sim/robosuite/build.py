@@ -12,8 +12,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import CONTROL_FREQUENCY, EnvironmentRequestError, Split
-from sim.libero.build import define_robot, private_random_state
+from sim.contract import EnvironmentRequestError, Split
+from sim.libero.build import define_robot, private_random_state, robosuite_options
 from sim.libero.definition import SceneDefinition
 from sim.libero.installation import PACKAGE_VERSIONS, quiet_robosuite
 from sim.robosuite.goals import BIN_HEIGHT, Goal, InBins, Lifted, OnPegs, Opened, Stacked, Wiped
@@ -70,18 +70,7 @@ def _make(task: RobosuiteTask) -> Any:
     quiet_robosuite()
     import robosuite
 
-    domain: Any = robosuite.make(
-        task.environment,
-        robots="Panda",
-        controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
-        initialization_noise=None,
-        use_camera_obs=False,
-        has_renderer=False,
-        has_offscreen_renderer=False,
-        control_freq=CONTROL_FREQUENCY,
-        ignore_done=True,
-        hard_reset=False,
-    )
+    domain: Any = robosuite.make(task.environment, robots="Panda", **robosuite_options())
     return domain
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -100,6 +100,17 @@ def check_embeddings(embeddings: NDArray[np.float32], name: str) -> NDArray[np.f
             f"encoder {name} gave a non-finite embedding for clip {int(broken[0])}; check its weights"
         )
     return embeddings
+
+
+def encode_in_batches(
+    encoder: VideoEncoder, clips: Sequence[Clip], size: int, forward: Callable[[list[Clip]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Embeddings [N, D] by `forward` on up to `size` clips at a time, at least one; see `VideoEncoder.encode`."""
+    checked = check_clips(clips)
+    starts = range(0, len(checked), max(1, size))
+    rows = [forward(checked[first : first + max(1, size)]) for first in starts]
+    embeddings = np.concatenate(rows) if rows else np.zeros((0, encoder.embedding_size), np.float32)
+    return check_embeddings(embeddings, encoder.name)
 
 
 def clip_hash(clip: Clip) -> bytes:

@@ -18,7 +18,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from world_models.encoders.base import Clip, check_clips, check_embeddings, sample_frames
+from world_models.encoders.base import Clip, encode_in_batches, sample_frames
 from world_models.encoders.pretrained import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
@@ -131,11 +131,7 @@ class ImageEncoder:
 
     def encode(self, clips: Sequence[Clip]) -> NDArray[np.float32]:
         """As `VideoEncoder.encode`. On CUDA (bfloat16) a row may differ in its last bits with the size of its batch."""
-        checked = check_clips(clips)
-        size = max(1, self.config.frames_per_batch // self.config.frames)
-        rows = [self._forward(checked[first : first + size]) for first in range(0, len(checked), size)]
-        embeddings = np.concatenate(rows) if rows else np.zeros((0, self.embedding_size), np.float32)
-        return check_embeddings(embeddings, self.name)
+        return encode_in_batches(self, clips, self.config.frames_per_batch // self.config.frames, self._forward)
 
     @torch.inference_mode()
     def _forward(self, clips: list[Clip]) -> NDArray[np.float32]:

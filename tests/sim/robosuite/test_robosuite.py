@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sim.contract import EnvironmentRequestError
-from sim.libero.build import private_random_state
+from sim.libero.build import private_random_state, robosuite_options
 from sim.libero.installation import quiet_robosuite
 from sim.libero.scene import axis_angle_from_quaternion
 from sim.libero.source import InstalledSimulation
@@ -28,18 +28,7 @@ def original_environment(name: str) -> Any:
     import robosuite
 
     with private_random_state(0):  # some sizes are drawn when a task is built
-        domain = robosuite.make(
-            TASKS[NUMBERS[name]].environment,
-            robots="Panda",
-            controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
-            initialization_noise=None,
-            use_camera_obs=False,
-            has_renderer=False,
-            has_offscreen_renderer=False,
-            control_freq=20,
-            ignore_done=True,
-            hard_reset=False,
-        )
+        domain = robosuite.make(TASKS[NUMBERS[name]].environment, robots="Panda", **robosuite_options())
     domain.early_terminations = False
     domain.reset()
     return domain
