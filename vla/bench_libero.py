@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,6 +45,7 @@ def bench_libero(seconds: float) -> list[Measurement]:
     ]
     rows += [_ratio(rows, first, second) for first, second in ((1, 0), (2, 0), (4, 3), (5, 3))]
     rows += _starting(part)
+    rows += _memory()
     pools = [_pool(workers, part) for workers in (1, 2)]
     return [*rows, *pools, _ratio(pools, 1, 0)]
 
@@ -115,6 +119,45 @@ def _starting(seconds: float) -> list[Measurement]:
         milliseconds(f"{SUITE}: build a task once more", 1, "build", builds[1:]),
         milliseconds(f"{SUITE}: reset to an initial state once more", 1, "reset", durations),
     ]
+
+
+def _memory() -> list[Measurement]:
+    """Resident memory of a fresh process that only steps and draws: with one environment, and what more of them add."""
+    steps = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", _MEMORY, SUITE, str(TASK)], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[-1]
+    )
+    first, again, other = steps
+    return [
+        Measurement(f"{SUITE}: memory of a process with one environment, drawn and stepped", first, "MiB", 1),
+        Measurement(f"{SUITE}: memory that one more environment of the same task adds", again - first, "MiB", 1),
+        Measurement(f"{SUITE}: memory that one of another task adds", other - again, "MiB", 1),
+    ]
+
+
+_MEMORY = """
+import gc, json, sys
+import numpy as np
+from sim.libero.suite import LiberoSuite
+
+def resident():
+    gc.collect()
+    for line in open("/proc/self/status"):
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+suite, task, kept, found = LiberoSuite(sys.argv[1], 256), int(sys.argv[2]), [], []
+for number in (task, task, task + 1):
+    environment = suite.make(number)
+    environment.reset_to("eval", 0)
+    environment.advance(np.zeros(7))
+    environment.render_observation()
+    kept.append(environment)
+    found.append(resident())
+print(json.dumps(found))
+"""
 
 
 def _pool(workers: int, seconds: float) -> Measurement:
