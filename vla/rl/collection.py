@@ -56,7 +56,7 @@ def collect_batch(
     judges = judges or Judges()
     batch = Batch()
     starts: set[Start] = set()
-    seconds = {"rollout": 0.0, "encode": 0.0}
+    seconds = {"rollout": 0.0, "encode": 0.0, "score": 0.0}
     kept, rounds = 0, 0
     scores = Scores(batch.rewards, {})
     most_rounds = algo.max_sampling_rounds if judges.critic is None else 1
@@ -77,8 +77,9 @@ def collect_batch(
             break
         roll_out(policy, pool, suite, reward, requests, batch, algo, seconds)
         starts.update(request.start for request in requests)
-        compared = compared_with(batch, algo)
-        scores = reward.score(np.stack(batch.embeddings), batch.successes, compared)
+        started = time.perf_counter()
+        scores = reward.score(np.stack(batch.embeddings), batch.successes, compared_with(batch, algo))
+        seconds["score"] += time.perf_counter() - started
         kept = sum(spread >= MINIMUM_SPREAD for spread in group_spread(scores.rewards, batch.groups).values())
         if judges.critic is None:
             _release(batch, scores.rewards, reward.compares_rollouts)
@@ -92,8 +93,7 @@ def collect_batch(
         **scores.metrics,
         "groups/rounds": float(rounds),
         "groups/stalled": float(described["groups/kept"] < algo.groups_per_iteration),
-        "time/rollout_seconds": seconds["rollout"],
-        "time/encode_seconds": seconds["encode"],
+        **{f"time/{part}_seconds": spent for part, spent in seconds.items()},
     }
     return batch
 
