@@ -299,22 +299,16 @@ class BasketExpert(PlacingExpert):
 
 
 def make_expert(suite: str, task: LiberoTask, seed: int) -> Expert:
-    """The scripted expert of a suite's task. Raises `EnvironmentRequestError` for suites that have none yet."""
+    """The scripted expert of a suite's task. Raises `EnvironmentRequestError` for a task that has none yet."""
     if suite == "libero_goal":
         from sim.libero.goal_experts import make_goal_expert
 
         return make_goal_expert(task, seed)
-    if suite == "libero_10":
+    if suite in ("libero_10", "libero_90"):
         from sim.libero.long_experts import make_long_expert
 
         return make_long_expert(task, seed)
-    experts: dict[str, type[WaypointExpert]] = {"libero_spatial": BowlExpert, "libero_object": BasketExpert}
-    if suite not in experts:
-        raise EnvironmentRequestError(
-            f"there is no scripted expert for {suite} task {task.index} ({task.name}); {', '.join(experts)}, "
-            "libero_goal and some tasks of libero_10 have one. Use a trained policy or recorded demonstrations."
-        )
-    return experts[suite](task, seed)
+    return BowlExpert(task, seed) if suite == "libero_spatial" else BasketExpert(task, seed)
 
 
 def libero_scene(environment: ManipulationEnvironment) -> LiberoScene:

@@ -188,6 +188,8 @@ class _InnerDrawer(DrawerExpert):
 class KnobExpert(WaypointExpert):
     """Takes a stove's knob from above and turns it."""
 
+    direction = 1.0
+
     def _plan(self, scene: LiberoScene) -> None:
         model, data = scene.model, scene.data
         body = int(model.jnt_bodyid[goal_joint(scene, self.goal_index)])
@@ -200,7 +202,7 @@ class KnobExpert(WaypointExpert):
     def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
         if self._phase in ("approach", "descend", "grasp"):
             return self._grasp(position, self._knob, aligned)
-        angle = min(KNOB_TURN, 0.06 * self._steps_in_phase)
+        angle = self.direction * min(KNOB_TURN, 0.06 * self._steps_in_phase)
         self._rotation = turn_about_vertical(angle) @ self._start
         return self._hold, 1.0
 

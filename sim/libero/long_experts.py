@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sim.contract import POSITION_SCALE, EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
 from sim.libero.expert import CARRY_HEIGHT, POSITION_GAIN, BasketExpert, PlacingExpert, WaypointExpert, libero_scene
 from sim.libero.goal_experts import DrawerExpert, KnobExpert, SurfaceExpert
+from sim.libero.goals import Predicate
 from sim.libero.scene import LiberoScene
 from sim.libero.tasks import LiberoTask
 
@@ -21,6 +22,9 @@ RETREAT_STEPS = 14
 RETREAT_SPEED = 0.8
 """Action of moving up."""
 
+LOW_HAND = 0.9
+"""World height (m) of the hand at a reset below which the scene is the living room with its low table."""
+
 LIVING_ROOM_CARRY = 0.66
 """World height (m) at which things are carried over the living room's low table."""
 
@@ -30,7 +34,7 @@ MUG_TOP = 0.105
 FINGERS_IN_MUG = 0.022
 """How far (m) below a mug's rim the fingertips close on its wall."""
 
-MUG_WALLS = {"porcelain_mug_1": 0.057, "white_yellow_mug_1": -0.060}
+MUG_WALLS = {"porcelain_mug_1": 0.057, "white_yellow_mug_1": -0.060, "red_coffee_mug_1": 0.057}
 """Mug -> where (m) along its own x axis its wall stands opposite to the handle."""
 
 POT_KNOB = (0.0, -0.001, 0.076)
@@ -73,7 +77,7 @@ class MugExpert(PlacingExpert):
 
     def _plan(self, scene: LiberoScene) -> None:
         thing, target = scene.definition.goal[self.goal_index].things
-        self._thing, self._target = thing.name, target.name
+        self._thing, self._target = thing.name, target
         self._turn_along(scene.body_rotation(self._thing)[:, 0])
         self._offset = np.array([MUG_WALLS[self._thing], 0.0, MUG_TOP - FINGERS_IN_MUG])
         self._offset += self._generator.uniform(-0.002, 0.002, 3)
@@ -84,7 +88,10 @@ class MugExpert(PlacingExpert):
         return place
 
     def _destination(self, scene: LiberoScene) -> _Vector:
-        return scene.body_position(self._target)
+        if self._target.site < 0:
+            return scene.body_position(self._target.name)
+        place: _Vector = scene.data.site_xpos[self._target.site].copy()
+        return place
 
 
 class PotExpert(SurfaceExpert):
@@ -124,7 +131,7 @@ class BookExpert(PlacingExpert):
 
     def _plan(self, scene: LiberoScene) -> None:
         thing, region = scene.definition.goal[self.goal_index].things
-        self._thing, self._region = thing.name, region.site
+        self._thing, self._region, self._thin = thing.name, region.site, int(np.argmin(region.size[:2]))
         self._turn_along(scene.body_rotation(self._thing)[:, 0])
         self._offset = np.array([0.0, -0.012, BOOK_HEIGHT]) + self._generator.uniform(-0.001, 0.001, 3)
         self._carry = self.carry_height + BOOK_HEIGHT
@@ -135,7 +142,7 @@ class BookExpert(PlacingExpert):
             self._turn_along(self._across)
 
     def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
-        self._across = scene.data.site_xmat[self._region].reshape(3, 3)[:, 0]
+        self._across = scene.data.site_xmat[self._region].reshape(3, 3)[:, self._thin]
         target, gripper = super()._next(scene, position, aligned)
         if self._phase == "lower" and not aligned:
             self._phase = "carry"  # until it is turned as well
@@ -182,13 +189,25 @@ class GoalByGoalExpert(Expert):
     undone is tried again.
     """
 
-    def __init__(self, task: LiberoTask, seed: int, parts: Mapping[int, type[WaypointExpert]], carry: float) -> None:
-        """`parts`: condition of the goal -> who fulfils it, in order. `carry` (m) is the height to carry at."""
-        self._task, self._seed, self._parts, self._carry = task, seed, dict(parts), carry
+    def __init__(
+        self, task: LiberoTask, seed: int, parts: Mapping[int, type[WaypointExpert]] | None = None, carry: float = 0.0
+    ) -> None:
+        """`parts`: condition of the goal -> who fulfils it, in order. `carry` (m) is the height to carry at.
+
+        Without parts both follow from the goal and the scene (`parts_of`).
+        """
+        self._task, self._seed, self._carry = task, seed, carry
+        self._parts = None if parts is None else dict(parts)
 
     def reset(self, environment: ManipulationEnvironment) -> None:
-        """Start a new episode from the environment's present state."""
-        _, self._upright = libero_scene(environment).end_effector_pose()
+        """Start a new episode from the environment's present state.
+
+        Raises `EnvironmentRequestError` for a goal with a condition that nobody here fulfils.
+        """
+        position, self._upright = libero_scene(environment).end_effector_pose()
+        if self._parts is None:
+            self._parts = parts_of(libero_scene(environment).definition.goal, self._task)
+            self._carry = LIVING_ROOM_CARRY if position[2] < LOW_HAND else CARRY_HEIGHT
         self.tried: dict[int, int] = {}
         """Condition -> how often its part was tried."""
         self._retreat_steps = self._part_steps = 0
@@ -223,6 +242,7 @@ class GoalByGoalExpert(Expert):
         return lost or self._part_steps > PART_STEPS
 
     def _start_next(self, environment: ManipulationEnvironment) -> None:
+        assert self._parts is not None  # since the reset
         holds = libero_scene(environment).goal_predicates()
         unmet = [index for index in self._parts if not holds[index]] or list(self._parts)
         self._index = unmet[0]
@@ -232,6 +252,55 @@ class GoalByGoalExpert(Expert):
         self._part.goal_index, self._part.upright, self._part.carry_height = self._index, self._upright, self._carry
         self._part.reset(environment)
         self._retreat_steps = self._part_steps = 0
+
+
+def parts_of(goal: Sequence[Predicate], task: LiberoTask) -> dict[int, type[WaypointExpert]]:
+    """Who fulfils which condition of a goal, in an order that undoes none: open, switch, put in, shut, put on.
+
+    Raises `EnvironmentRequestError` for a condition that nobody here fulfils.
+    """
+    found: dict[int, type[WaypointExpert]] = {}
+    for index in sorted(range(len(goal)), key=lambda index: ORDER.index(goal[index].name)):
+        kind = part_for(goal[index])
+        if kind is None:
+            words = " ".join([goal[index].name, *(thing.name for thing in goal[index].things)])
+            raise EnvironmentRequestError(
+                f"there is no scripted expert for {task.suite} task {task.index} ({task.name}): nobody here does "
+                f"({words}). Use a trained policy or recorded demonstrations."
+            )
+        found[index] = kind
+    return found
+
+
+def part_for(condition: Predicate) -> type[WaypointExpert] | None:
+    """Who fulfils a condition; None for nobody."""
+    name, first = condition.name, condition.things[0].name
+    if name in ("open", "close"):  # a microwave's door turns
+        drawer = "cabinet" in first
+        return (DrawerExpert if name == "open" else ShutDrawerExpert) if drawer else None
+    if name in ("turnon", "turnoff"):
+        return KnobExpert if name == "turnon" else KnobBackExpert
+    target = condition.things[1].name
+    unknown = "frypan" in first or "book" in first or "microwave" in target or "shelf" in target
+    if "book" in first and "caddy" in target:
+        return BookExpert
+    if unknown:
+        return None
+    if name == "in" and ("basket" in target or "tray" in target) and "bowl" not in first:
+        return TableBasketExpert
+    if first in MUG_WALLS:
+        return MugExpert
+    return PotExpert if "moka_pot" in first else SurfaceExpert
+
+
+ORDER = ("open", "turnon", "turnoff", "in", "close", "on")
+"""In which order conditions are fulfilled."""
+
+
+class KnobBackExpert(KnobExpert):
+    """Turns a stove's knob back."""
+
+    direction = -1.0
 
 
 TASKS: dict[int, tuple[dict[int, type[WaypointExpert]], float]] = {
@@ -249,7 +318,12 @@ TASKS: dict[int, tuple[dict[int, type[WaypointExpert]], float]] = {
 
 
 def make_long_expert(task: LiberoTask, seed: int) -> Expert:
-    """The expert of a libero_10 task. Raises `EnvironmentRequestError` for a task that has none yet."""
+    """The expert of a libero_10 or libero_90 task. Raises `EnvironmentRequestError` for a task that has none yet.
+
+    Whether one of libero_90 has one shows at its reset, when its goal is known.
+    """
+    if task.suite == "libero_90":
+        return GoalByGoalExpert(task, seed)
     if task.index not in TASKS:
         raise EnvironmentRequestError(
             f"there is no scripted expert for {task.suite} task {task.index} ({task.name}); tasks "

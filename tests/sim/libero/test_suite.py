@@ -14,10 +14,13 @@ import pytest
 from sim.contract import EnvironmentRequestError
 from sim.core import gl
 from sim.libero import installation, rendering
+from sim.libero.goal_experts import SurfaceExpert
+from sim.libero.goals import Predicate, Thing
+from sim.libero.long_experts import MugExpert, ShutDrawerExpert, parts_of
 from sim.libero.scene import axis_angle_from_quaternion
 from sim.libero.snapshot import ObservationClock
 from sim.libero.suite import LiberoSuite
-from sim.libero.tasks import HORIZONS, Variant, instruction_from_name, load_tasks, read_init_states
+from sim.libero.tasks import HORIZONS, LiberoTask, Variant, instruction_from_name, load_tasks, read_init_states
 from sim.suites import get_suite
 
 
@@ -121,11 +124,20 @@ def test_unknown_task_is_refused(spatial: LiberoSuite, task_id: int) -> None:
 
 
 @pytest.mark.libero
-def test_suites_without_an_expert_say_so(spatial: LiberoSuite) -> None:
+def test_tasks_without_an_expert_say_so(spatial: LiberoSuite) -> None:
     with pytest.raises(EnvironmentRequestError, match=r"no scripted expert for libero_10 task 9 .*microwave"):
         LiberoSuite("libero_10").make_expert(9, seed=0)
-    with pytest.raises(EnvironmentRequestError, match="no scripted expert for libero_90 task 0"):
-        LiberoSuite("libero_90").make_expert(0, seed=0)
+
+
+def test_a_goal_says_who_fulfils_it_and_in_which_order() -> None:
+    task = LiberoTask("libero_90", 3, "put_the_butter_in_the_drawer_and_close_it", "", "")
+    drawer, butter = Thing("wooden_cabinet_1_top_region"), Thing("butter_1")
+    goal = (Predicate("close", (drawer,)), Predicate("in", (butter, drawer)))
+    assert list(parts_of(goal, task).items()) == [(1, SurfaceExpert), (0, ShutDrawerExpert)]
+    mug, plate = Thing("porcelain_mug_1"), Thing("plate_1")
+    assert parts_of((Predicate("on", (mug, plate)),), task) == {0: MugExpert}
+    with pytest.raises(EnvironmentRequestError, match=r"libero_90 task 3 .*nobody here does \(close microwave_1\)"):
+        parts_of((Predicate("close", (Thing("microwave_1"),)),), task)
 
 
 def test_truncated_initial_states_are_named(tmp_path: Path) -> None:
