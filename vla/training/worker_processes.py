@@ -16,7 +16,7 @@ from sim.pool_process import WORKER_ENVIRONMENT
 from vla.errors import ReflexError
 
 MAX_FRUITLESS_DEATHS = 5
-"""How often workers may die with not a single job done in between."""
+"""How often workers may die with not a single job done in between, for each of them."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,65 +41,65 @@ class JobRunner(Generic[Job, Result]):
     def run(self, outstanding: Callable[[], Sequence[Job]], on_result: Callable[[Job, Result], None]) -> None:
         """Do jobs until `outstanding()` names none; a result may add to them.
 
-        Workers are started anew when one dies. Raises `ReflexError` when they die again and again with nothing done.
+        A worker that dies is started anew and does its job again; the others go on meanwhile. Raises `ReflexError` when
+        workers die again and again with nothing done.
         """
-        deaths = 0
-        done = 0
-
-        def count(job: Job, result: Result) -> None:
-            nonlocal deaths, done
-            deaths, done = 0, done + 1
-            on_result(job, result)
-
-        while True:
-            try:
-                self._run_until_death(outstanding, count)
-                return
-            except BrokenProcessPool as error:
-                deaths += 1
-                if deaths > MAX_FRUITLESS_DEATHS:
-                    raise ReflexError(
-                        f"worker processes died {deaths} times with nothing done in between (out of memory, or a "
-                        "missing GL library: see the lines above, and vla doctor); what was done before is kept: run "
-                        "the same command again, with fewer num_workers"
-                    ) from error
-                _log.warning("a worker process died; after %d jobs done, new workers do again what it had", done)
-
-    def _run_until_death(
-        self, outstanding: Callable[[], Sequence[Job]], on_result: Callable[[Job, Result], None]
-    ) -> None:
-        executor = ProcessPoolExecutor(
-            self.num_workers,
-            multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self.initializer, self.arguments),
-        )
-        running: dict[Future[Result], Job] = {}
+        # An executor for each worker: one that loses a process gives up all that it has.
+        workers = [self._start() for _ in range(self.num_workers)]
+        running: dict[Future[Result], tuple[int, Job]] = {}
+        deaths = done = 0
         try:
             while True:
-                # Few at a time: whatever is handed out when a worker dies counts as lost with it.
-                known = set(running.values())
-                for job in outstanding():
-                    if len(running) >= 2 * self.num_workers:
-                        break
-                    if job not in known:
-                        running[executor.submit(self.function, job, job in self.lost)] = job
+                self._hand_out(workers, running, outstanding())
                 if not running:
                     return
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    result = future.result()
-                    on_result(running.pop(future), result)
-        except BrokenProcessPool:
-            # A result that arrived before the death counts; only what never came back is lost.
-            for future, job in running.items():
-                if future.done() and future.exception() is None:
-                    on_result(job, future.result())
-                else:
-                    self.lost.add(job)
-            raise
+                    index, job = running.pop(future)
+                    try:
+                        result = future.result()
+                    except BrokenProcessPool as error:
+                        deaths += 1
+                        self.lost.add(job)
+                        self._give_up_after(deaths, error)
+                        _log.warning("a worker process died; after %d jobs done, a new one does its job again", done)
+                        workers[index] = self._start()
+                        continue
+                    deaths, done = 0, done + 1
+                    on_result(job, result)
         finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+            for worker in workers:
+                worker.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(self.initializer, self.arguments))
+
+    def _hand_out(
+        self, workers: list[ProcessPoolExecutor], running: dict[Future[Result], tuple[int, Job]], jobs: Sequence[Job]
+    ) -> None:
+        """A job to each worker that has none: what is handed out when a worker dies counts as lost with it."""
+        busy, known = {index for index, _ in running.values()}, {job for _, job in running.values()}
+        free = [index for index in range(len(workers)) if index not in busy]
+        for job in jobs:
+            if not free:
+                return
+            if job not in known:
+                index = free.pop(0)
+                try:
+                    future = workers[index].submit(self.function, job, job in self.lost)
+                except BrokenProcessPool:  # it died with nothing to do
+                    workers[index] = self._start()
+                    future = workers[index].submit(self.function, job, job in self.lost)
+                running[future] = index, job
+
+    def _give_up_after(self, deaths: int, error: BrokenProcessPool) -> None:
+        if deaths > MAX_FRUITLESS_DEATHS * self.num_workers:
+            raise ReflexError(
+                f"worker processes died {deaths} times with nothing done in between (out of memory, or a missing GL "
+                "library: see the lines above, and vla doctor); what was done before is kept: run the same command "
+                "again, with fewer num_workers"
+            ) from error
 
 
 def _start_worker(initializer: Callable[..., None], arguments: tuple[Any, ...]) -> None:
