@@ -27,8 +27,8 @@ def platform() -> str:
 
 def choose_platform() -> None:
     """Set MUJOCO_GL unless it is set. MuJoCo reads it when it is first imported."""
-    if not os.environ.get("MUJOCO_GL") and platform():
-        os.environ["MUJOCO_GL"] = platform()
+    if not os.environ.get("MUJOCO_GL") and (chosen := platform()):
+        os.environ["MUJOCO_GL"] = chosen
 
 
 def draw_beside_cuda(device_index: int) -> None:

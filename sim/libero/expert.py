@@ -185,14 +185,17 @@ class PlacingExpert(WaypointExpert):
 
     _thing: str
     """Name of what is moved."""
+    _offset: _Vector
+    """Where the fingertips hold it, [3] in its own frame (m)."""
     _carry: float
     """World height (m) of the fingertips while carrying."""
     losses = 0
     """How often it slipped out of the fingers, or never was between them."""
 
-    @abstractmethod
     def _holding_point(self, scene: LiberoScene) -> _Vector:
-        """Where the fingertips hold the thing, wherever it is now."""
+        """Where the fingertips hold the thing, wherever it is now: at `_offset` in its own frame, unless overridden."""
+        place: _Vector = scene.body_position(self._thing) + scene.body_rotation(self._thing) @ self._offset
+        return place
 
     @abstractmethod
     def _destination(self, scene: LiberoScene) -> _Vector:
@@ -290,9 +293,6 @@ class BasketExpert(PlacingExpert):
     def _floor(self, scene: LiberoScene, below: float) -> float:
         """Height (m) of what thing and basket stand on; `below` is the fingertips' over the thing's lower end."""
         return 0.0
-
-    def _holding_point(self, scene: LiberoScene) -> _Vector:
-        return scene.body_position(self._thing) + scene.body_rotation(self._thing) @ self._offset
 
     def _destination(self, scene: LiberoScene) -> _Vector:
         return np.array([*scene.data.site_xpos[self._region][:2], self._drop])

@@ -82,9 +82,9 @@ class SurfaceExpert(PlacingExpert):
         self._carry = max(self.carry_height, self._destination(scene)[2] + OVER_SURFACE + below)
 
     def _holding_point(self, scene: LiberoScene) -> _Vector:
-        thing = scene.body_position(self._thing)
-        offset: _Vector = self._rim_offset if self._by_rim else scene.body_rotation(self._thing) @ self._offset
-        return thing + offset
+        if self._by_rim:
+            return scene.body_position(self._thing) + self._rim_offset
+        return super()._holding_point(scene)
 
     def _destination(self, scene: LiberoScene) -> _Vector:
         if self._target.site < 0:

@@ -83,10 +83,6 @@ class MugExpert(PlacingExpert):
         self._offset += self._generator.uniform(-0.002, 0.002, 3)
         self._carry = self.carry_height
 
-    def _holding_point(self, scene: LiberoScene) -> _Vector:
-        place: _Vector = scene.body_position(self._thing) + scene.body_rotation(self._thing) @ self._offset
-        return place
-
     def _destination(self, scene: LiberoScene) -> _Vector:
         if self._target.site < 0:
             return scene.body_position(self._target.name)
@@ -147,10 +143,6 @@ class BookExpert(PlacingExpert):
         if self._phase == "lower" and not aligned:
             self._phase = "carry"  # until it is turned as well
         return target, gripper
-
-    def _holding_point(self, scene: LiberoScene) -> _Vector:
-        place: _Vector = scene.body_position(self._thing) + scene.body_rotation(self._thing) @ self._offset
-        return place
 
     def _destination(self, scene: LiberoScene) -> _Vector:
         place: _Vector = scene.data.site_xpos[self._region] + np.array([0.0, 0.0, CADDY_FLOOR])

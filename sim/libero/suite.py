@@ -9,7 +9,15 @@ from sim.contract import EnvironmentRequestError, Expert, Split, Suite
 from sim.core.stepping import SteppingMode
 from sim.libero.rendering import CAMERAS, Look
 from sim.libero.source import TaskSource, find_source
-from sim.libero.tasks import EVALUATION_SEED, NUM_INIT_STATES, SETTLE_ACTION, SETTLE_STEPS, LiberoTask, Variant
+from sim.libero.tasks import (
+    EVALUATION_SEED,
+    NUM_INIT_STATES,
+    SETTLE_ACTION,
+    SETTLE_STEPS,
+    LiberoTask,
+    Variant,
+    check_image_size,
+)
 
 if TYPE_CHECKING:
     from sim.libero.environment import LiberoEnvironment
@@ -31,8 +39,7 @@ class LiberoSuite(Suite):
     def __init__(self, name: str, image_size: int = OFFICIAL_IMAGE_SIZE) -> None:
         """Raises `EnvironmentRequestError` for an unknown suite, a missing or wrong package, or missing assets."""
         self._variant = Variant.of(name)
-        if isinstance(image_size, bool) or not isinstance(image_size, int) or not 16 <= image_size <= 2048:
-            raise EnvironmentRequestError(f"image_size must be an integer from 16 to 2048, not {image_size!r}")
+        check_image_size(image_size)
         self.name = name
         self._stepping: SteppingMode = "fast" if self._variant.fast else "exact"
         self._look: Look = "plain" if self._variant.plain else "official"

@@ -90,6 +90,12 @@ class InstalledTask(LiberoTask):
     """The official initial states, a torch file holding a float64 array [50, 1 + nq + nv]."""
 
 
+def check_image_size(image_size: int) -> None:
+    """Raise `EnvironmentRequestError` unless pictures of `image_size` pixels a side can be drawn."""
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or not 16 <= image_size <= 2048:
+        raise EnvironmentRequestError(f"image_size must be an integer from 16 to 2048, not {image_size!r}")
+
+
 def check_suite_name(name: str) -> None:
     """Raise `EnvironmentRequestError` naming the known suites when `name` is none of them."""
     if name not in HORIZONS:

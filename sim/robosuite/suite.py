@@ -14,7 +14,14 @@ from sim.libero.installation import MUJOCO_VERSION, PACKAGE_VERSIONS
 from sim.libero.rendering import CAMERAS, Look
 from sim.libero.scene import LiberoScene
 from sim.libero.source import InstalledSimulation, StartedStates
-from sim.libero.tasks import FAST_SUFFIX, NUM_INIT_STATES, PLAIN_SUFFIX, SETTLE_ACTION, SETTLE_STEPS
+from sim.libero.tasks import (
+    FAST_SUFFIX,
+    NUM_INIT_STATES,
+    PLAIN_SUFFIX,
+    SETTLE_ACTION,
+    SETTLE_STEPS,
+    check_image_size,
+)
 from sim.robosuite.build import ARM_NOISE, RobosuiteBuilder, check_version
 from sim.robosuite.goals import Goal
 from sim.robosuite.tasks import SUITE, TASKS, RobosuiteTask
@@ -62,8 +69,7 @@ class RobosuiteSuite(Suite):
     def __init__(self, name: str = SUITE, image_size: int = 256) -> None:
         """Raises `EnvironmentRequestError` for another version of robosuite, or an image size that cannot be drawn."""
         check_version()
-        if isinstance(image_size, bool) or not isinstance(image_size, int) or not 16 <= image_size <= 2048:
-            raise EnvironmentRequestError(f"image_size must be an integer from 16 to 2048, not {image_size!r}")
+        check_image_size(image_size)
         self.name, self.image_size = name, image_size
         self._stepping: SteppingMode = "fast" if FAST_SUFFIX in name else "exact"
         self._look: Look = "plain" if name.endswith(PLAIN_SUFFIX) else "official"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -32,7 +32,7 @@ from vla.data.collect_worker import (
 from vla.data.episode import Episode
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.staging import stage_episode, staged_keys
-from vla.data.video import PIXEL_FORMAT, PixelFormat
+from vla.data.video import PIXEL_FORMAT, PixelFormat, check_pixel_format
 from vla.errors import ReflexError, writing
 from vla.training.worker_processes import JobRunner
 
@@ -78,8 +78,7 @@ class CollectConfig:
                 raise ReflexError(f"{name}={getattr(self, name)} must be at least 1")
         if self.split not in ("train", "eval"):
             raise ReflexError(f"split={self.split!r} must be train or eval")
-        if self.pixel_format not in get_args(PixelFormat):
-            raise ReflexError(f"pixel_format={self.pixel_format!r} must be one of {', '.join(get_args(PixelFormat))}")
+        check_pixel_format(self.pixel_format)
         if not 0 <= self.action_noise <= 1:
             raise ReflexError(f"action_noise={self.action_noise} must be within 0 and 1, in units of full-scale action")
         if self.pace is not None and not 0 < self.pace <= 1:

@@ -21,7 +21,7 @@ from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.libero_hdf5 import demonstration_files, demonstration_names, read_demonstration, task_name
 from vla.data.libero_replay import Demonstration, ReplaySettings, run_in_worker, start_worker
 from vla.data.staging import staged_keys
-from vla.data.video import PIXEL_FORMAT, PixelFormat
+from vla.data.video import PIXEL_FORMAT, PixelFormat, check_pixel_format
 from vla.errors import ReflexError
 from vla.training.progress import progress_bar
 from vla.training.worker_processes import JobRunner
@@ -57,8 +57,7 @@ class ImportConfig:
     def __post_init__(self) -> None:
         if self.pictures not in get_args(Pictures):
             raise ReflexError(f"pictures={self.pictures!r} must be one of {', '.join(get_args(Pictures))}")
-        if self.pixel_format not in get_args(PixelFormat):
-            raise ReflexError(f"pixel_format={self.pixel_format!r} must be one of {', '.join(get_args(PixelFormat))}")
+        check_pixel_format(self.pixel_format)
         for name in ("episodes_per_task", "num_workers"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -6,7 +6,7 @@ import io
 import zlib
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import av
 import av.container
@@ -31,6 +31,12 @@ ENCODER_OPTIONS = {
     # One thread gives the same bytes on every machine; workers encode in parallel anyway.
     "threads": "1",
 }
+
+
+def check_pixel_format(pixel_format: str) -> None:
+    """Raise `ReflexError` naming the known formats when `pixel_format` is none of them."""
+    if pixel_format not in get_args(PixelFormat):
+        raise ReflexError(f"pixel_format={pixel_format!r} must be one of {', '.join(get_args(PixelFormat))}")
 
 
 def encode_video(frames: NDArray[np.uint8], fps: int, pixel_format: PixelFormat = PIXEL_FORMAT) -> bytes:

@@ -114,7 +114,9 @@ def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> d
         episodes = read_demonstrations(config.dataset, config.tasks, config.episodes_per_task)
         policy = _open_policy(config, episodes, restart, device)
         # Weights are the starting policy's, also after a resume, so that a resumed run is the one that was begun.
-        judge = policy if restart is None else _open_policy(config, episodes, None, device)
+        judge = policy
+        if restart is not None and config.weighting == "progress":
+            judge = _open_policy(config, episodes, None, device)
         weights = sample_weights(judge, episodes, config.weighting, config.weighting_temperature)
         samples = EpisodeSamples(policy, episodes, weights)
         trainer = ImitationTrainer(policy, samples, config)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sim.contract import ObservationBatch
 from vla.data.episode import Episode
+from vla.errors import ReflexError
 from vla.policies.protocol import Policy, PolicySpec
 from vla.rl.advantages import LengthNormalisation, length_weights
 from vla.rl.rollout import decision_indices
@@ -76,6 +77,12 @@ class Rollout:
     features: NDArray[np.float32] | None  # [D, F] what each decision was made from
     inputs: Any = field(repr=False)
     """What the policy saw at each decision, prepared; None once the rollout can teach nothing."""
+
+    def features_for(self, setting: str) -> NDArray[np.float32]:
+        """The features. Raises `ReflexError` naming the setting that asks for them when the policy gives none."""
+        if self.features is None:
+            raise ReflexError(f"{setting} needs a policy that gives its features (`PolicyOutput.features`)")
+        return self.features
 
     @classmethod
     def from_episode(cls, episode: Episode, policy: TrainablePolicy) -> Rollout:

@@ -90,7 +90,7 @@ def _credit_steps(batch: Batch, algo: AlgoConfig) -> dict[str, float]:
     """Tell decisions apart, as `algo.step_credit` says."""
     if algo.step_credit == "none" or not batch.rollouts:
         return {}
-    features = [_features(rollout.features) for rollout in batch.rollouts]
+    features = [rollout.features_for("algo.step_credit") for rollout in batch.rollouts]
     if algo.step_credit == "shared":
         places = meeting_places(features, batch.groups, algo.step_tolerance)
         batch.decision_advantages = shared_step_advantages(batch.advantages, places)
@@ -103,12 +103,6 @@ def _credit_steps(batch: Batch, algo: AlgoConfig) -> dict[str, float]:
     batch.decision_advantages = progress_advantages(batch.advantages, progress, batch.groups, algo.step_weight)
     ends = [float(values[-1]) for values, won in zip(progress, batch.successes, strict=True) if not won]
     return {"advantage/failures_progress": float(np.mean(ends)) if ends else 0.0}
-
-
-def _features(features: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    if features is None:
-        raise ReflexError("algo.step_credit needs a policy that gives its features (`PolicyOutput.features`)")
-    return features
 
 
 def _likely_success_bonus(

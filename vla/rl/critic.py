@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from vla.errors import ReflexError, restoring
+from vla.errors import restoring
 from vla.rl.batch import Rollout
 
 FILE = "critic.pt"
@@ -138,10 +138,9 @@ class Critic:
         return torch.from_numpy(np.concatenate([self._rows(rollout) for rollout in rollouts]))
 
     def _rows(self, rollout: Rollout) -> NDArray[np.float32]:
-        if rollout.features is None:
-            raise ReflexError("algo.advantage=critic needs a policy that gives its features (`PolicyOutput.features`)")
+        features = rollout.features_for("algo.advantage=critic")
         count, horizon = len(rollout.tokens), self._horizons[rollout.task_id]
         task = np.zeros((count, len(self._tasks)))
         task[:, self._tasks[rollout.task_id]] = 1.0
         time = np.stack([rollout.elapsed / horizon, (horizon - rollout.elapsed) / self._longest], axis=1)
-        return np.concatenate([rollout.features, rollout.states, time, task], axis=1).astype(np.float32)
+        return np.concatenate([features, rollout.states, time, task], axis=1).astype(np.float32)

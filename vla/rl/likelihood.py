@@ -19,16 +19,19 @@ def mean_log_probs(
 ) -> NDArray[np.float64]:
     """[N] mean log-probability of each rollout's executed tokens under `policy`; NaN where the inputs are dropped."""
     means = np.full(len(rollouts), np.nan)
-    for index, rollout in enumerate(rollouts):
-        if rollout.inputs is None:
-            continue
-        parts = []
-        for rows in torch.split(torch.arange(len(rollout.tokens)), BATCH):
-            tokens = torch.from_numpy(rollout.tokens[rows.numpy()])
-            with torch.inference_mode():
-                log_probs, _ = policy.log_prob_from_inputs(rollout.inputs[rows], tokens, temperature, token_noise)
-            parts.append(log_probs.float().cpu().numpy())
-        means[index] = float(np.concatenate(parts)[rollout.executed].mean())
+    known = [index for index, rollout in enumerate(rollouts) if rollout.inputs is not None]
+    if not known:
+        return means
+    inputs = type(rollouts[known[0]].inputs).concatenate([rollouts[index].inputs for index in known])
+    tokens = torch.from_numpy(np.concatenate([rollouts[index].tokens for index in known]))
+    parts = []
+    for rows in torch.split(torch.arange(len(tokens)), BATCH):
+        with torch.inference_mode():
+            log_probs, _ = policy.log_prob_from_inputs(inputs[rows], tokens[rows], temperature, token_noise)
+        parts.append(log_probs.float().cpu().numpy())
+    ends = np.cumsum([len(rollouts[index].tokens) for index in known])
+    for index, judged in zip(known, np.split(np.concatenate(parts), ends[:-1]), strict=True):
+        means[index] = float(judged[rollouts[index].executed].mean())
     return means
 
 

@@ -87,9 +87,15 @@ def resize_frames(frames: torch.Tensor, size: int) -> torch.Tensor:
     """
     if frames.shape[1] == size and frames.shape[2] == size:
         return frames
-    planes = frames.permute(0, 3, 1, 2).float()
-    resized = functional.interpolate(planes, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    resized = resize_planes(frames.permute(0, 3, 1, 2).float(), size, size)
     return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def resize_planes(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Frames [T, 3, H, W] as [T, 3, height, width], bilinear with antialiasing; same size: as they are."""
+    if planes.shape[-2:] == (height, width):
+        return planes
+    return functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
 def check_embeddings(embeddings: NDArray[np.float32], name: str) -> NDArray[np.float32]:

@@ -18,14 +18,13 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from world_models.encoders.base import Clip, encode_in_batches, sample_frames
+from world_models.encoders.base import Clip, encode_in_batches, resize_planes, sample_frames
 from world_models.encoders.pretrained import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
     Arithmetic,
     arithmetic,
     load_pretrained,
-    resize_planes,
 )
 from world_models.errors import WorldModelError
 

@@ -6,7 +6,6 @@ from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from world_models.errors import WorldModelError
@@ -20,9 +19,7 @@ IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 _ADVICE = "give a folder with config.json and model.safetensors, or a hub id while the network is reachable"
 
 
-def load_pretrained(
-    model_class: type[PreTrainedModel], source: str, label: str, needed: str = "", attention: str = "sdpa"
-) -> PreTrainedModel:
+def load_pretrained(model_class: type[PreTrainedModel], source: str, label: str, needed: str = "") -> PreTrainedModel:
     """A model with float32 weights, from a local folder or a hub id.
 
     Args:
@@ -30,7 +27,6 @@ def load_pretrained(
         source: folder or hub id.
         label: what to call the network in messages.
         needed: beginning of the names of the weights that must be there.
-        attention: transformers' name of its implementation.
 
     Raises:
         WorldModelError: the folder or hub entry is missing, damaged or of another network, or lacks needed weights.
@@ -38,7 +34,7 @@ def load_pretrained(
     loaded: Any  # transformers declares a model only, and returns a pair when asked for the loading report
     try:
         loaded = model_class.from_pretrained(
-            source, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, output_loading_info=True
+            source, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -56,10 +52,3 @@ def arithmetic(choice: Arithmetic, device: torch.device) -> torch.dtype:
     if choice == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if choice == "bfloat16" else torch.float32
-
-
-def resize_planes(planes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Frames [T, 3, H, W] as [T, 3, height, width], bilinear with antialiasing; same size: as they are."""
-    if planes.shape[-2:] == (height, width):
-        return planes
-    return functional.interpolate(planes, size=(height, width), mode="bilinear", antialias=True, align_corners=False)

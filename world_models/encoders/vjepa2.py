@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import VJEPA2Model
 
-from world_models.encoders.base import Clip, encode_in_batches, sample_frames
+from world_models.encoders.base import Clip, encode_in_batches, resize_planes, sample_frames
 from world_models.encoders.pretrained import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
     Arithmetic,
     arithmetic,
     load_pretrained,
-    resize_planes,
 )
 from world_models.errors import WorldModelError
 
