@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,21 @@ _Vector = NDArray[np.float64]
 
 RIM_RADIUS = 0.048
 """Distance (m) from the bowl's axis to the middle of its wall, where the fingers close."""
+
+RADIUS_IN_DRAWER = 0.042
+"""The same for a bowl in a drawer, a little inwards: the outer finger must clear the drawer's side."""
+
+IN_THE_OPEN = -0.002
+"""Distance (m) of a bowl from the drawer's middle, outwards, at which the cabinet's top does not hang over it."""
+
+DRAW_LEAD = 0.01
+"""How far (m) beyond that the hand is sent, so that it gets there soon."""
+
+DRAW_HEIGHT = 0.008
+"""Height (m) over the drawer's floor at which a bowl is drawn from under the cabinet's top."""
+
+DRAW_OUT_STEPS = 25
+"""Control steps of drawing a bowl from under the cabinet's top."""
 
 RIM_HEIGHT = 0.036
 """Height (m) of the fingertips over the bowl's origin when they close on the wall."""
@@ -82,21 +96,6 @@ RELEASE_HEIGHT = 0.012
 """Height (m) of a thing over its destination below which the fingers open."""
 
 
-@dataclass(frozen=True)
-class Grasp:
-    """How to hold the bowl in one task."""
-
-    radius: float = RIM_RADIUS
-    """Distance (m) from the bowl's axis to the point between the open fingers."""
-    along: str | None = None
-    """Fixture along whose x axis the fingers close; None keeps the gripper's initial orientation (world y)."""
-
-
-# Inside the drawer the fingers must close along its width, and a little inwards of the rim to clear its side.
-GRASPS = {4: Grasp(radius=0.042, along="wooden_cabinet_1")}
-"""Task of libero_spatial -> grasp that its surroundings leave room for, where it is not the default one."""
-
-
 class WaypointExpert(Expert):
     """Waypoints on true positions; each is reached by proportional control of the end effector.
 
@@ -108,6 +107,8 @@ class WaypointExpert(Expert):
         self._generator = np.random.default_rng([seed, task.index])
         self.upright: _Vector | None = None
         """The hand's orientation [3, 3] to plan with, where it is not the one at the reset."""
+        self.done = False
+        """Whether it has nothing left to do; only those say so that prepare for another."""
         self.goal_index = 0
         """Which condition of the task's goal it fulfils."""
         self.attempt = 0
@@ -260,22 +261,51 @@ class PlacingExpert(WaypointExpert):
 class BowlExpert(PlacingExpert):
     """libero_spatial: the black bowl goes onto the plate."""
 
-    def __init__(self, task: LiberoTask, seed: int) -> None:
-        """See `WaypointExpert`."""
-        super().__init__(task, seed)
-        self._how = GRASPS.get(task.index, Grasp())
-
     def _plan(self, scene: LiberoScene) -> None:
         _, self._thing, self._plate = scene.goal()[0]
         self._carry = CARRY_HEIGHT
-        along = None if self._how.along is None else scene.body_rotation(self._how.along)[:, 0]
-        self._plan_rim(along, self._how.radius)
+        self._plan_hold(scene)
+
+    def _plan_hold(self, scene: LiberoScene) -> None:
+        self._plan_rim()
 
     def _holding_point(self, scene: LiberoScene) -> _Vector:
         return scene.body_position(self._thing) + self._rim_offset
 
     def _destination(self, scene: LiberoScene) -> _Vector:
         return scene.body_position(self._plate)
+
+
+class BowlInDrawerExpert(BowlExpert):
+    """The bowl lies in an open drawer, which leaves little room beside it, and maybe partly under the cabinet's top.
+
+    In evaluation the cabinet stands up to 2 cm from where it stood when the bowl was put into its drawer.
+    """
+
+    def _plan_hold(self, scene: LiberoScene) -> None:
+        model, data = scene.model, scene.data
+        self._region = model.site("wooden_cabinet_1_top_region").id
+        joint = int(model.body_jntadr[model.site_bodyid[self._region]])
+        opened = data.qpos[model.jnt_qposadr[joint]]
+        self._outwards: _Vector = np.sign(opened) * data.xaxis[joint]
+        # The fingers close along the drawer's width, on the side of the bowl where there is more room.
+        width = data.site_xmat[self._region].reshape(3, 3)[:, 2]
+        self._plan_rim(width, RADIUS_IN_DRAWER)
+        if self._rim_offset[:2] @ (scene.body_position(self._thing) - data.site_xpos[self._region])[:2] > 0.0:
+            self._rim_offset[:2] *= -1.0
+
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        if self._phase == "approach" and self._steps_in_phase == 1:
+            self._plan_hold(scene)  # again after a loss: the bowl has moved
+            self._drawn_out = False
+        if self._phase != "lift" or self._drawn_out:
+            return super()._next(scene, position, aligned)
+        missing = IN_THE_OPEN - self._outwards @ (scene.body_position(self._thing) - scene.data.site_xpos[self._region])
+        if missing < 0.0 or self._steps_in_phase > DRAW_OUT_STEPS:
+            self._drawn_out = True
+            self._hold = position
+        target = position + (missing + DRAW_LEAD) * self._outwards
+        return np.array([*target[:2], self._hold[2] + DRAW_HEIGHT]), 1.0
 
 
 class BasketExpert(PlacingExpert):
@@ -308,7 +338,9 @@ def make_expert(suite: str, task: LiberoTask, seed: int) -> Expert:
         from sim.libero.long_experts import make_long_expert
 
         return make_long_expert(task, seed)
-    return BowlExpert(task, seed) if suite == "libero_spatial" else BasketExpert(task, seed)
+    if suite == "libero_object":
+        return BasketExpert(task, seed)
+    return BowlInDrawerExpert(task, seed) if "in_the_top_drawer" in task.name else BowlExpert(task, seed)
 
 
 def libero_scene(environment: ManipulationEnvironment) -> LiberoScene:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
-from sim.libero.expert import RIM_HEIGHT, PlacingExpert, WaypointExpert, turn_about_vertical
+from sim.libero.expert import (
+    HOVER,
+    RIM_HEIGHT,
+    PlacingExpert,
+    WaypointExpert,
+    libero_scene,
+    turn_about_vertical,
+)
 from sim.libero.scene import LiberoScene
 from sim.libero.tasks import LiberoTask
 
@@ -21,6 +30,21 @@ IN_BOWL = 0.03
 
 RADIUS_IN_DRAWER = -0.048
 """Distance (m) of the fingertips from the axis of a bowl that goes into a drawer; on the side away from the robot."""
+
+RADIUS_BESIDE_DRAWER = 0.048
+"""Distance (m) of the fingertips from the axis of a bowl beside an open drawer; on the side away from the drawer."""
+
+CLEAR_OF_DRAWER = 0.175
+"""Distance (m) of a bowl from the middle of an open drawer, along its width, at which the hand has room for it."""
+
+MAY_HANG = 0.03
+"""How much (m) lower than planned a bowl held on that side may hang; it must get over the drawer's side."""
+
+OUT_OF_BOWL = 0.07
+"""Distance (m) of the hand from the bowl's middle at which its fingers have slipped over the rim."""
+
+DRAG_STEPS = 40
+"""Control steps after which a bowl stays wherever it was dragged to."""
 
 IN_DRAWER = -0.02
 """Height (m) of a bowl's origin in a drawer over the middle of the drawer's region."""
@@ -136,37 +160,46 @@ class DrawerExpert(WaypointExpert):
         return self._hold + PULL * self._outwards, 1.0
 
 
+class _BesideDrawer(SurfaceExpert):
+    """Puts a bowl into the open drawer that it stands beside, held on the side away from the drawer."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        super()._plan(scene)
+        self._rim_offset[:2] -= RADIUS_IN_DRAWER * self._rotation[:2, 0]
+        self._rim_offset[:2] += RADIUS_BESIDE_DRAWER * away_from_drawer(scene, self._thing, self._target.site)[:2]
+        self._carry += MAY_HANG
+
+
 class DrawerThenPlaceExpert(Expert):
-    """Opens the drawer whose region a thing goes into, backs off, and puts the thing there."""
+    """Drags the bowl out of the drawer's way, opens the drawer, backs off, and puts the bowl there."""
 
     def __init__(self, task: LiberoTask, seed: int) -> None:
         """See `WaypointExpert`."""
-        self._drawer, self._placing = _InnerDrawer(task, seed), SurfaceExpert(task, seed)
+        self._parts = (_OutOfTheWay(task, seed), _InnerDrawer(task, seed), _BesideDrawer(task, seed))
 
     def reset(self, environment: ManipulationEnvironment) -> None:
         """Start a new episode from the environment's present state."""
-        self._drawer.reset(environment)
-        self._placing_started = False
+        _, self._upright = libero_scene(environment).end_effector_pose()
+        self._index = 0
+        self._start(environment)
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray:
         """The next action, float32 [7]."""
-        if not self._drawer.done:
-            return self._drawer.act(environment)
-        if not self._placing_started:
-            self._placing.upright = self._drawer.first_rotation
-            self._placing.reset(environment)
-            self._placing_started = True
-        return self._placing.act(environment)
+        if self._index < 2 and self._parts[self._index].done:
+            self._index += 1
+            self._start(environment)
+        return self._parts[self._index].act(environment)
+
+    def _start(self, environment: ManipulationEnvironment) -> None:
+        self._parts[self._index].upright = self._upright
+        self._parts[self._index].reset(environment)
 
 
 class _InnerDrawer(DrawerExpert):
     """The drawer that holds a goal's region; `done` once it is open and the hand has backed off."""
 
-    done = False
-
     def _plan(self, scene: LiberoScene) -> None:
         self.done = False
-        self.first_rotation = self._rotation.copy()
         region = scene.definition.goal[0].things[1].site
         body = int(scene.model.site_bodyid[region])
         joint = int(scene.model.body_jntadr[body])
@@ -207,19 +240,27 @@ class KnobExpert(WaypointExpert):
         return self._hold, 1.0
 
 
-class PlateExpert(WaypointExpert):
-    """Drags a plate to a region, with closed fingers against its rim from inside."""
+class DragExpert(WaypointExpert):
+    """Drags a thing with a rim over the table, with closed fingers against the rim from inside.
 
-    def _plan(self, scene: LiberoScene) -> None:
-        plate, region = scene.definition.goal[0].things
-        self._plate, self._region = plate.name, region.site
-        self._turn_along(np.array([1.0, 0.0, 0.0]))  # the hand is wide and would touch the drawers' handles
+    A subclass sets at `_plan` what is dragged and says at `_way` how far it still has to go.
+    """
+
+    _thing: str
+    """Name of what is dragged."""
+    height = DRAG_HEIGHT
+    """Height (m) of the fingertips over its origin."""
+    radius = OUT_OF_PLATE
+    """Distance (m) of the hand from its middle at which the fingers have slipped over the rim."""
+
+    @abstractmethod
+    def _way(self, scene: LiberoScene) -> _Vector:
+        """From where it is to where it is dragged, [2] (m)."""
 
     def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
-        plate = scene.body_position(self._plate)
-        way = (scene.data.site_xpos[self._region] - plate)[:2]
+        thing, way = scene.body_position(self._thing), self._way(scene)
         direction = np.array([*(way / max(float(np.linalg.norm(way)), 1e-6)), 0.0])
-        inside = plate + np.array([0.0, 0.0, DRAG_HEIGHT])
+        inside = thing + np.array([0.0, 0.0, self.height])
         if self._phase == "approach":
             target = inside + np.array([0.0, 0.0, 0.08])
             if np.linalg.norm(target - position) < 0.012:
@@ -231,10 +272,51 @@ class PlateExpert(WaypointExpert):
             elif self._steps_in_phase > 25:
                 self._enter("approach")
             return inside, 1.0
-        ahead = float((position - plate) @ direction)
-        if ahead > OUT_OF_PLATE:
+        ahead = float((position - thing) @ direction)
+        if ahead > self.radius:
             self._enter("approach")
         return inside + (ahead + DRAG_LEAD) * direction, 1.0
+
+
+class PlateExpert(DragExpert):
+    """Drags a plate to a region."""
+
+    def _plan(self, scene: LiberoScene) -> None:
+        plate, region = scene.definition.goal[0].things
+        self._thing, self._region = plate.name, region.site
+        self._turn_along(np.array([1.0, 0.0, 0.0]))  # the hand is wide and would touch the drawers' handles
+
+    def _way(self, scene: LiberoScene) -> _Vector:
+        return np.asarray(scene.data.site_xpos[self._region] - scene.body_position(self._thing))[:2]
+
+
+class _OutOfTheWay(DragExpert):
+    """A bowl, away from where the drawer of a goal's region will be; `done` once it is there and the hand above it."""
+
+    height = IN_BOWL
+    radius = OUT_OF_BOWL
+
+    def _plan(self, scene: LiberoScene) -> None:
+        thing, region = scene.definition.goal[0].things
+        self._thing = thing.name
+        away = away_from_drawer(scene, self._thing, region.site)
+        bowl = scene.body_position(self._thing)
+        missing = CLEAR_OF_DRAWER - away @ (bowl - scene.data.site_xpos[region.site])
+        self._end = (bowl + max(missing, 0.0) * away)[:2]
+        self.done = missing < 0.0
+
+    def _way(self, scene: LiberoScene) -> _Vector:
+        return np.asarray(self._end - scene.body_position(self._thing)[:2])
+
+    def _next(self, scene: LiberoScene, position: _Vector, aligned: bool) -> tuple[_Vector, float]:
+        if self._phase == "drag" and (np.linalg.norm(self._way(scene)) < 0.01 or self._steps_in_phase > DRAG_STEPS):
+            self._enter("leave")
+            self._hold = position
+        if self._phase == "leave":
+            above = self._hold + np.array([0.0, 0.0, HOVER])
+            self.done = bool(position[2] > above[2] - 0.03)
+            return above, 1.0
+        return super()._next(scene, position, aligned)
 
 
 def make_goal_expert(task: LiberoTask, seed: int) -> Expert:
@@ -250,6 +332,13 @@ def make_goal_expert(task: LiberoTask, seed: int) -> Expert:
         if task.name.startswith(start):
             return kind(task, seed)
     raise EnvironmentRequestError(f"there is no scripted expert for {task.suite} task {task.index} ({task.name})")
+
+
+def away_from_drawer(scene: LiberoScene, name: str, region: int) -> _Vector:
+    """Unit vector [3] along the width of the drawer with a region (a site), from the drawer to a thing beside it."""
+    width: _Vector = scene.data.site_xmat[region].reshape(3, 3)[:, 2]
+    away: _Vector = width * np.sign(width @ (scene.body_position(name) - scene.data.site_xpos[region]))
+    return away
 
 
 def goal_joint(scene: LiberoScene, goal_index: int) -> int:
