@@ -6,6 +6,7 @@ worker process: it reads commands from a socket, runs them in order and answers 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import queue
@@ -22,9 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, ManipulationEnvironment, Observation, Split, StepOutcome, Suite
+from sim.memory import available_share
 
 DEFAULT_MAX_ENVIRONMENTS = 64
 """Live environments one worker keeps when neither the caller nor the suite says otherwise."""
+
+MEMORY_RESERVE = 0.2
+"""Share of the memory that is left free: below it, environments that wait for their task's next episode are closed."""
 
 PARENT_CHECK_SECONDS = 1.0
 """How often a worker looks whether its parent still exists."""
@@ -151,9 +156,9 @@ class SlotRunner:
     """Environments of some slots in this process.
 
     An environment belongs to one slot during an episode. When the slot turns to another task, its environment waits
-    for the next episode of its own task, in whatever slot of this process; beyond `max_environments` the one that
-    waited longest is closed. The suite is made once, at the first command, so that environments can share what is
-    expensive (models, a GL context).
+    for the next episode of its own task, in whatever slot of this process; beyond `max_environments`, or when memory is
+    short, the one that waited longest is closed. The suite is made once, at the first command, so that environments can
+    share what is expensive (models, a GL context).
     """
 
     def __init__(self, factory: str, suite_name: str, image_size: int | None, max_environments: int | None) -> None:
@@ -260,6 +265,9 @@ class SlotRunner:
             limit = int(getattr(self._suite, "max_live_environments", DEFAULT_MAX_ENVIRONMENTS))
         while self._waiting and len(self._running) + len(self._waiting) >= limit:
             self._waiting.pop(0)[1].close()
+        while self._waiting and available_share() < MEMORY_RESERVE:
+            self._waiting.pop(0)[1].close()
+            gc.collect()  # what a simulator built refers to itself in circles
         return self._suite.make(task_id)
 
     def _fail(self, command: Command, error: Exception) -> Failure:

@@ -12,9 +12,11 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast, get_args
+from weakref import WeakValueDictionary
 
 import mujoco
 import numpy as np
@@ -26,6 +28,7 @@ from sim.core.robosuite_control import ArmMemory
 from sim.core.stepping import SteppingMode
 from sim.libero.definition import SceneDefinition, SceneState
 from sim.libero.scene import LiberoScene
+from sim.libero.shared_model import SharedModel
 from sim.libero.source import InstalledSource
 from sim.libero.tasks import NUM_INIT_STATES, LiberoTask, check_suite_name
 
@@ -88,12 +91,22 @@ def pack(suite: str, path: Path, on_task: Callable[[int, int], None] = lambda do
         partial.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class LoadedTask:
+    """What all environments of a task share."""
+
+    shared: SharedModel
+    definition: SceneDefinition
+    states: list[SceneState]
+
+
 class ArchiveSource:
     """A packed suite; see `sim.libero.source.TaskSource`."""
 
     def __init__(self, path: Path, suite: str) -> None:
         """Raises `EnvironmentRequestError` for a missing or damaged file, another suite or another MuJoCo."""
         self._path = path
+        self._loaded: WeakValueDictionary[int, LoadedTask] = WeakValueDictionary()
         with self._opened() as archive:
             document = json.loads(archive.read("suite.json"))
             if document["format"] != FORMAT or document["suite"] != suite:
@@ -115,14 +128,24 @@ class ArchiveSource:
             )
 
     def open(self, task_id: int, stepping: SteppingMode) -> ArchivedSimulation:
-        """Load a task's model and states. Raises `EnvironmentRequestError` when the archive is damaged."""
+        """Load a task's model and states, unless it is in use already.
+
+        Raises `EnvironmentRequestError` when the archive is damaged.
+        """
+        task = self._loaded.get(task_id)
+        if task is None:
+            task = self._loaded[task_id] = self._load(task_id)
+        scene = LiberoScene(task.shared, mujoco.MjData(task.shared.model), task.definition, stepping)
+        return ArchivedSimulation(scene, task)
+
+    def _load(self, task_id: int) -> LoadedTask:
         with self._opened() as archive:
             entry = self._entries[task_id]
             pieces = [_decompressed(archive.read(f"chunks/{chunk}")) for chunk in entry["chunks"]]
             model = mujoco.MjModel.from_binary_path("scene.mjb", {"scene.mjb": b"".join(pieces)})
             definition = SceneDefinition.from_json(entry["definition"])
             states = _states_from_bytes(archive.read(f"states/{task_id}.npz"))
-        return ArchivedSimulation(LiberoScene(model, mujoco.MjData(model), definition, stepping), states)
+        return LoadedTask(SharedModel(model, definition.fixture_bodies), definition, states)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[zipfile.ZipFile]:
@@ -141,13 +164,13 @@ class ArchiveSource:
 class ArchivedSimulation:
     """A task from an archive; see `sim.libero.source.TaskSimulation`."""
 
-    def __init__(self, scene: LiberoScene, states: list[SceneState]) -> None:
-        self.scene, self._states = scene, states
+    def __init__(self, scene: LiberoScene, task: LoadedTask) -> None:
+        self.scene, self._task = scene, task
 
     def start(self, split: Split, index: int) -> None:
         """See `TaskSimulation.start`."""
-        each = len(self._states) // len(SPLITS)
-        self.scene.restore(self._states[SPLITS.index(split) * each + index])
+        states = self._task.states
+        self.scene.restore(states[SPLITS.index(split) * (len(states) // len(SPLITS)) + index])
 
 
 def chunk_ends(content: NDArray[np.uint8]) -> list[int]:

@@ -19,6 +19,7 @@ from sim.core.robosuite_control import ArmIndices
 from sim.libero.definition import SceneDefinition
 from sim.libero.goals import ARITY, Flame, Predicate, Range, Thing
 from sim.libero.installation import Installation, import_libero
+from sim.libero.shared_model import SharedModel
 from sim.libero.tasks import EVALUATION_SEED, NUM_INIT_STATES, InstalledTask, read_init_states, sampling_seed
 
 
@@ -39,6 +40,7 @@ class TaskBuilder:
             self.definition = _define(self._domain)
         except EnvironmentRequestError as error:
             raise EnvironmentRequestError(f"{task.bddl_file}: {error}") from error
+        self.shared = SharedModel(self.model, self.definition.fixture_bodies)
         self._official_states: NDArray[np.float64] | None = None
 
     def official_states(self) -> NDArray[np.float64]:

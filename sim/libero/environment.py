@@ -129,12 +129,10 @@ class LiberoEnvironment(SuiteEnvironment):
     def render_observation(self) -> Observation:
         """Render both cameras, of the same moment as `robot_state`, and return the full observation."""
         if self._renderer is None:
-            self._renderer = CameraRenderer(self.scene.model, self.image_size, self._look)
+            self._renderer = self.scene.shared.renderer(self.image_size, self._look)
         image, wrist_image = (self._renderer.render(self.scene.snapshot, camera) for camera in CAMERAS)
         return Observation(image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction)
 
     def close(self) -> None:
-        """Free the GL context."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Free the GL context, unless other environments of this task in this process draw in it."""
+        self._renderer = None

@@ -19,6 +19,7 @@ from sim.core.robosuite_control import RobosuiteArm
 from sim.core.stepping import SteppingMode, SubstepRunner
 from sim.libero.definition import SceneDefinition, SceneState
 from sim.libero.goals import Thing, show_flames
+from sim.libero.shared_model import SharedModel
 from sim.libero.snapshot import ObservationClock, PoseSnapshot
 from sim.libero.tasks import SETTLE_ACTION
 
@@ -31,19 +32,31 @@ class LiberoScene:
 
     def __init__(
         self,
-        model: mujoco.MjModel,
+        shared: SharedModel,
         data: mujoco.MjData,
         definition: SceneDefinition,
         stepping: SteppingMode = "exact",
     ) -> None:
         """Raises `EnvironmentRequestError` for an unknown stepping."""
-        self.model, self.data, self.definition = model, data, definition
+        self.shared, self._part = shared, shared.part()
+        self.data, self.definition = data, definition
+        model = self.model
         self.snapshot = PoseSnapshot(model)
         self._arm = RobosuiteArm(model, data, definition.arm)
         self._runner, self._settling = (SubstepRunner(model, data, self._arm, mode) for mode in (stepping, "exact"))
         self._clock = ObservationClock(model.opt.timestep, 1.0 / CONTROL_FREQUENCY)
-        self._fixtures, self._fingers = list(definition.fixture_bodies), list(definition.fingers)
+        self._fingers = list(definition.fingers)
         self._robot_state = np.zeros(STATE_SIZE, dtype=np.float32)
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The task's model with this scene's fixtures, until another scene of the task is used."""
+        self.hold_model()
+        return self.shared.model
+
+    def hold_model(self) -> None:
+        """Make the model this scene's."""
+        self.shared.hold(self._part)
 
     @property
     def state_size(self) -> int:
@@ -52,20 +65,22 @@ class LiberoScene:
 
     def place_fixtures(self, poses: NDArray[np.float64]) -> None:
         """Put cabinets and stoves into the model, by their positions and quaternions [fixtures, 7]."""
-        self.model.body_pos[self._fixtures] = poses[:, :3]
-        self.model.body_quat[self._fixtures] = poses[:, 3:]
+        self.hold_model()
+        self.shared.place_fixtures(poses)
 
     def fixture_poses(self) -> NDArray[np.float64]:
         """Where they are, [fixtures, 7]."""
-        return np.hstack([self.model.body_pos[self._fixtures], self.model.body_quat[self._fixtures]])
+        self.hold_model()
+        return self.shared.fixture_poses()
 
     def load(self, state: NDArray[np.float64]) -> None:
         """Set time, positions and velocities [1 + nq + nv], as `env.set_init_state(state)` does after a reset."""
+        model = self.model
         self._arm.restart()
-        positions = 1 + self.model.nq
+        positions = 1 + model.nq
         self.data.time, self.data.qpos[:], self.data.qvel[:] = state[0], state[1:positions], state[positions:]
-        mujoco.mj_forward(self.model, self.data)
-        show_flames(self.definition.flames, self.model, self.data)
+        mujoco.mj_forward(model, self.data)
+        show_flames(self.definition.flames, model, self.data)
         self._clock.restart()
 
     def settle(self, steps: int) -> None:
@@ -76,10 +91,8 @@ class LiberoScene:
 
     def save(self) -> SceneState:
         """The present state; only between two control steps, at least one after a reset."""
-        physics = np.empty(mujoco.mj_stateSize(self.model, _PHYSICS))
-        mujoco.mj_getState(self.model, self.data, physics, _PHYSICS)
         return SceneState(
-            physics=physics,
+            physics=physics_state(self.model, self.data),
             fixture_poses=self.fixture_poses(),
             site_rgba=self.model.site_rgba.copy(),
             arm=self._arm.memory(),
@@ -97,6 +110,12 @@ class LiberoScene:
         mujoco.mj_setState(self.model, self.data, state.physics, _PHYSICS)
         self._arm.recall(state.arm)
         self._clock.set_phase(state.clock)
+
+    def take_over(self, data: mujoco.MjData) -> None:
+        """Be as another simulation of this model is, which was reset by robosuite and ran no step since."""
+        mujoco.mj_resetData(self.model, self.data)
+        mujoco.mj_setState(self.model, self.data, physics_state(self.model, data), _PHYSICS)
+        self.refresh()
 
     def refresh(self) -> None:
         """Bring poses and contacts up to date with positions and velocities, without a trace in what follows."""
@@ -153,6 +172,7 @@ class LiberoScene:
         return position
 
     def _advance(self, action: NDArray[np.float64], runner: SubstepRunner) -> None:
+        self.hold_model()  # what steps knows the model by its address
         gripper, done = float(action[6]), 0
         runner.prepare()
         self._arm.set_goal(action)
@@ -170,6 +190,13 @@ class LiberoScene:
         if self._fingers:  # a tool without fingers leaves zeros
             self._robot_state[6:] = self.data.qpos[self._fingers]
         self.snapshot.take(self.data)
+
+
+def physics_state(model: mujoco.MjModel, data: mujoco.MjData) -> NDArray[np.float64]:
+    """Everything a step of MuJoCo depends on, as one array."""
+    state = np.empty(mujoco.mj_stateSize(model, _PHYSICS))
+    mujoco.mj_getState(model, data, state, _PHYSICS)
+    return state
 
 
 def axis_angle_from_quaternion(quaternion: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

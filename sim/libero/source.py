@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,9 @@ from sim.libero.definition import SceneState
 from sim.libero.installation import find_installation, installed_versions
 from sim.libero.scene import LiberoScene
 from sim.libero.tasks import SETTLE_STEPS, LiberoTask, load_tasks
+
+if TYPE_CHECKING:
+    from sim.libero.build import TaskBuilder
 
 ARCHIVES_VARIABLE = "LIBERO_ARCHIVES"
 
@@ -71,6 +76,7 @@ class InstalledSource:
         self.tasks: tuple[LiberoTask, ...] = self._installed
         self.versions: Mapping[str, str] = installed_versions()
         self._started: StartedStates = {}
+        self._builders: WeakValueDictionary[int, TaskBuilder] = WeakValueDictionary()
 
     @property
     def assets(self) -> Mapping[str, Any]:
@@ -78,11 +84,16 @@ class InstalledSource:
         return describe_assets(self._installation.assets)
 
     def open(self, task_id: int, stepping: SteppingMode) -> InstalledSimulation:
-        """Build the task (a second or more). Raises `EnvironmentRequestError` when it cannot be built."""
+        """Build the task (a second or more), unless it is in use already.
+
+        Raises `EnvironmentRequestError` when it cannot be built.
+        """
         from sim.libero.build import TaskBuilder
 
-        builder = TaskBuilder(self._installed[task_id], self._installation)
-        scene = LiberoScene(builder.model, builder.data, builder.definition, stepping)
+        builder = self._builders.get(task_id)
+        if builder is None:
+            builder = self._builders[task_id] = TaskBuilder(self._installed[task_id], self._installation)
+        scene = LiberoScene(builder.shared, mujoco.MjData(builder.model), builder.definition, stepping)
         return InstalledSimulation(scene, builder, self._started)
 
 
@@ -92,6 +103,9 @@ StartedStates = dict[tuple[int, Split, int], SceneState]
 
 class Builder(Protocol):
     """What draws a task's initial states."""
+
+    data: mujoco.MjData
+    """Where it draws them."""
 
     @property
     def task(self) -> LiberoTask:
@@ -115,7 +129,10 @@ class InstalledSimulation:
         """What `start` restores."""
         key = (self.builder.task.index, split, index)
         if key not in self._started:
-            self.scene.load(self.builder.place(split, index))
+            self.scene.hold_model()  # where the builder places what is fixed
+            state = self.builder.place(split, index)
+            self.scene.take_over(self.builder.data)
+            self.scene.load(state)
             self.scene.settle(SETTLE_STEPS - 1)
             self._started[key] = self.scene.save()
         return self._started[key]

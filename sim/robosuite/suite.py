@@ -13,6 +13,7 @@ from sim.libero.environment import LiberoEnvironment
 from sim.libero.installation import MUJOCO_VERSION, PACKAGE_VERSIONS
 from sim.libero.rendering import CAMERAS, Look
 from sim.libero.scene import LiberoScene
+from sim.libero.shared_model import SharedModel
 from sim.libero.source import InstalledSimulation, StartedStates
 from sim.libero.tasks import (
     FAST_SUFFIX,
@@ -32,14 +33,14 @@ class RobosuiteScene(LiberoScene):
 
     def __init__(
         self,
-        model: mujoco.MjModel,
+        shared: SharedModel,
         data: mujoco.MjData,
         definition: SceneDefinition,
         goal: Goal,
         stepping: SteppingMode = "exact",
     ) -> None:
         """Raises `EnvironmentRequestError` for an unknown stepping."""
-        super().__init__(model, data, definition, stepping)
+        super().__init__(shared, data, definition, stepping)
         self._goal = goal
 
     def goal_predicates(self) -> list[bool]:
@@ -101,7 +102,9 @@ class RobosuiteSuite(Suite):
         """Build one environment (a second)."""
         task = self._task(task_id)
         builder = RobosuiteBuilder(task)
-        scene = RobosuiteScene(builder.model, builder.data, builder.definition, builder.goal, self._stepping)
+        # A model of its own: what was wiped is in it.
+        shared = SharedModel(builder.model, builder.definition.fixture_bodies)
+        scene = RobosuiteScene(shared, mujoco.MjData(builder.model), builder.definition, builder.goal, self._stepping)
         simulation = InstalledSimulation(scene, builder, self._started)
         environment = RobosuiteEnvironment(task, simulation, task.horizon, self.image_size, self._look)
         environment.suite_name = self.name

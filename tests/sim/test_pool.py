@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sim import pool_worker
 from sim.contract import EnvironmentRequestError, Observation
 from sim.pool import ChunkResult, EnvironmentPool, EpisodeRequest
 from tests.fake_suite import HORIZON, TARGETS, FakeEnvironment
@@ -165,6 +166,20 @@ def test_environments_are_kept_and_bounded() -> None:
         for task_id in (2, 1, 0):  # 2 takes the place of 0, which waited longest; then 0 that of 2
             pool.reset([0], requests(task_id))
         assert FakeEnvironment.built == 4
+
+
+def test_environments_that_wait_are_closed_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeEnvironment.built = 0
+    shares = iter([0.5, 0.1, 0.1, 0.3])
+    monkeypatch.setattr(pool_worker, "available_share", lambda: next(shares))
+    with EnvironmentPool("fake", 1, 0, factory=FACTORY) as pool:
+        for task_id in (0, 1, 2):  # 1 finds enough memory beside 0; 2 neither beside 0 nor beside 1
+            pool.reset([0], requests(task_id))
+        assert next(shares) == 0.3
+        monkeypatch.setattr(pool_worker, "available_share", lambda: 1.0)
+        pool.reset([0], requests(0))
+        pool.reset([0], requests(2))
+        assert FakeEnvironment.built == 4  # 0 anew, and 2 was kept
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

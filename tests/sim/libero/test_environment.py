@@ -53,6 +53,40 @@ def test_a_reset_does_not_depend_on_what_happened_before(between_plate_and_ramek
     assert np.array_equal(states[0][1], states[1][1])
 
 
+@pytest.mark.parametrize(("name", "task_id"), [("libero_goal", 7), ("libero_spatial", 4)])
+def test_environments_of_a_task_share_a_model_and_nobody_can_tell(
+    spatial: LiberoSuite, name: str, task_id: int
+) -> None:
+    """Fixtures that stand elsewhere, and a stove that one of them switches on."""
+    lone, shared = LiberoSuite(name, 64), LiberoSuite(name, 64)
+    alone = [episode(lone, task_id, [state])[0] for state in (3, 8)]
+    together = episode(shared, task_id, [3, 8])
+    for one, other in zip(alone, together, strict=True):
+        assert len(one) == len(other)
+        for (state, place, picture), (other_state, other_place, other_picture) in zip(one, other, strict=True):
+            assert np.array_equal(state, other_state) and np.array_equal(place, other_place)
+            assert np.array_equal(picture, other_picture)
+
+
+def episode(suite: LiberoSuite, task_id: int, states: list[int]) -> list[list[tuple[np.ndarray, ...]]]:
+    """Environments played in turn, a step each, the first by an expert: states, fixtures and every tenth picture."""
+    environments = [suite.make(task_id) for _ in states]
+    experts = [suite.make_expert(task_id, seed=0) for _ in states]
+    seen: list[list[tuple[np.ndarray, ...]]] = [[] for _ in states]
+    for environment, expert, state in zip(environments, experts, states, strict=True):
+        environment.reset_to("train", state)
+        expert.reset(environment)
+    for step in range(80):
+        for environment, expert, record in zip(environments, experts, seen, strict=True):
+            environment.advance(expert.act(environment))
+            if step % 10 == 9:
+                scene, picture = environment.scene, environment.render_observation()["image"]
+                record.append((scene.flattened_state(), scene.fixture_poses(), picture))
+    for environment in environments:
+        environment.close()
+    return seen
+
+
 def test_a_settled_state_is_gone_on_from_to_the_bit(spatial: LiberoSuite, monkeypatch: pytest.MonkeyPatch) -> None:
     """An initial state settles once; later episodes start from what came out of that, and nobody can tell."""
     task, settled = spatial.make(3), spatial.make(3)
