@@ -65,6 +65,9 @@ RELEASE_STEPS = 8
 ALIGNED = 0.08
 """Rotation error (rad) below which the gripper may descend."""
 
+QUARTER_TURN_MARGIN = 0.1
+"""Angle (rad) short of a quarter turn at which the hand turns the other way."""
+
 POSITION_GAIN = 2.5
 ROTATION_GAIN = 1.5
 
@@ -153,7 +156,10 @@ class WaypointExpert(Expert):
     def _turn_along(self, axis: _Vector) -> None:
         """Turn the fingers, the shorter way, to close along the horizontal part of a world axis [3]."""
         yaw = np.arctan2(axis[1], axis[0]) - np.arctan2(self._rotation[1, 0], self._rotation[0, 0])
-        yaw = (yaw + np.pi / 2) % np.pi - np.pi / 2  # either direction of the axis does: take the smaller turn
+        # Either direction of the axis does: take the smaller turn; of two quarter turns the one that the wrist has
+        # more room for, whatever the last digits say.
+        smallest = -np.pi / 2 + QUARTER_TURN_MARGIN
+        yaw = (yaw - smallest) % np.pi + smallest
         self._rotation = turn_about_vertical(yaw) @ self._rotation
 
     def _grasp(self, position: _Vector, target: _Vector, aligned: bool) -> tuple[_Vector, float]:

@@ -31,7 +31,10 @@ _MAX_GEOMS = 1000
 
 
 class CameraRenderer:
-    """A GL context for one model, to be created and used in one process. Whatever context was current stays current."""
+    """A GL context for one model, to be created and used in one process. Whatever context was current stays current.
+
+    It is freed when nobody keeps the renderer any more.
+    """
 
     def __init__(self, model: mujoco.MjModel, size: int, look: Look = "official") -> None:
         """Raises `EnvironmentRequestError` when no off-screen GL context can be created."""
@@ -80,7 +83,3 @@ class CameraRenderer:
             mujoco.mjr_render(self._viewport, self._scene, context)
             mujoco.mjr_readPixels(pixels, None, self._viewport, context)
         return np.ascontiguousarray(pixels[::-1, ::-1])
-
-    def close(self) -> None:
-        """Free the GL context. Closing twice is harmless; drawing afterwards is an error."""
-        self._context.free()

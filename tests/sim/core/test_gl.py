@@ -70,9 +70,9 @@ def test_a_lost_context_takes_no_texture_of_another_with_it() -> None:
     second._context.make_current()
     np.testing.assert_array_equal(first.render(snapshot, "above"), picture)
     np.testing.assert_array_equal(second.render(snapshot, "above"), picture)
-    first.close()
+    del first
     lose(second._context)
-    second.close()  # says nothing, and leaves nothing to be freed again
+    del second  # says nothing, and leaves nothing to be freed again
 
 
 def test_a_machine_without_an_egl_driver_falls_back_to_osmesa_where_it_is(tmp_path: Path) -> None:

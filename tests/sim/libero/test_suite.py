@@ -14,6 +14,7 @@ import pytest
 from sim.contract import EnvironmentRequestError
 from sim.core import gl
 from sim.libero import installation, rendering
+from sim.libero.expert import BowlExpert, turn_about_vertical
 from sim.libero.goal_experts import SurfaceExpert
 from sim.libero.goals import Predicate, Thing
 from sim.libero.long_experts import MugExpert, ShutDrawerExpert, parts_of
@@ -259,3 +260,13 @@ def test_importing_asks_nothing_and_writes_nothing_to_the_home(spatial: LiberoSu
     assert "robosuite WARNING" not in result.stderr
     assert not (tmp_path / ".libero").exists()
     assert not list(tmp_path.rglob("*libero*"))
+
+
+@pytest.mark.parametrize("disturbance", [-2e-3, 0.0, 2e-3])
+def test_the_hand_makes_the_same_quarter_turn_from_wherever_it_stands(disturbance: float) -> None:
+    """Official states have an arm disturbed by milliradians; a quarter turn the other way can end at a joint limit."""
+    task = LiberoTask("libero_spatial", 0, "", "", "")
+    expert = BowlExpert(task, seed=0)
+    expert._rotation = turn_about_vertical(np.pi / 2 + disturbance)
+    expert._turn_along(np.array([-1.0, 0.0, 0.0]))
+    assert expert._rotation[0, 0] == pytest.approx(-1.0)
