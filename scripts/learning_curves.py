@@ -38,6 +38,7 @@ ARMS: dict[str, list[str]] = {
     "pacs": ["algo=grpo", "algo.advantage=pacs"],
     "shared_steps": ["algo=grpo", "algo.step_credit=shared"],
     "progress_steps": ["algo=grpo", "algo.step_credit=progress"],
+    "implicit_steps": ["algo=grpo", "algo.step_credit=implicit"],
     "likely_successes": ["algo=grpo", "algo.likely_success_bonus=0.5"],
     "difficulty": ["algo=grpo", "algo.difficulty_weight=true"],
     "gate": ["algo=grpo", "algo.sampling=gate"],

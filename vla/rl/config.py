@@ -93,13 +93,16 @@ class AlgoConfig:
     before. Then every group teaches, and none is replaced."""
     pacs_beta: float = 1.0
     """Under "pacs", logits of success per unit of the mean log-ratio to the starting policy."""
-    step_credit: Literal["none", "shared", "progress"] = "none"
+    step_credit: Literal["none", "shared", "progress", "implicit"] = "none"
     """What decisions of a rollout get beside its advantage, without a critic. "shared": what several rollouts of a
-    group did alike gets the mean of theirs (SALT). "progress": more where one came nearer to the task's successes."""
+    group did alike gets the mean of theirs (SALT). "progress": more where one came nearer to the task's successes.
+    "implicit": more where one is likelier to a copy of the policy that learns to tell success from failure (OPRL)."""
     step_tolerance: float = 0.3
     """Under "shared", how far apart two states may be that count as one, in deviations of the policy's features."""
     step_weight: float = 0.5
-    """Under "progress", what a decision's progress counts beside its rollout's advantage."""
+    """Under "progress" and "implicit", what a decision's own part counts beside its rollout's advantage."""
+    implicit_beta: float = 0.05
+    """Under "implicit", reward of a decision per unit of its tokens' summed log-ratios."""
     likely_success_bonus: float = 0.0
     """Added to the reward of successes that the averaged policy finds likely beside the group's others (GRPO-CARE)."""
     likely_success_margin: float = 0.0
@@ -124,7 +127,7 @@ class AlgoConfig:
         """Check every value. Raises `ConfigError`."""
         _one_of("algo.reward", self.reward, ("binary", "srpo", "siirl", "calibrated"))
         _one_of("algo.advantage", self.advantage, ("grpo", "lite_ppo", "rloo", "raft", "pacs", "critic"))
-        _one_of("algo.step_credit", self.step_credit, ("none", "shared", "progress"))
+        _one_of("algo.step_credit", self.step_credit, ("none", "shared", "progress", "implicit"))
         _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
         _one_of("algo.reference_scope", self.reference_scope, ("task", "group", "batch"))
         if self.success_bank and self.reference_scope != "task":
@@ -155,7 +158,7 @@ class AlgoConfig:
         ):
             if getattr(self, name) is not None:
                 _at_least(f"algo.{name}", getattr(self, name), 1)
-        for name in ("temperature", "learning_rate", "max_gradient_norm", "clip_high", "pacs_beta"):
+        for name in ("temperature", "learning_rate", "max_gradient_norm", "clip_high", "pacs_beta", "implicit_beta"):
             _positive(f"algo.{name}", getattr(self, name))
         for name in ("kl_coefficient", "entropy_coefficient", "weight_decay", "token_noise", "minimum_deviation"):
             _at_least(f"algo.{name}", getattr(self, name), 0)

@@ -14,8 +14,9 @@ from vla.rl.advantages import difficulty_weights, group_advantages
 from vla.rl.batch import Batch, TrainablePolicy
 from vla.rl.config import AlgoConfig
 from vla.rl.critic import Critic, explained_variance, generalised_advantages
+from vla.rl.implicit_reward import ImplicitReward
 from vla.rl.likelihood import likely_success_bonus, mean_log_probs, pacs_advantages, sampled_log_probs
-from vla.rl.step_credit import meeting_places, progress_advantages, shared_step_advantages, task_progress
+from vla.rl.step_credit import advantages_with_steps, meeting_places, shared_step_advantages, task_progress
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Judges:
 
     critic: Critic | None = None
     """Under `algo.advantage=critic`."""
+    implicit: ImplicitReward | None = None
+    """Under `algo.step_credit=implicit`."""
     reference: TrainablePolicy | None = None
     """The policy that training started from, under "pacs"."""
     averaged: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -61,7 +64,7 @@ def set_advantages(
         )
     batch.advantages = (weights * advantages).astype(np.float32)
     batch.decision_advantages = list(batch.advantages)
-    return metrics | _credit_steps(batch, algo)
+    return metrics | _credit_steps(batch, algo, judges)
 
 
 def critic_advantages(
@@ -86,9 +89,15 @@ def critic_advantages(
     ]
 
 
-def _credit_steps(batch: Batch, algo: AlgoConfig) -> dict[str, float]:
+def _credit_steps(batch: Batch, algo: AlgoConfig, judges: Judges) -> dict[str, float]:
     """Tell decisions apart, as `algo.step_credit` says."""
     if algo.step_credit == "none" or not batch.rollouts:
+        return {}
+    if algo.step_credit == "implicit":
+        if judges.implicit is None:
+            raise ReflexError("algo.step_credit=implicit needs a judge")
+        steps = judges.implicit.judge(batch.rollouts)
+        batch.decision_advantages = advantages_with_steps(batch.advantages, steps, batch.groups, algo.step_weight)
         return {}
     features = [rollout.features_for("algo.step_credit") for rollout in batch.rollouts]
     if algo.step_credit == "shared":
@@ -100,7 +109,8 @@ def _credit_steps(batch: Batch, algo: AlgoConfig) -> dict[str, float]:
         ]
         return {"advantage/shared_steps": sum(moved) / sum(len(rows) for rows in features)}
     progress = task_progress(features, batch.successes, batch.task_ids)
-    batch.decision_advantages = progress_advantages(batch.advantages, progress, batch.groups, algo.step_weight)
+    increments = [np.diff(values) for values in progress]
+    batch.decision_advantages = advantages_with_steps(batch.advantages, increments, batch.groups, algo.step_weight)
     ends = [float(values[-1]) for values, won in zip(progress, batch.successes, strict=True) if not won]
     return {"advantage/failures_progress": float(np.mean(ends)) if ends else 0.0}
 

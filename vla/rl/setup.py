@@ -18,6 +18,8 @@ from vla.rl.config import ConfigError, TrainConfig
 from vla.rl.critic import Critic
 from vla.rl.embeddings import FrameEmbedding, PolicyEmbedding, RolloutEmbedding
 from vla.rl.encoder import demonstration_rollouts, train_encoder
+from vla.rl.implicit_reward import FOLDER as IMPLICIT_FOLDER
+from vla.rl.implicit_reward import ImplicitReward
 from vla.rl.rewards import BinaryReward, CalibratedReward, RewardModel, SiirlReward, SrpoReward
 from vla.rl.state import (
     ENCODER_FOLDER,
@@ -100,13 +102,17 @@ def open_state(
         decay = config.algo.average_decay
         return WeightAverage(policy.parameters(), decay) if decay else None
 
+    def implicit(source: str) -> ImplicitReward | None:
+        return ImplicitReward(load(source), config.algo) if config.algo.step_credit == "implicit" else None
+
     critic = Critic(horizons, config.algo.critic_window) if config.algo.advantage == "critic" else None
     bank = SuccessBank(config.algo.success_bank, config.algo.success_age) if config.algo.success_bank else None
     last = run.last_checkpoint() if config.resume else None
     _drop_lines_after(run, -1 if last is None else last[0])
     if last is None:
         policy = load(config.policy)
-        return TrainingState(policy, make_optimiser(policy, config.algo), Progress(), average(policy), critic, bank)
+        begun = make_optimiser(policy, config.algo), Progress(), average(policy), critic, implicit(config.policy), bank
+        return TrainingState(policy, *begun)
     iteration, folder = last
     policy = load(str(folder / POLICY_FOLDER))
     optimiser = make_optimiser(policy, config.algo)
@@ -116,9 +122,13 @@ def open_state(
         averaged.load_weights(folder)
     if critic is not None:
         critic.load(folder)
+    judge = implicit(str(folder / IMPLICIT_FOLDER))
+    if judge is not None:
+        judge.load_optimiser(folder)
     if bank is not None:
         bank.load(folder)
-    return TrainingState(policy, optimiser, load_progress(folder), averaged, critic, bank, saved_iteration=iteration)
+    restored = optimiser, load_progress(folder), averaged, critic, judge, bank
+    return TrainingState(policy, *restored, saved_iteration=iteration)
 
 
 def _drop_lines_after(run: RunFolder, iteration: int) -> None:

@@ -15,6 +15,7 @@ from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import RESUME_MAY_CHANGE
 from vla.rl.critic import Critic
+from vla.rl.implicit_reward import ImplicitReward
 from vla.rl.success_bank import SuccessBank
 from vla.training.files import read_json, write_json
 from vla.training.run_folder import RunFolder
@@ -53,6 +54,8 @@ class TrainingState:
     """Of the policy's weights; None to evaluate and keep the weights as they are."""
     critic: Critic | None = None
     """What judges decisions under `algo.advantage=critic`."""
+    implicit: ImplicitReward | None = None
+    """What judges decisions under `algo.step_credit=implicit`."""
     bank: SuccessBank | None = None
     """Successes of earlier iterations under `algo.success_bank`."""
     saved_iteration: int = -1
@@ -73,6 +76,8 @@ def save_state(run: RunFolder, state: TrainingState, keep: int | None) -> Path:
             state.average.save_weights(folder)
         if state.critic is not None:
             state.critic.save(folder)
+        if state.implicit is not None:
+            state.implicit.save(folder)
         if state.bank is not None:
             state.bank.save(folder)
         torch.save(state.optimiser.state_dict(), folder / OPTIMISER_FILE)

@@ -107,33 +107,33 @@ def task_progress(
     return progress
 
 
-def progress_advantages(
+def advantages_with_steps(
     advantages: ArrayLike,
-    progress: Sequence[NDArray[np.floating]],
+    steps: Sequence[NDArray[np.floating]],
     groups: ArrayLike,
     weight: float,
     epsilon: float = 1e-6,
 ) -> list[NDArray[np.float32]]:
-    """Advantages [D] of decisions: the rollout's, plus `weight` times how much progress the decision made.
+    """Advantages [D] of decisions: the rollout's, plus `weight` times what the decision itself was worth.
 
-    Increments are standardised over all decisions of a group, as the rollouts' rewards are, so that both parts are of
-    one size (A = A_episode + alpha A_step, arXiv 2509.19199). In a group whose advantages are all 0 they stay 0.
+    Steps are standardised over all decisions of a group, as the rollouts' rewards are, so that both parts are of one
+    size (A = A_episode + alpha A_step, arXiv 2509.19199). In a group whose advantages are all 0 they stay 0.
 
     Args:
         advantages: [N] of the rollouts.
-        progress: [D + 1] of each, from `task_progress`.
+        steps: [D] of each: the increments of `task_progress`, or implicit rewards.
         groups: [N].
         weight: of the step part; 0 leaves the rollout's advantage.
         epsilon: keeps the division defined.
     """
     own, ids = np.asarray(advantages, dtype=np.float64), np.asarray(groups, dtype=np.int64)
-    increments = [np.diff(values.astype(np.float64)) for values in progress]
+    worth = [values.astype(np.float64) for values in steps]
     credited: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(own)
     for group in np.unique(ids).tolist():
         members = np.flatnonzero(ids == group).tolist()
-        pooled = np.concatenate([increments[member] for member in members])
+        pooled = np.concatenate([worth[member] for member in members])
         scale = weight / (float(pooled.std()) + epsilon) if np.any(own[members]) else 0.0
         for member in members:
-            steps = scale * (increments[member] - pooled.mean())
-            credited[member] = (own[member] + steps).astype(np.float32)
+            part = scale * (worth[member] - pooled.mean())
+            credited[member] = (own[member] + part).astype(np.float32)
     return credited

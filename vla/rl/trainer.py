@@ -165,7 +165,7 @@ class Trainer:
                 seed=config.seed,
                 iteration=iteration,
                 success_rates=self._success_rates,
-                judges=Judges(state.critic, self.reference, state.averaged),
+                judges=Judges(state.critic, state.implicit, self.reference, state.averaged),
             )
         generator = stream_generator("samples", config.seed, iteration)
         samples = build_samples(
@@ -186,6 +186,9 @@ class Trainer:
                 )
             if state.critic is not None:
                 state.critic.learn(batch.rollouts, batch.rewards)
+            if state.implicit is not None:
+                pairing = stream_generator("pairs", config.seed, iteration)
+                update |= state.implicit.learn(batch.rollouts, batch.successes, batch.groups, pairing)
             if state.bank is not None:
                 state.bank.add(iteration, np.stack(batch.embeddings), batch.successes, batch.task_ids)
             progress = state.progress

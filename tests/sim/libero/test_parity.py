@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sim.contract import Expert
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.expert import BowlExpert
 from sim.libero.rendering import CAMERAS
@@ -59,14 +60,17 @@ def no_pictures(original: Any) -> Iterator[None]:
         observable._sensor = picture
 
 
-def mixed_actions() -> list[list[float]]:
-    """200 of them: random motion, gripper toggles, pushing down into contact, turning, standing still."""
+def mixed_actions(ours: LiberoEnvironment, expert: Expert | None) -> Iterator[list[float]]:
+    """200 of them: an expert's, where there is one, random motion, gripper toggles, pushing into contact, turning."""
     generator = np.random.default_rng(0)
-    random = [list(generator.uniform(-1.0, 1.0, 7)) for _ in range(70)]
-    toggles = [[0.1, -0.2, 0.0, 0.0, 0.0, 0.0, 1.0 if step % 12 < 6 else -1.0] for step in range(30)]
-    pushing = [[0.3, 0.2, -1.0, 0.0, 0.0, 0.0, 1.0]] * 40 + [[-1.0, 0.1, -0.2, 0.0, 0.0, 0.0, 1.0]] * 20
-    turning = [[0.0, 0.0, 1.0, 0.0, 0.0, 0.5, -1.0]] * 20 + [[0.0] * 6 + [-1.0]] * 20
-    return random + toggles + pushing + turning
+    if expert is not None:
+        expert.reset(ours)
+        for _ in range(90):
+            yield expert.act(ours).tolist()
+    yield from generator.uniform(-1.0, 1.0, (130 if expert is None else 40, 7)).tolist()
+    yield from ([0.1, -0.2, 0.0, 0.0, 0.0, 0.0, 1.0 if step % 8 < 4 else -1.0] for step in range(16))
+    yield from [[0.3, 0.2, -1.0, 0.0, 0.0, 0.0, 1.0]] * 24 + [[-1.0, 0.1, -0.2, 0.0, 0.0, 0.0, 1.0]] * 10
+    yield from [[0.0, 0.0, 1.0, 0.0, 0.0, 0.5, -1.0]] * 12 + [[0.0] * 6 + [-1.0]] * 8
 
 
 def original_state(observation: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -117,17 +121,20 @@ def compare(ours: LiberoEnvironment, original: Any, action: list[float], picture
 )
 def test_an_episode_equals_the_original_to_the_bit(spatial: LiberoSuite, name: str, task_id: int) -> None:
     """Bowls, cans and cartons, drawers, a stove, a microwave; pictures of 256 px at five moments."""
-    ours = LiberoSuite(name, image_size=SIZE).make(task_id)
-    assert isinstance(ours, LiberoEnvironment)
+    suite = LiberoSuite(name, image_size=SIZE)
+    ours = suite.make(task_id)
     ours.reset_to("eval", 3)
+    expert = None if (name, task_id) == ("libero_10", 9) else suite.make_expert(task_id, seed=0)
+    step = -1
     with original_environment(ours, seed=0) as original:
         with no_pictures(original):
             original.set_init_state(installed(ours).official_states()[3])
             for _ in range(10):
                 original.step(SETTLE)
         assert np.array_equal(original.sim.model.body_pos, ours.scene.model.body_pos)
-        for step, action in enumerate(mixed_actions()):
+        for step, action in enumerate(mixed_actions(ours, expert)):
             compare(ours, original, action, pictures=EVERY_PICTURE or step % 50 == 49 or step == 0)
+    assert step == 199
     ours.close()
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from vla.rl.step_credit import (
     ALONE,
+    advantages_with_steps,
     meeting_places,
-    progress_advantages,
     shared_step_advantages,
     task_progress,
 )
@@ -92,12 +92,12 @@ def test_a_success_is_measured_by_the_others():
 
 def test_decisions_that_made_progress_gain_over_those_that_did_not():
     # Increments 1, 0 | 0, 1: mean 1/2, deviation 1/2.
-    credited = progress_advantages([1.0, -1.0], [np.array([0, 1, 1]), np.array([0, 0, 1])], [0, 0], weight=0.5)
+    credited = advantages_with_steps([1.0, -1.0], [np.array([1, 0]), np.array([0, 1])], [0, 0], weight=0.5)
     assert credited[0].tolist() == pytest.approx([1.5, 0.5], abs=1e-4)
     assert credited[1].tolist() == pytest.approx([-1.5, -0.5], abs=1e-4)
 
 
 def test_progress_teaches_nothing_where_rewards_are_equal_and_nothing_without_weight():
-    progress = [np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.1])]
-    assert [row.tolist() for row in progress_advantages([0, 0], progress, [0, 0], weight=0.5)] == [[0, 0], [0]]
-    assert [row.tolist() for row in progress_advantages([1, -1], progress, [0, 0], weight=0.0)] == [[1, 1], [-1]]
+    steps = [np.array([0.5, 0.5]), np.array([0.1])]
+    assert [row.tolist() for row in advantages_with_steps([0, 0], steps, [0, 0], weight=0.5)] == [[0, 0], [0]]
+    assert [row.tolist() for row in advantages_with_steps([1, -1], steps, [0, 0], weight=0.0)] == [[1, 1], [-1]]

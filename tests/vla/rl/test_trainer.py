@@ -46,6 +46,7 @@ def train_and_die(output: Path, reward: str, iteration: int, decisions: int) -> 
         {"algo_advantage": "pacs"},
         {"algo_step_credit": "shared"},
         {"algo_step_credit": "progress"},
+        {"algo_step_credit": "implicit"},
         {"algo_likely_success_bonus": 0.5},
     ],
 )
@@ -106,6 +107,16 @@ def test_resuming_goes_on_where_a_finished_run_stopped(tmp_path):
     long, short = (comparable_metrics(lines(tmp_path / name)) for name in ("long", "short"))
     # The short run evaluated once more, where it first ended.
     assert [line for line in short if line["step"] != 3 or "eval/success_rate" not in line] == long
+
+
+def test_the_judge_of_implicit_rewards_goes_on_over_a_resume(tmp_path):
+    settings = {"algo_step_credit": "implicit", "evaluate_every": 0}
+    train(small_config(tmp_path / "long", iterations=4, **settings), components())
+    train(small_config(tmp_path / "short", iterations=2, **settings), components())
+    train(small_config(tmp_path / "short", iterations=4, resume=True, **settings), components())
+    long, short = (comparable_metrics(lines(tmp_path / name)) for name in ("long", "short"))
+    assert short == long
+    assert all("advantage/preference_loss" in line for line in long if line["step"] > 0)
 
 
 def test_resuming_without_a_checkpoint_starts_over(tmp_path):

@@ -1,0 +1,92 @@
+"""Implicit rewards of decisions, by hand and as a judge that learns."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.vla.rl.helpers import FakeInputs, TrainableFakePolicy
+from vla.rl.batch import Rollout
+from vla.rl.config import AlgoConfig
+from vla.rl.implicit_reward import ImplicitReward, decision_rewards, preference_loss, preference_pairs
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=12), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_pairs_are_of_one_group_and_leave_nobody_out(rollouts: list[tuple[bool, int]], seed: int):
+    won, groups = (np.array(column) for column in zip(*rollouts, strict=True))
+    pairs = preference_pairs(won, groups, np.random.default_rng(seed))
+    assert won[pairs[:, 0]].all() and not won[pairs[:, 1]].any()
+    assert (groups[pairs[:, 0]] == groups[pairs[:, 1]]).all()
+    both = [group for group in range(3) if len(set(won[groups == group].tolist())) == 2]
+    assert set(pairs.ravel().tolist()) == set(np.flatnonzero(np.isin(groups, both)).tolist())
+    again = preference_pairs(won, groups, np.random.default_rng(seed))
+    np.testing.assert_array_equal(again, pairs)
+
+
+def test_a_decisions_reward_is_its_executed_tokens_log_ratio():
+    judged, sampled = torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[-1.5, -1.0, -1.0]])
+    executed = torch.tensor([[True, True, False]])
+    assert decision_rewards(judged, sampled, executed, beta=0.1).tolist() == pytest.approx([0.1 * (0.5 - 1.0)])
+
+
+def test_the_loss_compares_sums_over_rollouts():
+    # Rollout 0 has 0.5 + 1.0, rollout 1 has -0.5: the difference is 2.
+    loss = preference_loss(torch.tensor([0.5, 1.0, -0.5]), torch.tensor([0, 0, 1]), torch.tensor([[0, 1]]))
+    assert float(loss) == pytest.approx(math.log(1 + math.exp(-2.0)))
+
+
+def rollout(success: bool, sideways: float) -> Rollout:
+    """Two decisions of a policy that was as likely to do anything; the first token of each moves it sideways."""
+    tokens = np.full((2, 56), 4)
+    tokens[:, 1::7] = 4 + round(4 * sideways)
+    inputs = FakeInputs(torch.zeros(2, 8), ("reach the red target", "reach the red target"))
+    return Rollout(
+        task_id=0,
+        success=success,
+        record={"steps": 16},
+        tokens=tokens,
+        log_probs=np.full((2, 56), -math.log(9), dtype=np.float32),
+        executed=np.ones((2, 56), dtype=bool),
+        states=np.zeros((2, 8), dtype=np.float32),
+        elapsed=np.array([0, 8]),
+        features=None,
+        inputs=inputs,
+    )
+
+
+def test_the_judge_learns_what_won_and_keeps_it_in_a_checkpoint(tmp_path: Path):
+    algo = AlgoConfig(step_credit="implicit", learning_rate=0.05)
+    rollouts = [rollout(True, 1.0), rollout(False, -1.0), rollout(True, 0.5), rollout(False, -0.5)]
+    implicit = ImplicitReward(TrainableFakePolicy(), algo)
+    generator = np.random.default_rng(0)
+    losses = [
+        implicit.learn(rollouts, [True, False, True, False], [0, 0, 0, 0], generator)["advantage/preference_loss"]
+        for _ in range(30)
+    ]
+    assert losses[-1] < 0.5 * losses[0]
+    rewards = implicit.judge(rollouts)
+    assert [len(steps) for steps in rewards] == [2, 2, 2, 2]
+    assert min(rewards[0].sum(), rewards[2].sum()) > max(rewards[1].sum(), rewards[3].sum())
+    implicit.save(tmp_path)
+    judge = TrainableFakePolicy()
+    with torch.no_grad():
+        judge.load_state_dict(implicit._judge.state_dict())  # type: ignore[attr-defined]
+    again = ImplicitReward(judge, algo)
+    again.load_optimiser(tmp_path)
+    for left, right in zip(again.judge(rollouts), rewards, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_without_a_contrast_there_is_nothing_to_learn_and_dropped_rollouts_get_nothing():
+    implicit = ImplicitReward(TrainableFakePolicy(), AlgoConfig(step_credit="implicit"))
+    alike = [rollout(True, 1.0), rollout(True, 0.5)]
+    assert implicit.learn(alike, [True, True], [0, 0], np.random.default_rng(0)) == {}
+    alike[0].inputs = None
+    assert implicit.judge(alike)[0].tolist() == [0.0, 0.0]
