@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -17,14 +18,12 @@ from sim.libero.installation import find_installation, import_libero
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import InstalledTask, load_tasks
 from sim.pool import EnvironmentPool, EpisodeRequest
+from vla import bench_libero_processes as processes
 from vla.bench import CHUNK, Measurement, milliseconds, per_second, time_blocks
+from vla.bench_libero_processes import DECISIONS, SIZE, SUITE, TASK, WORKERS
 
-SUITE = "libero_spatial"
-TASK = 0
 STEPS = 40
 """Control steps of a block: the first ones of an episode from initial state 0."""
-SIZE = 256
-"""Pixels of a picture's side."""
 
 
 def bench_libero(seconds: float) -> list[Measurement]:
@@ -47,7 +46,8 @@ def bench_libero(seconds: float) -> list[Measurement]:
     rows += _starting(part)
     rows += _memory()
     pools = [_pool(workers, part) for workers in (1, 2)]
-    return [*rows, *pools, _ratio(pools, 1, 0)]
+    vector, peer_memory = _original_vector()
+    return [*rows, peer_memory, *pools, _ratio(pools, 1, 0), vector, _ratio([pools[1], vector], 0, 1)]
 
 
 def _original(task: InstalledTask, actions: NDArray[np.float64], seconds: float, pictures: bool) -> Measurement:
@@ -123,12 +123,7 @@ def _starting(seconds: float) -> list[Measurement]:
 
 def _memory() -> list[Measurement]:
     """Resident memory of a fresh process that only steps and draws: with one environment, and what more of them add."""
-    steps = json.loads(
-        subprocess.run(
-            [sys.executable, "-c", _MEMORY, SUITE, str(TASK)], capture_output=True, text=True, check=True
-        ).stdout.splitlines()[-1]
-    )
-    first, again, other = steps
+    first, again, other = _in_another_process("ours")["resident"]
     return [
         Measurement(f"{SUITE}: memory of a process with one environment, drawn and stepped", first, "MiB", 1),
         Measurement(f"{SUITE}: memory that one more environment of the same task adds", again - first, "MiB", 1),
@@ -136,28 +131,23 @@ def _memory() -> list[Measurement]:
     ]
 
 
-_MEMORY = """
-import gc, json, sys
-import numpy as np
-from sim.libero.suite import LiberoSuite
+def _original_vector() -> list[Measurement]:
+    """hf-libero's vector environment, a process for each environment."""
+    found = _in_another_process("original")
+    name = (
+        f"hf-libero: its vector environment of {WORKERS}, decisions of {CHUNK} steps and two pictures, a reset every 2"
+    )
+    return [
+        per_second(name, WORKERS * DECISIONS, "decision", found["durations"]),
+        Measurement("hf-libero: memory that each environment adds", statistics.fmean(found["private"]), "MiB", WORKERS),
+    ]
 
-def resident():
-    gc.collect()
-    for line in open("/proc/self/status"):
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
-suite, task, kept, found = LiberoSuite(sys.argv[1], 256), int(sys.argv[2]), [], []
-for number in (task, task, task + 1):
-    environment = suite.make(number)
-    environment.reset_to("eval", 0)
-    environment.advance(np.zeros(7))
-    environment.render_observation()
-    kept.append(environment)
-    found.append(resident())
-print(json.dumps(found))
-"""
+def _in_another_process(part: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", processes.__name__, part]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return found
 
 
 def _pool(workers: int, seconds: float) -> Measurement:
