@@ -134,9 +134,7 @@ def _memory() -> list[Measurement]:
 def _original_vector() -> list[Measurement]:
     """hf-libero's vector environment, a process for each environment."""
     found = _in_another_process("original")
-    name = (
-        f"hf-libero: its vector environment of {WORKERS}, decisions of {CHUNK} steps and two pictures, a reset every 2"
-    )
+    name = f"hf-libero: vector environment of {WORKERS}, decisions of {CHUNK} steps and two pictures, a reset every 2"
     return [
         per_second(name, WORKERS * DECISIONS, "decision", found["durations"]),
         Measurement("hf-libero: memory that each environment adds", statistics.fmean(found["private"]), "MiB", WORKERS),

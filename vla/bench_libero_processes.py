@@ -77,4 +77,4 @@ def memory(process: str, kind: str) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"ours": ours, "original": original}[sys.argv[1]]()))
+    sys.stdout.write(json.dumps({"ours": ours, "original": original}[sys.argv[1]]()) + "\n")
