@@ -24,15 +24,13 @@ from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, ManipulationEnvironment, Observation, Split, StepOutcome, Suite
 from sim.memory import available_share
+from sim.parent import end_with_parent
 
 DEFAULT_MAX_ENVIRONMENTS = 64
 """Live environments one worker keeps when neither the caller nor the suite says otherwise."""
 
 MEMORY_RESERVE = 0.2
 """Share of the memory that is left free: below it, environments that wait for their task's next episode are closed."""
-
-PARENT_CHECK_SECONDS = 1.0
-"""How often a worker looks whether its parent still exists."""
 
 ANSWER_SECONDS = 5.0
 """A worker busy for longer sends what it has, so that it is not taken for dead."""
@@ -306,7 +304,7 @@ def main(descriptor: int, factory: str, suite_name: str, image_size: int | None,
     # A thread of its own reads, so that a parent that sends never waits for a worker that sends, and so that the
     # parent's death is noticed while an environment hangs.
     threading.Thread(target=_read_commands, args=(connection, batches, stopping), daemon=True).start()
-    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()  # a process forked from the parent can hold its end of the socket open after the parent's death
     runner = SlotRunner(factory, suite_name, image_size, max_environments)
     try:
         connection.send([])  # ready
@@ -346,11 +344,4 @@ def _read_commands(
         stopping.set()
         batches.put([])
     time.sleep(EXIT_GRACE_SECONDS)
-    os._exit(0)
-
-
-def _watch_parent(parent: int) -> None:
-    """A process forked from the parent can hold its end of the socket open after the parent's death."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_SECONDS)
     os._exit(0)

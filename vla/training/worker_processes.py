@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from sim.parent import end_with_parent
 from sim.pool_process import WORKER_ENVIRONMENT
 from vla.errors import ReflexError
 
@@ -105,5 +106,6 @@ class JobRunner(Generic[Job, Result]):
 def _start_worker(initializer: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Prepare this process as every worker is; the parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()  # an executor's workers wait for jobs for ever: they hold the queue's other end themselves
     os.environ.update(WORKER_ENVIRONMENT)
     initializer(*arguments)

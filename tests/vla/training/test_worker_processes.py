@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,3 +81,37 @@ def test_workers_that_only_die_are_given_up(tmp_path: Path) -> None:
 def test_an_error_is_the_callers(tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match="no 7"):
         JobRunner(refuse, prepare, (str(tmp_path),), 1).run(lambda: [7], lambda *_: None)
+
+
+def say_and_wait(number: int, restarted: bool) -> None:
+    assert FOLDER is not None
+    (FOLDER / "pid").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    program = (
+        "from tests.vla.training.test_worker_processes import *\n"
+        "if __name__ == '__main__':\n"
+        "    JobRunner(say_and_wait, prepare, (sys.argv[1],), 1).run(lambda: [1], lambda *_: None)\n"
+    )
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    root = Path(__file__).parents[3]
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": str(root)}, cwd=root
+    )
+    said = tmp_path / "pid"
+    wait_until(lambda: said.exists() and said.read_text() != "")
+    worker = int(said.read_text())
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not Path(f"/proc/{worker}").exists() or " Z " in Path(f"/proc/{worker}/stat").read_text())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come true in 30 seconds")
