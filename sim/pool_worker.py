@@ -46,6 +46,8 @@ class EpisodeRequest:
     task_id: int
     split: Split
     init_state_id: int
+    lead: tuple[tuple[float, ...], ...] = ()
+    """Actions [7] that come before the episode: it begins where they lead to, with so much less of its time left."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,7 @@ class SlotRunner:
         self._waiting.clear()
 
     def _reset(self, slot: int, request: EpisodeRequest) -> Observation:
-        running = self._place(slot, request.task_id)
-        running.environment.reset_to(request.split, request.init_state_id)
-        return _observe(running.environment)
+        return _observe(self._begin(slot, request).environment)
 
     def _step_chunk(self, slot: int, actions: NDArray[np.float32], frame_stride: int | None) -> ChunkResult:
         running = self._running.get(slot)
@@ -228,8 +228,7 @@ class SlotRunner:
         )
 
     def _replay(self, slot: int, request: EpisodeRequest, actions: NDArray[np.float32]) -> None:
-        running = self._place(slot, request.task_id)
-        running.environment.reset_to(request.split, request.init_state_id)
+        running = self._begin(slot, request)
         for action in actions:
             if running.environment.advance(action).done:
                 raise RuntimeError(
@@ -237,6 +236,17 @@ class SlotRunner:
                     "does not repeat itself, so a lost worker's episodes cannot be recovered"
                 )
             running.steps += 1
+
+    def _begin(self, slot: int, request: EpisodeRequest) -> _Running:
+        running = self._place(slot, request.task_id)
+        running.environment.reset_to(request.split, request.init_state_id)
+        for number, action in enumerate(request.lead, start=1):
+            if running.environment.advance(np.array(action, dtype=np.float32)).done:
+                raise EnvironmentRequestError(
+                    f"the {len(request.lead)} actions that lead into an episode of task {request.task_id}, initial "
+                    f"state {request.init_state_id}, end it after {number}"
+                )
+        return running
 
     def _place(self, slot: int, task_id: int) -> _Running:
         """Give the slot an environment of a task: its own, one that waits, or a new one."""

@@ -71,6 +71,19 @@ def test_success_ends_the_chunk_early(local_pool: EnvironmentPool) -> None:
         local_pool.step_chunk([0], still(1, 1))
 
 
+def test_an_episode_begins_where_the_actions_before_it_lead(local_pool: EnvironmentPool) -> None:
+    lead = tuple(tuple(action) for action in (still(1, 5)[0] + 0.1).tolist())
+    local_pool.reset([0], requests(0))
+    there = local_pool.step_chunk([0], np.array([lead], dtype=np.float32))[0].observation
+    request = EpisodeRequest(0, "train", 3, lead)
+    assert_equal(local_pool.reset([1], [request])[0], there)
+    last = local_pool.step_chunk([1], still(1, HORIZON))[0]
+    assert (last.steps, last.truncated) == (HORIZON - 5, True), "it counts against the time"
+    too_far = EpisodeRequest(0, "train", 3, lead * 100)
+    with pytest.raises(EnvironmentRequestError, match=r"500 actions that lead into an episode .* end it after"):
+        local_pool.reset([1], [too_far])
+
+
 def test_horizon_ends_the_chunk_early(local_pool: EnvironmentPool) -> None:
     local_pool.reset([0], requests(0))
     first = local_pool.step_chunk([0], still(1, HORIZON - 3))[0]

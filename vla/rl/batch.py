@@ -77,6 +77,8 @@ class Rollout:
     features: NDArray[np.float32] | None  # [D, F] what each decision was made from
     inputs: Any = field(repr=False)
     """What the policy saw at each decision, prepared; None once the rollout can teach nothing."""
+    lead_steps: int = 0
+    """Control steps of a demonstration that it went on from."""
 
     def features_for(self, setting: str) -> NDArray[np.float32]:
         """The features. Raises `ReflexError` naming the setting that asks for them when the policy gives none."""

@@ -16,6 +16,7 @@ from vla.rl.advantages import group_spread
 from vla.rl.batch import Batch, Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
 from vla.rl.credit import Judges, set_advantages
+from vla.rl.demonstration_starts import Lead, with_demonstration_starts
 from vla.rl.rewards import RewardModel, Scores
 from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.rl.sampler import GroupRequest, Start, choose_groups
@@ -41,6 +42,7 @@ def collect_batch(
     seed: int,
     iteration: int,
     success_rates: Mapping[Start, float] | None = None,
+    leads: Sequence[Lead] = (),
     judges: Judges | None = None,
 ) -> Batch:
     """Roll out groups until `groups_per_iteration` of them have different rewards, or a limit is reached.
@@ -75,6 +77,15 @@ def collect_batch(
         )
         if not requests:
             break
+        requests = with_demonstration_starts(
+            requests,
+            leads,
+            algo.demonstration_starts,
+            success_rates or {},
+            seed=seed,
+            iteration=iteration,
+            sampling_round=rounds,
+        )
         roll_out(policy, pool, suite, reward, requests, batch, algo, seconds)
         starts.update(request.start for request in requests)
         started = time.perf_counter()
@@ -119,7 +130,7 @@ def roll_out(
 ) -> None:
     """Roll out groups and append them to the batch; frames are dropped as soon as a rollout is embedded."""
     wanted = [
-        RolloutRequest(EpisodeRequest(group.task_id, "train", group.init_state_id), seed)
+        RolloutRequest(EpisodeRequest(group.task_id, "train", group.init_state_id, group.lead), seed)
         for group in requests
         for seed in group.seeds
     ]
@@ -146,6 +157,8 @@ def roll_out(
     embed()
     seconds["rollout"] += time.perf_counter() - started - (seconds["encode"] - encoded)
     first_group = batch.groups[-1] + 1 if batch.groups else 0
+    for index, item in enumerate(wanted):
+        rollouts[index].lead_steps = len(item.request.lead)
     batch.rollouts.extend(rollouts[index] for index in range(len(wanted)))
     batch.embeddings.extend(embeddings[index] for index in range(len(wanted)))
     batch.groups.extend(first_group + number for number, group in enumerate(requests) for _ in group.seeds)

@@ -43,6 +43,9 @@ class AlgoConfig:
     sampling: Literal["uncertain", "even", "gate"] = "uncertain"
     """Which training initial states: "uncertain" draws those more often whose last group had successes and failures,
     "even" takes all tasks alike, "gate" those alike that succeed in 5 to 75 % of their rollouts."""
+    demonstration_starts: float = 0.0
+    """Share of groups that go on from somewhere along a demonstration (`demonstrations`), from where the policy failed
+    last more often; the share below 1 starts where evaluations do."""
     max_sampling_rounds: int = 2
     """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
     temperature: float = 0.5
@@ -135,6 +138,7 @@ class AlgoConfig:
         _one_of("algo.sampling", self.sampling, ("uncertain", "even", "gate"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
         _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
+        _within("algo.demonstration_starts", self.demonstration_starts, 0.0, 0.9)
         _within("algo.average_decay", self.average_decay, 0.0, 0.999)
         _within("algo.chunk_correlation", self.chunk_correlation, 0.0, 0.99)
         _within("algo.critic_decay", self.critic_decay, 0.0, 1.0)
@@ -283,6 +287,11 @@ class TrainConfig:
                 raise ConfigError("target_success needs evaluations; set evaluate_every to 1 or more")
 
     def _check_references(self) -> None:
+        if self.algo.demonstration_starts and self.demonstrations is None:
+            raise ConfigError(
+                f"algo.demonstration_starts is {self.algo.demonstration_starts}, but there is no demonstration to go "
+                "on from; name a dataset of vla collect with demonstrations"
+            )
         if self.demonstrations is not None and self.algo.reference_scope != "task":
             raise ConfigError(
                 f"algo.reference_scope is {self.algo.reference_scope!r}, but demonstrations stand in for a task's "

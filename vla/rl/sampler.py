@@ -13,8 +13,8 @@ import numpy as np
 
 from vla.training.seeding import derive_seed
 
-Start = tuple[int, int]
-"""(task, initial state)."""
+Start = tuple[int, int, int]
+"""(task, initial state, control steps of a demonstration before it: 0 for none)."""
 Sampling = Literal["even", "uncertain", "gate"]
 SOLVED_WEIGHT = 0.1
 """Of a state whose last group succeeded throughout, against 1 for one where half the rollouts succeeded."""
@@ -32,11 +32,13 @@ class GroupRequest:
     init_state_id: int
     seeds: tuple[int, ...]
     """Action-sampling seed of each rollout; all different."""
+    lead: tuple[tuple[float, ...], ...] = ()
+    """Actions of a demonstration to go on from."""
 
     @property
     def start(self) -> Start:
         """Where it begins."""
-        return self.task_id, self.init_state_id
+        return self.task_id, self.init_state_id, len(self.lead)
 
 
 def choose_groups(
@@ -65,13 +67,13 @@ def choose_groups(
     """
     generator = stream_generator("groups", seed, iteration, sampling_round)
     free = {
-        task: [int(state) for state in generator.permutation(total) if (task, int(state)) not in exclude]
+        task: [int(state) for state in generator.permutation(total) if (task, int(state), 0) not in exclude]
         for task, total in sorted(init_states.items())
     }
     rates = success_rates or {}
     if sampling == "uncertain":
         starts = _by_weight(
-            [(task, state) for task, states in free.items() for state in states], count, rates, generator
+            [(task, state, 0) for task, states in free.items() for state in states], count, rates, generator
         )
     else:
         gated = gated_tasks(init_states, rates) if sampling == "gate" else list(free)
@@ -79,7 +81,7 @@ def choose_groups(
     seeds = rollout_seeds(len(starts) * group_size, seed, iteration, sampling_round)
     return [
         GroupRequest(task, state, tuple(seeds[index * group_size : (index + 1) * group_size]))
-        for index, (task, state) in enumerate(starts)
+        for index, (task, state, _) in enumerate(starts)
     ]
 
 
@@ -91,8 +93,8 @@ def gated_tasks(tasks: Iterable[int], success_rates: Mapping[Start, float]) -> l
     """
     ordered = sorted(tasks)
     tried: dict[int, list[float]] = {task: [] for task in ordered}
-    for (task, _), rate in success_rates.items():
-        if task in tried:
+    for (task, _, led), rate in success_rates.items():
+        if task in tried and not led:
             tried[task].append(rate)
     low, high = GATE
     return [task for task in ordered if not tried[task] or low <= np.mean(tried[task]) <= high] or ordered
@@ -103,7 +105,7 @@ def _evenly(free: dict[int, list[int]], count: int, generator: np.random.Generat
     while len(starts) < count and any(free.values()):
         for task in generator.permutation([task for task, states in free.items() if states]).tolist():
             if len(starts) < count:
-                starts.append((task, free[task].pop()))
+                starts.append((task, free[task].pop(), 0))
     return starts
 
 
@@ -125,12 +127,13 @@ def state_weight(success_rate: float | None) -> float:
 
 
 def last_success_rates(episodes: Iterable[Mapping[str, Any]]) -> dict[Start, float]:
-    """The share of successes of each training state's newest group, from lines of `episodes.jsonl`."""
+    """The share of successes of each start's newest group, from lines of `episodes.jsonl`."""
     newest: dict[Start, tuple[int, list[bool]]] = {}
     for line in episodes:
         if line["split"] != "train":
             continue
-        start, step = (int(line["task_id"]), int(line["init_state_id"])), int(line["step"])
+        start = int(line["task_id"]), int(line["init_state_id"]), int(line.get("lead_steps", 0))
+        step = int(line["step"])
         if start not in newest or newest[start][0] != step:
             newest[start] = (step, [])
         newest[start][1].append(bool(line["success"]))

@@ -27,6 +27,8 @@ from vla.rl.batch import Batch, TrainablePolicy, build_samples
 from vla.rl.collection import collect_batch
 from vla.rl.config import TrainConfig
 from vla.rl.credit import Judges
+from vla.rl.demonstration_starts import Lead, leads_of
+from vla.rl.encoder import demonstration_rollouts
 from vla.rl.progress import evaluation_line, iteration_line
 from vla.rl.rewards import RewardModel
 from vla.rl.sampler import last_success_rates, stream_generator
@@ -108,6 +110,9 @@ class Trainer:
         self._clock_origin = started - state.progress.seconds
         self._first_iteration, self._first_iteration_clock = state.progress.iteration, 0.0
         self._success_rates = last_success_rates(run.read_episodes())
+        self._leads: list[Lead] = []
+        if config.algo.demonstration_starts:
+            self._leads = leads_of(demonstration_rollouts(config, tasks, state.policy.spec.execute_steps))
         self._evaluations = [line for line in run.read_metrics() if "eval/success_rate" in line]
 
     def run_to_the_end(self) -> dict[str, Any]:
@@ -165,6 +170,7 @@ class Trainer:
                 seed=config.seed,
                 iteration=iteration,
                 success_rates=self._success_rates,
+                leads=self._leads,
                 judges=Judges(state.critic, state.implicit, self.reference, state.averaged),
             )
         generator = stream_generator("samples", config.seed, iteration)
@@ -216,7 +222,7 @@ class Trainer:
         }
         self.run.append_metrics(progress.iteration, metrics)
         lines = [
-            {**rollout.record, "group": group, "reward": float(value)}
+            {**rollout.record, "group": group, "reward": float(value), "lead_steps": rollout.lead_steps}
             for rollout, group, value in zip(batch.rollouts, batch.groups, batch.rewards, strict=True)
         ]
         self.run.append_episodes(lines, step=progress.iteration)

@@ -207,7 +207,7 @@ def test_pacs_starts_as_rloo_and_departs_from_it_with_the_policy():
                 algo,
                 seed=0,
                 iteration=0,
-                judges=Judges(None, reference),
+                judges=Judges(reference=reference),
             ).advantages
 
         rloo = advantages("rloo", None)

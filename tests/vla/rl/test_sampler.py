@@ -31,9 +31,9 @@ def test_seed_iteration_and_round_determine_the_choice():
 
 
 def test_excluded_states_are_left_out_and_exhaustion_ends_it():
-    taken = {(0, state) for state in range(50)} | {(3, state) for state in range(49)}
+    taken = {(0, state, 0) for state in range(50)} | {(3, state, 0) for state in range(49)}
     groups = choose_groups({0: 50, 3: 50}, 5, 2, seed=0, iteration=0, exclude=taken)
-    assert [group.start for group in groups] == [(3, 49)]
+    assert [group.start for group in groups] == [(3, 49, 0)]
 
 
 def test_states_with_both_outcomes_are_wanted_most():
@@ -43,7 +43,7 @@ def test_states_with_both_outcomes_are_wanted_most():
 
 
 def test_uncertain_states_are_drawn_more_often_and_never_twice():
-    rates = {(0, state): 0.5 for state in range(50)} | {(3, state): 1.0 for state in range(50)}
+    rates = {(0, state, 0): 0.5 for state in range(50)} | {(3, state, 0): 1.0 for state in range(50)}
     counts = np.zeros(2)
     for iteration in range(30):
         groups = choose_groups(
@@ -54,8 +54,8 @@ def test_uncertain_states_are_drawn_more_often_and_never_twice():
     # ten to one in weight; the solved task is still looked at
     assert 0.02 < counts[1] / counts.sum() < 0.2
     everything = choose_groups({0: 5}, 50, 2, seed=0, iteration=0, sampling="uncertain", success_rates=rates)
-    assert sorted(group.start for group in everything) == [(0, state) for state in range(5)]
-    taken = {(0, state) for state in range(5)}
+    assert sorted(group.start for group in everything) == [(0, state, 0) for state in range(5)]
+    taken = {(0, state, 0) for state in range(5)}
     assert (
         choose_groups({0: 5}, 5, 2, seed=0, iteration=0, sampling="uncertain", success_rates=rates, exclude=taken) == []
     )
@@ -67,7 +67,7 @@ def test_the_newest_group_of_a_training_state_counts():
 
     lines = [line(1, 7, True), line(1, 7, True), line(2, 7, True), line(2, 7, False), line(2, 8, False)]
     lines += [line(2, 8, True, "eval"), line(2, 9, True, "eval")]
-    assert last_success_rates(lines) == {(4, 7): 0.5, (4, 8): 0.0}
+    assert last_success_rates(lines) == {(4, 7, 0): 0.5, (4, 8, 0): 0.0}
 
 
 def test_streams_differ():
@@ -76,7 +76,7 @@ def test_streams_differ():
 
 
 def test_the_gate_keeps_tasks_that_are_neither_hopeless_nor_mastered():
-    rates = {(0, 1): 1.0, (0, 2): 0.6, (1, 0): 0.0, (1, 4): 0.25, (2, 0): 0.0, (3, 0): 0.75}
+    rates = {(0, 1, 0): 1.0, (0, 2, 0): 0.6, (1, 0, 0): 0.0, (1, 4, 0): 0.25, (2, 0, 0): 0.0, (3, 0, 0): 0.75}
     # Means: 0.8 (mastered), 0.125, 0 (hopeless), 0.75 (just within); 4 was never tried.
     assert gated_tasks([0, 1, 2, 3, 4], rates) == [1, 3, 4]
     assert gated_tasks([0, 2], rates) == [0, 2], "all, where none is within"

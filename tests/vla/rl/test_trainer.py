@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.fakes import HORIZON
 from tests.vla.rl.helpers import components, load_fake_policy, resumable_config, small_config
+from vla.data.collect import CollectConfig, collect
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, reflex_tiny_config
 from vla.rl import trainer as trainer_module
@@ -117,6 +119,25 @@ def test_the_judge_of_implicit_rewards_goes_on_over_a_resume(tmp_path):
     long, short = (comparable_metrics(lines(tmp_path / name)) for name in ("long", "short"))
     assert short == long
     assert all("advantage/preference_loss" in line for line in long if line["step"] > 0)
+
+
+def test_groups_go_on_from_demonstrations_and_a_resumed_run_chooses_the_same(tmp_path):
+    collect_settings = CollectConfig(
+        suite="fake", episodes_per_task=1, output=str(tmp_path / "demonstrations"), num_workers=1
+    )
+    collect(collect_settings, factory="tests.fakes:get_suite")
+    settings = {
+        "demonstrations": str(tmp_path / "demonstrations"), "evaluate_every": 0, "algo_demonstration_starts": 0.5,
+    }  # fmt: skip
+    train(small_config(tmp_path / "long", iterations=4, **settings), components())
+    train(small_config(tmp_path / "short", iterations=2, **settings), components())
+    train(small_config(tmp_path / "short", iterations=4, resume=True, **settings), components())
+    long, short = (lines(tmp_path / name, "episodes.jsonl") for name in ("long", "short"))
+    assert short == long
+    led = [line for line in long if line["lead_steps"]]
+    assert 0.4 < len(led) / len(long) < 0.6
+    assert {line["init_state_id"] for line in led} == {0}
+    assert all(line["steps"] + line["lead_steps"] <= HORIZON for line in led)
 
 
 def test_resuming_without_a_checkpoint_starts_over(tmp_path):
