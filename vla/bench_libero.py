@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.libero.environment import LiberoEnvironment
 from sim.libero.installation import find_installation, import_libero
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import InstalledTask, load_tasks
@@ -99,24 +99,26 @@ def _ratio(rows: Sequence[Measurement], first: int, second: int) -> Measurement:
 
 
 def _starting(seconds: float) -> list[Measurement]:
-    """Building a task a second time, and resetting to an initial state seen before."""
+    """Building a task a second time, one more environment of it, and resetting to an initial state seen before."""
     suite = LiberoSuite(SUITE, SIZE)
-    builds: list[float] = []
-    environment: LiberoEnvironment | None = None
+    again, builds, more = suite.make(TASK), [], []
     for _ in range(3):
-        if environment is not None:
-            environment.close()
+        again.close()
+        del again
+        gc.collect()  # nothing of the task is left
         started = time.perf_counter()
-        made = suite.make(TASK)
-        assert isinstance(made, LiberoEnvironment)
-        environment = made
+        again = suite.make(TASK)
         builds.append(time.perf_counter() - started)
-    assert environment is not None
-    reset: Callable[[], None] = lambda: environment.reset_to("eval", 0)  # noqa: E731
-    durations = time_blocks(reset, seconds)
+        started = time.perf_counter()
+        other = suite.make(TASK)
+        more.append(time.perf_counter() - started)
+        del other
+    environment = again
+    durations = time_blocks(lambda: environment.reset_to("eval", 0), seconds)
     environment.close()
     return [
-        milliseconds(f"{SUITE}: build a task once more", 1, "build", builds[1:]),
+        milliseconds(f"{SUITE}: build a task once more", 1, "build", builds),
+        milliseconds(f"{SUITE}: one more environment of a task", 1, "environment", more),
         milliseconds(f"{SUITE}: reset to an initial state once more", 1, "reset", durations),
     ]
 
