@@ -121,8 +121,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--target", type=float, default=0.9)
-    parser.add_argument("overrides", nargs="*")
-    options = parser.parse_args()
+    # argparse gives what follows "--" to the first positional argument that takes any number, however far back it is.
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options = parser.parse_args(sys.argv[1:end], argparse.Namespace(overrides=sys.argv[end + 1 :]))
     curves: dict[str, dict[int, Curve]] = {arm: {} for arm in options.arms}
     output = Path(options.output)
     for seed in range(options.seeds):
