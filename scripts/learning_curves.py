@@ -41,6 +41,7 @@ ARMS: dict[str, list[str]] = {
     "implicit_steps": ["algo=grpo", "algo.step_credit=implicit"],
     "likely_successes": ["algo=grpo", "algo.likely_success_bonus=0.5"],
     "difficulty": ["algo=grpo", "algo.difficulty_weight=true"],
+    "replay": ["algo=grpo", "algo.replay=16"],
     "gate": ["algo=grpo", "algo.sampling=gate"],
     "even": ["algo=grpo", "algo.sampling=even"],
 }

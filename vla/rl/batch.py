@@ -178,6 +178,13 @@ class Samples:
             self.weights[index],
         )
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Samples]) -> Samples:
+        """Join one or more."""
+        names = ("tokens", "old_log_probs", "executed", "advantages", "weights")
+        inputs = type(parts[0].inputs).concatenate([part.inputs for part in parts])
+        return cls(inputs, *(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
     def to(self, device: torch.device) -> Samples:
         """Copy to a device; the inputs stay where they are, the policy moves them itself."""
         moved = (self.tokens, self.old_log_probs, self.executed, self.advantages, self.weights)

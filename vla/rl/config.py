@@ -46,6 +46,9 @@ class AlgoConfig:
     demonstration_starts: float = 0.0
     """Share of groups that go on from somewhere along a demonstration (`demonstrations`), from where the policy failed
     last more often; the share below 1 starts where evaluations do."""
+    replay: int = 0
+    """Successes of each task that are kept to be learnt from again (WebRL): an update adds to its decisions those of
+    one of them that the policy has become less likely to make; 0 for none."""
     max_sampling_rounds: int = 2
     """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
     temperature: float = 0.5
@@ -144,6 +147,7 @@ class AlgoConfig:
         _within("algo.critic_decay", self.critic_decay, 0.0, 1.0)
         _at_least("algo.critic_window", self.critic_window, 1)
         _at_least("algo.success_bank", self.success_bank, 0)
+        _at_least("algo.replay", self.replay, 0)
         _at_least("algo.success_age", self.success_age, 1)
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)
         _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)

@@ -20,6 +20,7 @@ from vla.rl.embeddings import FrameEmbedding, PolicyEmbedding, RolloutEmbedding
 from vla.rl.encoder import demonstration_rollouts, train_encoder
 from vla.rl.implicit_reward import FOLDER as IMPLICIT_FOLDER
 from vla.rl.implicit_reward import ImplicitReward
+from vla.rl.replay import Replay
 from vla.rl.rewards import BinaryReward, CalibratedReward, RewardModel, SiirlReward, SrpoReward
 from vla.rl.state import (
     ENCODER_FOLDER,
@@ -107,12 +108,13 @@ def open_state(
 
     critic = Critic(horizons, config.algo.critic_window) if config.algo.advantage == "critic" else None
     bank = SuccessBank(config.algo.success_bank, config.algo.success_age) if config.algo.success_bank else None
+    replay = Replay(config.algo.replay) if config.algo.replay else None
     last = run.last_checkpoint() if config.resume else None
     _drop_lines_after(run, -1 if last is None else last[0])
     if last is None:
         policy = load(config.policy)
         begun = make_optimiser(policy, config.algo), Progress(), average(policy), critic, implicit(config.policy), bank
-        return TrainingState(policy, *begun)
+        return TrainingState(policy, *begun, replay)
     iteration, folder = last
     policy = load(str(folder / POLICY_FOLDER))
     optimiser = make_optimiser(policy, config.algo)
@@ -127,7 +129,9 @@ def open_state(
         judge.load_optimiser(folder)
     if bank is not None:
         bank.load(folder)
-    restored = optimiser, load_progress(folder), averaged, critic, judge, bank
+    if replay is not None:
+        replay.load(folder)
+    restored = optimiser, load_progress(folder), averaged, critic, judge, bank, replay
     return TrainingState(policy, *restored, saved_iteration=iteration)
 
 

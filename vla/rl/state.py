@@ -16,6 +16,7 @@ from vla.rl.batch import TrainablePolicy
 from vla.rl.config import RESUME_MAY_CHANGE
 from vla.rl.critic import Critic
 from vla.rl.implicit_reward import ImplicitReward
+from vla.rl.replay import Replay
 from vla.rl.success_bank import SuccessBank
 from vla.training.files import read_json, write_json
 from vla.training.run_folder import RunFolder
@@ -58,6 +59,8 @@ class TrainingState:
     """What judges decisions under `algo.step_credit=implicit`."""
     bank: SuccessBank | None = None
     """Successes of earlier iterations under `algo.success_bank`."""
+    replay: Replay | None = None
+    """Those that are learnt from again, under `algo.replay`."""
     saved_iteration: int = -1
     """Iteration of the newest checkpoint; -1 for none."""
 
@@ -80,6 +83,8 @@ def save_state(run: RunFolder, state: TrainingState, keep: int | None) -> Path:
             state.implicit.save(folder)
         if state.bank is not None:
             state.bank.save(folder)
+        if state.replay is not None:
+            state.replay.save(folder)
         torch.save(state.optimiser.state_dict(), folder / OPTIMISER_FILE)
         write_json(folder / PROGRESS_FILE, asdict(state.progress))
 

@@ -23,7 +23,7 @@ from vla.evaluation.report import write_report
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.runner import evaluate
 from vla.policies import load_policy
-from vla.rl.batch import Batch, TrainablePolicy, build_samples
+from vla.rl.batch import Batch, Samples, TrainablePolicy, build_samples
 from vla.rl.collection import collect_batch
 from vla.rl.config import TrainConfig
 from vla.rl.credit import Judges
@@ -174,9 +174,7 @@ class Trainer:
                 judges=Judges(state.critic, state.implicit, self.reference, state.averaged),
             )
         generator = stream_generator("samples", config.seed, iteration)
-        samples = build_samples(
-            batch.rollouts, batch.decision_advantages, algo.aggregation, algo.max_samples_per_update, generator
-        )
+        samples, replayed = self._samples(batch, generator)
         with held_interrupts():  # from here on the policy changes; the record must follow
             update_started = time.perf_counter()
             update = {"update/samples": 0.0, "update/learning_rate": learning_rate(algo, iteration)}
@@ -190,13 +188,9 @@ class Trainer:
                     generator=generator,
                     reference=self.reference if algo.kl_weight > 0 else None,
                 )
-            if state.critic is not None:
-                state.critic.learn(batch.rollouts, batch.rewards)
-            if state.implicit is not None:
-                pairing = stream_generator("pairs", config.seed, iteration)
-                update |= state.implicit.learn(batch.rollouts, batch.successes, batch.groups, pairing)
-            if state.bank is not None:
-                state.bank.add(iteration, np.stack(batch.embeddings), batch.successes, batch.task_ids)
+            if state.replay is not None:
+                update["update/replayed"] = float(replayed)
+            update |= self._remember(batch)
             progress = state.progress
             progress.iteration += 1
             if state.average is not None:
@@ -210,6 +204,33 @@ class Trainer:
             if progress.iteration % config.checkpoint_every == 0:
                 self.checkpoint()
         self.log(iteration_line(progress.iteration, config.iterations, metrics, self._seconds_left()))
+
+    def _samples(self, batch: Batch, generator: np.random.Generator) -> tuple[Samples | None, int]:
+        """What the update learns from, and how many of that are of earlier iterations."""
+        algo = self.config.algo
+        samples = build_samples(
+            batch.rollouts, batch.decision_advantages, algo.aggregation, algo.max_samples_per_update, generator
+        )
+        if self.state.replay is None or samples is None:
+            return samples, 0
+        drawing = stream_generator("replay", self.config.seed, self.state.progress.iteration)
+        again = self.state.replay.samples(self.state.policy, type(samples.inputs), algo, drawing)
+        return (samples, 0) if again is None else (Samples.concatenate([samples, again]), len(again))
+
+    def _remember(self, batch: Batch) -> dict[str, float]:
+        """What is kept of a batch beside the policy: a critic, a judge, successes; returns what there is to say of it."""
+        state, iteration = self.state, self.state.progress.iteration
+        metrics: dict[str, float] = {}
+        if state.critic is not None:
+            state.critic.learn(batch.rollouts, batch.rewards)
+        if state.implicit is not None:
+            pairing = stream_generator("pairs", self.config.seed, iteration)
+            metrics = state.implicit.learn(batch.rollouts, batch.successes, batch.groups, pairing)
+        if state.replay is not None:
+            state.replay.add(batch.rollouts)
+        if state.bank is not None:
+            state.bank.add(iteration, np.stack(batch.embeddings), batch.successes, batch.task_ids)
+        return metrics
 
     def _record(self, batch: Batch, measured: dict[str, float]) -> dict[str, float]:
         """Write an iteration's metrics and episodes; returns the metrics."""
