@@ -218,7 +218,7 @@ class Trainer:
         return (samples, 0) if again is None else (Samples.concatenate([samples, again]), len(again))
 
     def _remember(self, batch: Batch) -> dict[str, float]:
-        """What is kept of a batch beside the policy: a critic, a judge, successes; returns what there is to say of it."""
+        """What is kept of a batch beside the policy: critic, judge, successes. Returns what there is to say of it."""
         state, iteration = self.state, self.state.progress.iteration
         metrics: dict[str, float] = {}
         if state.critic is not None:
