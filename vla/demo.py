@@ -26,18 +26,22 @@ SUMMARY_KEYS = ("success_rate", "episodes", "wilson_low", "wilson_high")
 
 @dataclass
 class DemoConfig:
-    """A short run on a few tasks of the embedded suite; every value can be overridden."""
+    """A short run on a few tasks of the embedded suite, or a longer one on another; every value can be overridden."""
 
+    suite: str = "tabletop"
+    """Which suite, e.g. "tabletop" or "libero_spatial_fast_plain"."""
+    image_size: int | None = None
+    """Side in pixels of the rendered frames; null for the suite's own."""
     output: str = "runs/demo"
     """Run folder. Running the command again continues an unfinished one."""
     tasks: list[int] = field(default_factory=lambda: [0, 1, 3, 4])
-    """Task numbers; see `sim/tabletop/tasks.py`."""
+    """Task numbers of the suite; for the tabletop's see `sim/tabletop/tasks.py`."""
     policy: str = "reflex-tiny"
     """Pretrained policy to start from."""
     demonstrations_per_task: int = 3
     """Scripted demonstrations of each task that fine-tuning sees."""
-    demonstration_pace: float = 0.45
-    """Speed of the demonstrations as a share of full speed: slow, as people's are."""
+    demonstration_pace: float | None = 0.45
+    """Speed of the demonstrations as a share of full speed: slow, as people's are; null for the expert's own."""
     fine_tune_steps: int = 60
     """Optimiser steps of fine-tuning."""
     train_minutes: float = 11.0
@@ -74,7 +78,8 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     if not (dataset / "meta" / "info.json").exists():
         collect(
             CollectConfig(
-                suite="tabletop",
+                suite=config.suite,
+                image_size=config.image_size,
                 tasks=config.tasks,
                 episodes_per_task=config.demonstrations_per_task,
                 pace=config.demonstration_pace,
@@ -111,7 +116,8 @@ def fine_tune_config(config: DemoConfig, dataset: Path, output: Path) -> FineTun
 def train_config(config: DemoConfig, dataset: Path, tuned: Path, output: Path) -> TrainConfig:
     """Reinforcement learning of the demo."""
     return TrainConfig(
-        suite="tabletop",
+        suite=config.suite,
+        image_size=config.image_size,
         tasks=config.tasks,
         policy=str(tuned / "checkpoints" / "last"),
         output=str(output),

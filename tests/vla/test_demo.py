@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vla import demo
+from vla.data.collect import CollectConfig
 from vla.demo import DemoConfig, run_demo
 from vla.errors import ReflexError
 from vla.rl.config import AlgoConfig
@@ -41,6 +43,25 @@ def test_it_goes_from_demonstrations_to_a_report_and_knows_how_long_it_took(tmp_
     assert again["sft"] == summary["sft"] and again["iterations"] >= summary["iterations"]
     trained = json.loads((output / "srpo" / "checkpoints" / "last" / "progress.json").read_text())
     assert again["wall_seconds"] >= trained["seconds"] > 0.5
+
+
+def test_another_suite_goes_into_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collected, trained and evaluated at the same size; LIBERO's experts keep their own pace."""
+    seen: list[tuple[str, int | None, float | None]] = []
+
+    def collected(config: CollectConfig) -> None:
+        seen.append((config.suite, config.image_size, config.pace))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "collect", collected)
+    config = DemoConfig(
+        output=str(tmp_path / "demo"), suite="libero_spatial_fast_plain", image_size=64, demonstration_pace=None
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(config)
+    assert seen == [("libero_spatial_fast_plain", 64, None)]
+    training = demo.train_config(config, tmp_path, tmp_path, tmp_path)
+    assert (training.suite, training.image_size) == ("libero_spatial_fast_plain", 64)
 
 
 def test_a_demo_without_tasks_is_refused(tmp_path: Path) -> None:
