@@ -20,6 +20,7 @@ from sim.contract import (
     StepOutcome,
 )
 from sim.core.environment import SuiteEnvironment, check_action
+from sim.libero.progress import GoalProgress
 from sim.libero.rendering import CAMERAS, CameraRenderer, Look
 from sim.libero.source import TaskSimulation
 from sim.libero.tasks import NUM_INIT_STATES, SETTLE_STEPS, LiberoTask, check_init_state
@@ -63,6 +64,7 @@ class LiberoEnvironment(SuiteEnvironment):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self.init_state_id = -1
         self._started = False
+        self._progress: GoalProgress | None = None
         self._renderer: CameraRenderer | None = None
         self._steps = 0
 
@@ -98,6 +100,7 @@ class LiberoEnvironment(SuiteEnvironment):
         self.scene.settle(settle_steps)
         self.scene.refresh()  # experts and predicates look at the state itself, not at its last substep
         self.init_state_id = init_state_id
+        self._progress = GoalProgress(self.scene)
         self._started = True
         self._steps = 0
 
@@ -114,13 +117,17 @@ class LiberoEnvironment(SuiteEnvironment):
         self._steps += 1
         success = all(predicates)
         truncated = not success and self._steps >= self.horizon
-        return StepOutcome(success=success, truncated=truncated, cost=0.0, progress=float(np.mean(predicates)))
+        return StepOutcome(success=success, truncated=truncated, cost=0.0, progress=self._progress_of(predicates))
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 
     def true_progress(self) -> float:
-        """Share of the goal's predicates that hold now."""
-        return float(np.mean(self.scene.goal_predicates()))
+        """How far along the goal the scene is since the reset; see `sim.libero.progress`."""
+        return self._progress_of(self.scene.goal_predicates())
+
+    def _progress_of(self, predicates: list[bool]) -> float:
+        assert self._progress is not None  # since the reset
+        return self._progress(predicates)
 
     def robot_state(self) -> FloatArray:
         """Proprioception, float32 [8], at the moment LIBERO samples (`sim.libero.snapshot`)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mujoco
+import numpy as np
 
 from sim.contract import EnvironmentRequestError, Expert, Split, Suite
 from sim.core.stepping import SteppingMode
@@ -58,6 +59,10 @@ class RobosuiteEnvironment(LiberoEnvironment):
 
     `wipe` has no gripper: its seventh action is ignored and its two finger positions are 0.
     """
+
+    def _progress_of(self, predicates: list[bool]) -> float:
+        """Share of the goal's conditions that hold."""
+        return float(np.mean(predicates))
 
 
 class RobosuiteSuite(Suite):

@@ -6,6 +6,7 @@ import pytest
 from sim.contract import EnvironmentRequestError, Expert
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.long_experts import GoalByGoalExpert
+from sim.libero.scene import LiberoScene
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import NUM_INIT_STATES
 from sim.suites import get_suite
@@ -325,4 +326,54 @@ def test_the_expert_puts_the_bowl_on_the_plate(
         outcome = environment.advance(action)
     assert outcome.success
     assert outcome.progress == 1.0
-    assert set(progress) == {0.0}
+    assert progress[0] < 0.3 and 0.8 < progress[-1] <= 0.95 and max(progress) <= 0.95
+
+
+def test_progress_is_how_near_the_hand_and_the_thing_are(spatial: LiberoSuite) -> None:
+    """By hand: 0.25 of the hand's nearness, 0.65 of the bowl's way."""
+    environment = spatial.make(0)
+    environment.reset_to("train", 0)
+    scene = environment.scene
+    _, bowl, plate = scene.goal()[0]
+    hand, _ = scene.end_effector_pose()
+    nearness = max(0.0, 1.0 - float(np.linalg.norm(hand - scene.body_position(bowl))) / 0.3)
+    assert environment.true_progress() == pytest.approx(0.25 * nearness)
+    move_halfway(scene, bowl, plate)
+    nearness = max(0.0, 1.0 - float(np.linalg.norm(hand - scene.body_position(bowl))) / 0.3)
+    assert environment.true_progress() == pytest.approx(0.25 * nearness + 0.65 * 0.5)
+    environment.reset_to("train", 0)
+    assert environment.true_progress() < 0.26, "its way is measured from the new start"
+
+
+def test_progress_of_a_drawer_is_how_far_it_was_pulled(spatial: LiberoSuite) -> None:
+    environment = LiberoSuite("libero_goal", 64).make(0)
+    environment.reset_to("train", 0)
+    scene = environment.scene
+    thing = scene.definition.goal[0].things[0]
+    start = environment.true_progress()
+    threshold = dict(thing.ranges)["open"].threshold
+    scene.data.qpos[thing.joints[0]] = threshold / 2
+    scene.refresh()
+    assert environment.true_progress() == pytest.approx(start + 0.65 * 0.5, abs=0.03)  # its handle came nearer as well
+
+
+def test_progress_counts_conditions_that_hold(spatial: LiberoSuite) -> None:
+    """The stove is on, the pot not on it yet."""
+    environment = LiberoSuite("libero_10", 64).make(2)
+    environment.reset_to("train", 0)
+    scene = environment.scene
+    knob = next(predicate for predicate in scene.definition.goal if predicate.name == "turnon").things[0]
+    before = environment.true_progress()
+    scene.data.qpos[knob.joints[0]] = dict(knob.ranges)["turnon"].threshold + 0.2
+    scene.refresh()
+    assert sorted(scene.goal_predicates()) == [False, True]
+    assert before < 0.5 <= environment.true_progress() < 0.98
+
+
+def move_halfway(scene: LiberoScene, thing: str, target: str) -> None:
+    """Put an object in the middle between where it is and another."""
+    joint = scene.model.body_jntadr[scene.definition.bodies[thing]]
+    address = scene.model.jnt_qposadr[joint]
+    middle = (scene.body_position(thing) + scene.body_position(target)) / 2
+    scene.data.qpos[address : address + 2] = middle[:2]
+    scene.refresh()
