@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -64,28 +64,9 @@ def collect_batch(
     most_rounds = algo.max_sampling_rounds if judges.critic is None else 1
     while rounds < most_rounds and kept < algo.groups_per_iteration:
         missing = algo.groups_per_iteration - kept
-        requests = choose_groups(
-            init_states,
-            missing,
-            algo.group_size,
-            seed=seed,
-            iteration=iteration,
-            sampling_round=rounds,
-            exclude=starts,
-            sampling=algo.sampling,
-            success_rates=success_rates or {},
-        )
+        requests = next_groups(init_states, missing, algo, seed, iteration, rounds, starts, success_rates or {}, leads)
         if not requests:
             break
-        requests = with_demonstration_starts(
-            requests,
-            leads,
-            algo.demonstration_starts,
-            success_rates or {},
-            seed=seed,
-            iteration=iteration,
-            sampling_round=rounds,
-        )
         roll_out(policy, pool, suite, reward, requests, batch, algo, seconds)
         starts.update(request.start for request in requests)
         started = time.perf_counter()
@@ -107,6 +88,40 @@ def collect_batch(
         **{f"time/{part}_seconds": spent for part, spent in seconds.items()},
     }
     return batch
+
+
+def next_groups(
+    init_states: Mapping[int, int],
+    count: int,
+    algo: AlgoConfig,
+    seed: int,
+    iteration: int,
+    sampling_round: int,
+    exclude: Collection[Start],
+    success_rates: Mapping[Start, float],
+    leads: Sequence[Lead],
+) -> list[GroupRequest]:
+    """The groups of a sampling round: from initial states, and a share of them from along demonstrations."""
+    requests = choose_groups(
+        init_states,
+        count,
+        algo.group_size,
+        seed=seed,
+        iteration=iteration,
+        sampling_round=sampling_round,
+        exclude=exclude,
+        sampling=algo.sampling,
+        success_rates=success_rates,
+    )
+    return with_demonstration_starts(
+        requests,
+        leads,
+        algo.demonstration_starts,
+        success_rates,
+        seed=seed,
+        iteration=iteration,
+        sampling_round=sampling_round,
+    )
 
 
 def compared_with(batch: Batch, algo: AlgoConfig) -> NDArray[np.int64]:
