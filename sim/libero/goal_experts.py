@@ -343,8 +343,7 @@ def away_from_drawer(scene: LiberoScene, name: str, region: int) -> _Vector:
 
 def goal_joint(scene: LiberoScene, goal_index: int) -> int:
     """The joint that a condition of the goal wants moved."""
-    address = scene.definition.goal[goal_index].things[0].joints[0]
-    return int(np.flatnonzero(scene.model.jnt_qposadr == address)[0])
+    return scene.joint_at(scene.definition.goal[goal_index].things[0].joints[0])
 
 
 def _facing(approach: _Vector, present: _Vector) -> _Vector:

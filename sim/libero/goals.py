@@ -94,7 +94,7 @@ class Predicate:
         if self.name == "in" and first is not None:
             return _is_in(first, self.things[1], data)
         if self.name == "up" and first is not None:
-            return bool(_position(first, data)[2] >= 1.0)
+            return bool(position_of(first, data)[2] >= 1.0)
         if self.name in ("open", "turnon", "close", "turnoff") and first is not None:
             wanted = dict(first.ranges).get(self.name)
             if wanted is not None:
@@ -162,6 +162,7 @@ def _is_in(content: Thing, container: Thing, data: mujoco.MjData) -> bool:
     return bool(np.all(position > low) and np.all(position < high))
 
 
-def _position(thing: Thing, data: mujoco.MjData) -> Vector:
+def position_of(thing: Thing, data: mujoco.MjData) -> Vector:
+    """World position [3] of an object or the middle of a region; a view that follows `data`."""
     position: Vector = data.xpos[thing.body] if thing.site < 0 else data.site_xpos[thing.site]
     return position

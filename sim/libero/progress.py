@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sim.libero.goals import Predicate, Thing
+from sim.libero.goals import Predicate, Thing, position_of
 from sim.libero.scene import LiberoScene
 
 REACH = 0.25
@@ -61,13 +61,14 @@ def _measure(predicate: Predicate, scene: LiberoScene) -> Measure:
 def _placing(thing: Thing, target: Thing, scene: LiberoScene) -> Measure:
     whole = max(_apart(thing, target, scene), SHORTEST_WAY)
     return lambda scene: (
-        REACH * _reached(_place(thing, scene), scene) + MOVED * _share(1.0 - _apart(thing, target, scene) / whole)
+        REACH * _reached(position_of(thing, scene.data), scene)
+        + MOVED * _share(1.0 - _apart(thing, target, scene) / whole)
     )
 
 
 def _moving(name: str, thing: Thing, scene: LiberoScene) -> Measure:
     wanted, starts = dict(thing.ranges)[name].threshold, [float(scene.data.qpos[joint]) for joint in thing.joints]
-    joints = [int(np.flatnonzero(scene.model.jnt_qposadr == joint)[0]) for joint in thing.joints]
+    joints = [scene.joint_at(address) for address in thing.joints]
     together = max if name in ("open", "turnon") else min
 
     def measure(scene: LiberoScene) -> float:
@@ -82,21 +83,16 @@ def _moving(name: str, thing: Thing, scene: LiberoScene) -> Measure:
 
 
 def _lifting(thing: Thing, scene: LiberoScene) -> Measure:
-    start = float(_place(thing, scene)[2])
+    start = float(position_of(thing, scene.data)[2])
     return lambda scene: (
-        REACH * _reached(_place(thing, scene), scene)
-        + MOVED * _share((float(_place(thing, scene)[2]) - start) / max(1.0 - start, SHORTEST_WAY))
+        REACH * _reached(position_of(thing, scene.data), scene)
+        + MOVED * _share((float(position_of(thing, scene.data)[2]) - start) / max(1.0 - start, SHORTEST_WAY))
     )
-
-
-def _place(thing: Thing, scene: LiberoScene) -> np.ndarray:
-    place: np.ndarray = scene.data.xpos[thing.body] if thing.site < 0 else scene.data.site_xpos[thing.site]
-    return place
 
 
 def _apart(thing: Thing, target: Thing, scene: LiberoScene) -> float:
     """Horizontally, m."""
-    return float(np.linalg.norm((_place(thing, scene) - _place(target, scene))[:2]))
+    return float(np.linalg.norm((position_of(thing, scene.data) - position_of(target, scene.data))[:2]))
 
 
 def _reached(place: np.ndarray, scene: LiberoScene) -> float:

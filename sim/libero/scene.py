@@ -161,6 +161,10 @@ class LiberoScene:
             corners.append(model.geom_pos[geom] + (centre + signs * half) @ rotation.reshape(3, 3).T)
         return np.concatenate(corners).min(axis=0), np.concatenate(corners).max(axis=0)
 
+    def joint_at(self, address: int) -> int:
+        """The joint whose position is at `address` in `qpos`."""
+        return int(np.flatnonzero(self.model.jnt_qposadr == address)[0])
+
     def body_rotation(self, name: str) -> NDArray[np.float64]:
         """Rotation matrix [3, 3] of an object or fixture, by its name in the task's definition."""
         rotation: NDArray[np.float64] = self.data.xmat[self.definition.bodies[name]].reshape(3, 3).copy()

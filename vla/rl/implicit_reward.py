@@ -21,6 +21,7 @@ from torch.nn import functional
 from vla.errors import restoring
 from vla.rl.batch import Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
+from vla.rl.likelihood import token_log_probs
 from vla.rl.update import make_optimiser
 
 FOLDER = "implicit_reward"
@@ -28,8 +29,6 @@ FOLDER = "implicit_reward"
 OPTIMISER_FILE = "optimiser.pt"
 PAIRS = 16
 """Pairs of rollouts in an optimiser step."""
-BATCH = 256
-"""Decisions judged together."""
 
 
 def preference_pairs(successes: ArrayLike, groups: ArrayLike, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -74,19 +73,19 @@ class ImplicitReward:
     def __init__(self, judge: TrainablePolicy, algo: AlgoConfig) -> None:
         """`judge` is to begin with the policy that training starts from, as an object of its own."""
         self._judge, self._algo = judge, algo
+        judge.eval()
         self._optimiser = make_optimiser(judge, algo)
 
     def judge(self, rollouts: Sequence[Rollout]) -> list[NDArray[np.float32]]:
         """[D] the rewards of each rollout's decisions; 0 where the inputs are dropped."""
-        rewards = [np.zeros(len(rollout.tokens), dtype=np.float32) for rollout in rollouts]
-        known = [index for index, rollout in enumerate(rollouts) if rollout.inputs is not None]
-        with torch.inference_mode():
-            for first in range(0, len(known), BATCH // 8):
-                part = known[first : first + BATCH // 8]
-                judged, _ = self._rewards([rollouts[index] for index in part])
-                ends = np.cumsum([len(rollouts[index].tokens) for index in part])
-                for index, row in zip(part, np.split(judged.float().cpu().numpy(), ends[:-1]), strict=True):
-                    rewards[index] = row
+        algo, rewards = self._algo, []
+        judged = token_log_probs(self._judge, rollouts, algo.temperature, algo.token_noise)
+        for rollout, rows in zip(rollouts, judged, strict=True):
+            if rows is None:
+                rewards.append(np.zeros(len(rollout.tokens), dtype=np.float32))
+                continue
+            now, then, executed = (torch.from_numpy(part) for part in (rows, rollout.log_probs, rollout.executed))
+            rewards.append(decision_rewards(now, then, executed, algo.implicit_beta).numpy())
         return rewards
 
     def learn(
@@ -123,7 +122,6 @@ class ImplicitReward:
         algo = self._algo
         inputs = type(rollouts[0].inputs).concatenate([rollout.inputs for rollout in rollouts])
         tokens = torch.from_numpy(np.concatenate([rollout.tokens for rollout in rollouts]))
-        self._judge.eval()
         judged, _ = self._judge.log_prob_from_inputs(inputs, tokens, algo.temperature, algo.token_noise)
         sampled, executed = (
             torch.from_numpy(np.concatenate(parts)).to(judged.device)

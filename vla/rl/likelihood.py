@@ -14,14 +14,14 @@ BATCH = 256
 """Decisions judged together."""
 
 
-def mean_log_probs(
+def token_log_probs(
     policy: TrainablePolicy, rollouts: Sequence[Rollout], temperature: float, token_noise: float
-) -> NDArray[np.float64]:
-    """[N] mean log-probability of each rollout's executed tokens under `policy`; NaN where the inputs are dropped."""
-    means = np.full(len(rollouts), np.nan)
+) -> list[NDArray[np.float32] | None]:
+    """[D, K] log-probabilities of each rollout's tokens under `policy`; None where the inputs are dropped."""
+    found: list[NDArray[np.float32] | None] = [None] * len(rollouts)
     known = [index for index, rollout in enumerate(rollouts) if rollout.inputs is not None]
     if not known:
-        return means
+        return found
     inputs = type(rollouts[known[0]].inputs).concatenate([rollouts[index].inputs for index in known])
     tokens = torch.from_numpy(np.concatenate([rollouts[index].tokens for index in known]))
     parts = []
@@ -31,8 +31,22 @@ def mean_log_probs(
         parts.append(log_probs.float().cpu().numpy())
     ends = np.cumsum([len(rollouts[index].tokens) for index in known])
     for index, judged in zip(known, np.split(np.concatenate(parts), ends[:-1]), strict=True):
-        means[index] = float(judged[rollouts[index].executed].mean())
-    return means
+        found[index] = judged
+    return found
+
+
+def mean_log_probs(
+    policy: TrainablePolicy, rollouts: Sequence[Rollout], temperature: float, token_noise: float
+) -> NDArray[np.float64]:
+    """[N] mean log-probability of each rollout's executed tokens under `policy`; NaN where the inputs are dropped."""
+    judged = token_log_probs(policy, rollouts, temperature, token_noise)
+    return np.array(
+        [
+            np.nan if rows is None else float(rows[rollout.executed].mean())
+            for rollout, rows in zip(rollouts, judged, strict=True)
+        ],
+        dtype=np.float64,
+    )
 
 
 def sampled_log_probs(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:
