@@ -1,6 +1,6 @@
-"""Checks on this machine's GPU what the project claims of GPUs, and prints one line a check and a JSON line at the end.
+"""Checks on this machine's GPU what the project claims of GPUs, one line a check.
 
-    python scripts/gpu_check.py [--device cuda:0] [--json FILE] [--quick]
+    python scripts/gpu_check.py [--device cuda:0] [--json FILE] [--quick] [--only CHECK]
 
 Exit status: 0 all checks passed, 1 one failed, 3 there is no CUDA device. `--device cpu` runs the same checks on the
 CPU with small sizes, which tests the script and says nothing about GPUs.
@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,15 @@ import torch
 
 from vla.bench import random_observations
 from vla.policies import PrismaticPolicy, reflex_tiny_config
+from vla.training.files import write_json
 
 NO_DEVICE = 3
+
+LEAST_AGREEMENT = 0.98
+"""Least cosine of what tells clips apart, in bfloat16 beside float32."""
+
+LARGE_RUN = ["algo.groups_per_iteration=32", "num_slots=128"]
+"""Of the training check: 256 rollouts an iteration."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class Outcome:
     passed: bool
     detail: str
     """What was measured, with units."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """The same for machines."""
 
 
 def synchronise(device: str) -> None:
@@ -55,7 +67,7 @@ def copy_to(policy: PrismaticPolicy, device: str) -> PrismaticPolicy:
     return copy.deepcopy(policy).to(device)
 
 
-def check_policy_agreement(device: str, quick: bool) -> Outcome:
+def check_policy_agreement(device: str, quick: bool) -> Iterator[Outcome]:
     """Log-probabilities and gradients in float32 on the device against the CPU's, same weights and inputs."""
     torch.manual_seed(0)
     reference = PrismaticPolicy.from_config(reflex_tiny_config())
@@ -72,10 +84,10 @@ def check_policy_agreement(device: str, quick: bool) -> Outcome:
     gradients = [(a.grad, b.grad) for a, b in pairs if a.grad is not None and b.grad is not None]
     backward = max(largest_difference(a, b) for a, b in gradients)
     detail = f"log-probabilities differ by {forward:.1e}, gradients by {backward:.1e} (allowed 1e-3 each)"
-    return Outcome("policy, CPU against device, float32", forward < 1e-3 and backward < 1e-3, detail)
+    yield Outcome("policy, CPU against device, float32", forward < 1e-3 and backward < 1e-3, detail)
 
 
-def check_policy_speed(device: str, quick: bool) -> Outcome:
+def check_policy_speed(device: str, quick: bool) -> Iterator[Outcome]:
     """A decision of the tiny policy, and a training step, per sample."""
     policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
     batch = 8 if quick else 256
@@ -90,10 +102,10 @@ def check_policy_speed(device: str, quick: bool) -> Outcome:
     decide = median_seconds(lambda: policy.act(observations), device, 3 if quick else 20)
     update = median_seconds(train_step, device, 3 if quick else 20)
     detail = f"{1e3 * decide / batch:.3f} ms/sample to decide, {1e3 * update / batch:.3f} to train, batch {batch}"
-    return Outcome("policy speed", True, detail)
+    yield Outcome("policy speed", True, detail)
 
 
-def check_fine_tuning(device: str, quick: bool) -> Outcome:
+def check_fine_tuning(device: str, quick: bool) -> Iterator[Outcome]:
     """Steps of AdamW on one batch, in the precision fine-tuning uses on this device: the loss must fall."""
     from vla.training.devices import autocast
 
@@ -104,9 +116,11 @@ def check_fine_tuning(device: str, quick: bool) -> Outcome:
     tokens = torch.from_numpy(generator.integers(0, 256, (8, policy.spec.tokens_per_chunk)))
     inputs = policy.prepare(observations)
     optimiser = torch.optim.AdamW(policy.parameters(), lr=1e-3)
-    losses = []
-    start = time.perf_counter()
-    for _ in range(5 if quick else 50):
+    losses, start = [], 0.0
+    for step in range(5 if quick else 50):
+        if step == 1:  # the first one also loads kernels
+            synchronise(device)
+            start = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
         with autocast(torch.device(device)):
             log_probs, _ = policy.log_prob_from_inputs(inputs, tokens)
@@ -114,37 +128,81 @@ def check_fine_tuning(device: str, quick: bool) -> Outcome:
         torch.autograd.backward(loss)
         optimiser.step()
         losses.append(float(loss.detach()))
-    rate = len(losses) / (time.perf_counter() - start)
+    rate = (len(losses) - 1) / (time.perf_counter() - start)
     passed = bool(np.isfinite(losses).all()) and losses[-1] < losses[0]
-    return Outcome(
-        "fine-tuning steps", passed, f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, {rate:.1f} steps/s of batch 8"
-    )
+    detail = f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, {rate:.1f} steps/s of batch 8"
+    yield Outcome("fine-tuning steps", passed, detail)
 
 
-def check_vjepa2(device: str, quick: bool) -> Outcome:
-    """V-JEPA 2 with random weights through the project's encoder: finite, one embedding a clip, and its throughput."""
-    from transformers import VJEPA2Config, VJEPA2Model
+def check_encoders(device: str, quick: bool) -> Iterator[Outcome]:
+    """Every released encoder, weights random, beside a plain transformers loop: embeddings agree, and which is faster.
 
-    from world_models.encoders.vjepa2 import VJepa2Config, VJepa2Encoder
+    The table of docs/world_models.md.
+    """
+    from vla.bench_encoders import ON_CPU, ON_CUDA, Case, measure
 
-    # The defaults of transformers are ViT-L at 256 px; `quick` is a toy of the same code path.
-    toy: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "crop_size": 64}
-    predictor: dict[str, Any] = {"pred_hidden_size": 32, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 4}
-    settings: Any = VJEPA2Config(**({**toy, **predictor} if quick else {"pred_num_hidden_layers": 1}))
-    torch.manual_seed(0)
-    encoder = VJepa2Encoder(VJEPA2Model(settings), "random-weights", VJepa2Config(), device=device)
-    generator = np.random.default_rng(0)
-    count = 2 if quick else 32
-    clips = [generator.integers(0, 256, (16, 64, 64, 3), dtype=np.uint8) for _ in range(count)]
-    embeddings = encoder.encode(clips)
-    distinct = len(np.unique(embeddings.round(6), axis=0)) == count
-    seconds = median_seconds(lambda: encoder.encode(clips), device, 2 if quick else 5)
-    passed = bool(np.isfinite(embeddings).all()) and embeddings.shape == (count, encoder.embedding_size) and distinct
-    size = sum(parameter.numel() for parameter in encoder._encoder.parameters()) / 1e6
-    detail = (
-        f"{count / seconds:.1f} clips/s of 16 frames at {encoder.crop_size} px, {size:.1f}M parameters, {encoder.dtype}"
-    )
-    return Outcome("V-JEPA 2 encoder, random weights", passed, detail)
+    cases = (Case(ON_CPU[0].network, 2, 2, 2),) if quick else ON_CUDA
+    for case in cases:
+        line = measure(case, device, repeats=1 if quick else 2)
+        faster = quick or line.ratio > 1
+        yield Outcome(
+            f"encoder {line.encoder}, {'compiled' if case.compiled else 'not compiled'}",
+            line.agreement > LEAST_AGREEMENT and faster,
+            f"{line.cost.clips_per_second:.1f} clips/s in {line.arithmetic}, {line.ratio:.1f}x the plain loop, "
+            f"cosine with float32 {line.agreement:.4f} (at least {LEAST_AGREEMENT})",
+            asdict(line),
+        )
+
+
+def check_drawing(device: str, quick: bool) -> Iterator[Outcome]:
+    """Pictures are drawn on the card that computes, and how many a second from one process."""
+    from sim.gl_platform import EGL_DEVICE
+    from sim.suites import get_suite
+    from vla.training.devices import draw_beside
+
+    draw_beside(torch.device(device))
+    chosen = os.environ.get(EGL_DEVICE)
+    suites = ["tabletop"] if quick or not os.environ.get("LIBERO_ARCHIVES") else ["tabletop", "libero_spatial"]
+    for name in suites:
+        environment = get_suite(name, 256).make(0)
+        environment.reset_to("train", 0)
+        observation = environment.render_observation()
+        start, count = time.perf_counter(), 3 if quick else 100
+        for _ in range(count):
+            observation = environment.render_observation()
+        pairs = count / (time.perf_counter() - start)
+        passed = float(observation["image"].std()) > 1 and (chosen is not None or device == "cpu")
+        detail = f"{pairs:.0f} observations/s of two 256 px pictures, {EGL_DEVICE}={chosen}"
+        environment.close()
+        yield Outcome(f"drawing {name}", passed, detail, {"observations_per_second": pairs})
+
+
+def check_training(device: str, quick: bool) -> Iterator[Outcome]:
+    """SRPO on the tabletop with V-JEPA 2 (ViT-L, random weights) as the encoder: finite, and seconds of each part."""
+    from world_models.architectures import random_network
+
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = "pixels" if quick else str(Path(folder) / "vjepa2")
+        if not quick:
+            random_network("vjepa2-vitl", device).save_pretrained(encoder)
+        size = ["algo.groups_per_iteration=1", "algo.group_size=2", "num_workers=0"] if quick else LARGE_RUN
+        run = Path(folder) / "run"
+        words = ["algo=srpo", "suite=tabletop", f"encoder={encoder}", f"device={device}", f"output={run}", *size]
+        words += [
+            "algo.max_sampling_rounds=1",
+            "evaluate_every=0",
+            "videos_per_task=0",
+            f"iterations={2 if quick else 4}",
+        ]
+        subprocess.run([sys.executable, "-m", "vla", "train", "policy=reflex-tiny", *words], check=True)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = {name: value for name, value in lines[-1].items() if isinstance(value, float)}
+    finite = all(np.isfinite(value) for value in last.values())
+    seconds = {part: last[f"time/{part}_seconds"] for part in ("rollout", "encode", "score", "update", "iteration")}
+    share = (seconds["encode"] + seconds["score"]) / seconds["iteration"]
+    detail = f"{last['train/episodes']:.0f} rollouts, seconds " + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items())
+    detail += f"; reward {100 * share:.1f} % of the iteration"
+    yield Outcome("SRPO iteration", finite, detail, {**seconds, "episodes": last["train/episodes"]})
 
 
 def median_seconds(block: Callable[[], Any], device: str, repeats: int) -> float:
@@ -160,12 +218,19 @@ def median_seconds(block: Callable[[], Any], device: str, repeats: int) -> float
     return float(np.median(durations))
 
 
-CHECKS: tuple[Callable[[str, bool], Outcome], ...] = (
+CHECKS: tuple[Callable[[str, bool], Iterator[Outcome]], ...] = (
     check_policy_agreement,
     check_policy_speed,
     check_fine_tuning,
-    check_vjepa2,
+    check_drawing,
+    check_training,
+    check_encoders,
 )
+
+
+def name_of(check: Callable[..., object]) -> str:
+    """What --only calls it."""
+    return check.__name__.removeprefix("check_")
 
 
 def main() -> int:
@@ -174,6 +239,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--json", type=Path, help="also write the outcomes here")
     parser.add_argument("--quick", action="store_true", help="toy sizes")
+    parser.add_argument("--only", choices=[name_of(check) for check in CHECKS], help="one check")
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         print(f"no CUDA device: torch {torch.__version__} finds none, so no claim about GPUs was checked")
@@ -184,17 +250,16 @@ def main() -> int:
     quick = arguments.quick or arguments.device == "cpu"
     name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "the CPU"
     print(f"checking {name}, torch {torch.__version__}")
-    outcomes = []
+    outcomes: list[Outcome] = []
     for check in CHECKS:
-        outcome = check(arguments.device, quick)
-        print(f"{'ok  ' if outcome.passed else 'FAIL'} {outcome.name}: {outcome.detail}", flush=True)
-        outcomes.append(outcome)
-    document = {"device": name, "torch": torch.__version__, "checks": [asdict(outcome) for outcome in outcomes]}
-    print(json.dumps(document))
-    if arguments.json is not None:
-        from vla.training.files import write_json
-
-        write_json(arguments.json, document)
+        if arguments.only not in (None, name_of(check)):
+            continue
+        for outcome in check(arguments.device, quick):
+            print(f"{'ok  ' if outcome.passed else 'FAIL'} {outcome.name}: {outcome.detail}", flush=True)
+            outcomes.append(outcome)
+            if arguments.json is not None:  # after each: lent machines are taken back without asking
+                checks = [asdict(done) for done in outcomes]
+                write_json(arguments.json, {"device": name, "torch": torch.__version__, "checks": checks})
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 

@@ -27,6 +27,8 @@ ARMS: dict[str, list[str]] = {
     "grpo": ["algo=grpo"],
     "srpo": ["algo=srpo"],
     "srpo_policy": ["algo=srpo", "encoder=policy"],
+    "srpo_policy_cosine": ["algo=srpo", "encoder=policy", "algo.metric=cosine"],
+    "srpo_without_success": ["algo=srpo", "encoder=policy", "algo.metric=cosine", "algo.pay_failures=without_success"],
     "srpo_bank": ["algo=srpo", "algo.success_bank=16"],
     "srpo_calibrated": ["algo=srpo", "algo.reward=calibrated"],
     "srpo_group": ["algo=srpo", "algo.reference_scope=group"],

@@ -30,6 +30,7 @@ USAGE = """vla bench PART [--quick] [--json FILE]
 
 PART is sim, policy, encoder, all of these, or libero (beside hf-libero's own environment).
 --quick measures for a tenth of the time; --json also writes the rows to FILE.
+`vla bench encoders` compares every released encoder with plain transformers; see vla bench encoders --help.
 `vla bench reward` is a command of its own: how good a reward is, not how fast; see vla bench reward --help.
 """
 
@@ -224,6 +225,10 @@ BENCHES: dict[str, Callable[[float], list[Measurement]]] = {
 def main(arguments: Sequence[str]) -> int:
     """Run the parts asked for, print a table, and JSON lines for machines. Raises `ReflexError` on wrong usage."""
     words = list(arguments)
+    if words[:1] == ["encoders"]:
+        from vla import bench_encoders
+
+        return bench_encoders.main(words[1:])
     if set(words) & {"-h", "--help"}:
         sys.stdout.write(USAGE)
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from vla.rl.batch import Batch, Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
 from vla.rl.credit import Judges, set_advantages
 from vla.rl.demonstration_starts import Lead, with_demonstration_starts
+from vla.rl.reward_modes import paid_without_success
 from vla.rl.rewards import RewardModel, Scores
 from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.rl.sampler import GroupRequest, Start, choose_groups
@@ -71,6 +73,8 @@ def collect_batch(
         starts.update(request.start for request in requests)
         started = time.perf_counter()
         scores = reward.score(np.stack(batch.embeddings), batch.successes, compared_with(batch, algo))
+        if algo.pay_failures == "without_success":
+            scores = replace(scores, rewards=paid_without_success(scores.rewards, batch.successes, batch.groups))
         seconds["score"] += time.perf_counter() - started
         kept = sum(spread >= MINIMUM_SPREAD for spread in group_spread(scores.rewards, batch.groups).values())
         if judges.critic is None:

@@ -25,6 +25,9 @@ class AlgoConfig:
     """What a failure is worth at most under "srpo" and "calibrated", in [0, 1]; 0 is the binary reward."""
     metric: Literal["euclidean", "cosine"] = "euclidean"
     """Distance between embeddings under "srpo": "euclidean" (the paper) or "cosine"."""
+    pay_failures: Literal["always", "without_success"] = "always"
+    """Which failures get what the reward gives them: all of them (the paper), or those of a group in which no rollout
+    succeeded. Where one did, success tells rollouts apart, and the others get 0 as in GRPO."""
     reference_scope: Literal["task", "group", "batch"] = "task"
     """Whose successes a failure is compared with, and with whose failures it is ranked: its task's in the batch (the
     paper), its own group's, or all of the batch whatever the task, for comparison."""
@@ -135,6 +138,7 @@ class AlgoConfig:
         _one_of("algo.advantage", self.advantage, ("grpo", "lite_ppo", "rloo", "raft", "pacs", "critic"))
         _one_of("algo.step_credit", self.step_credit, ("none", "shared", "progress", "implicit"))
         _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
+        _one_of("algo.pay_failures", self.pay_failures, ("always", "without_success"))
         _one_of("algo.reference_scope", self.reference_scope, ("task", "group", "batch"))
         if self.success_bank and self.reference_scope != "task":
             raise ConfigError(f"algo.reference_scope is {self.reference_scope!r}; a success bank is kept by task")

@@ -108,6 +108,22 @@ def calibrated_rewards(
     return rewards
 
 
+def paid_without_success(rewards: ArrayLike, successes: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
+    """Rewards [N] with 0 for the failures of every group in which a rollout succeeded.
+
+    There success and failure differ already, and what tells failures apart is less certain than that. A group without
+    a success has nothing else to learn from.
+
+    Args:
+        rewards: [N].
+        successes: [N] bool.
+        groups: [N] int, which group each rollout belongs to.
+    """
+    paid, succeeded, ids = np.array(rewards, dtype=np.float32), np.asarray(successes, dtype=bool), np.asarray(groups)
+    paid[~succeeded & np.isin(ids, ids[succeeded])] = 0.0
+    return paid
+
+
 def _by_task(
     vectors: NDArray[np.float64], succeeded: NDArray[np.bool_], tasks: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

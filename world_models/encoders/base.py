@@ -109,12 +109,23 @@ def check_embeddings(embeddings: NDArray[np.float32], name: str) -> NDArray[np.f
 
 
 def encode_in_batches(
-    encoder: VideoEncoder, clips: Sequence[Clip], size: int, forward: Callable[[list[Clip]], NDArray[np.float32]]
+    encoder: VideoEncoder,
+    clips: Sequence[Clip],
+    size: int,
+    forward: Callable[[list[Clip]], NDArray[np.float32]],
+    filled: bool = False,
 ) -> NDArray[np.float32]:
-    """Embeddings [N, D] by `forward` on up to `size` clips at a time, at least one; see `VideoEncoder.encode`."""
-    checked = check_clips(clips)
-    starts = range(0, len(checked), max(1, size))
-    rows = [forward(checked[first : first + max(1, size)]) for first in starts]
+    """Embeddings [N, D] by `forward` on up to `size` clips at a time, at least one; see `VideoEncoder.encode`.
+
+    With `filled` every batch has `size` clips, the last one filled up with copies whose rows are dropped: a compiled
+    network is compiled once for each size it meets.
+    """
+    checked, size = check_clips(clips), max(1, size)
+    rows = []
+    for first in range(0, len(checked), size):
+        batch = checked[first : first + size]
+        copies = [batch[-1]] * (size - len(batch)) if filled else []
+        rows.append(forward(batch + copies)[: len(batch)])
     embeddings = np.concatenate(rows) if rows else np.zeros((0, encoder.embedding_size), np.float32)
     return check_embeddings(embeddings, encoder.name)
 

@@ -25,6 +25,7 @@ from world_models.encoders.pretrained import (
     Arithmetic,
     arithmetic,
     load_pretrained,
+    normalised,
 )
 from world_models.errors import WorldModelError
 
@@ -67,6 +68,8 @@ class ImageEncoderConfig:
     """Frames in one forward pass; bounds the memory."""
     dtype: Arithmetic = "auto"
     """Arithmetic; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    compiled: bool = False
+    """Let torch.compile fuse the network's small operations; costs a minute at the first call."""
 
     def __post_init__(self) -> None:
         """Raises `WorldModelError` for a field out of range."""
@@ -105,7 +108,9 @@ class ImageEncoder:
             raise WorldModelError(f"size={self.config.size} is smaller than a patch of {source!r} ({self._patch} px)")
         self.patches = (self.size // self._patch) ** 2
         network: Any = model  # transformers annotates the wrapped method
-        self._model = network.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        network = network.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        self.network: Any = torch.compile(network, dynamic=False) if self.config.compiled else network
+        """Of transformers."""
         self._mean = torch.tensor(family.mean, device=self.device).view(1, 3, 1, 1)
         self._deviation = torch.tensor(family.deviation, device=self.device).view(1, 3, 1, 1)
 
@@ -130,12 +135,13 @@ class ImageEncoder:
 
     def encode(self, clips: Sequence[Clip]) -> NDArray[np.float32]:
         """As `VideoEncoder.encode`. On CUDA (bfloat16) a row may differ in its last bits with the size of its batch."""
-        return encode_in_batches(self, clips, self.config.frames_per_batch // self.config.frames, self._forward)
+        size = self.config.frames_per_batch // self.config.frames
+        return encode_in_batches(self, clips, size, self._forward, filled=self.config.compiled)
 
     @torch.inference_mode()
     def _forward(self, clips: list[Clip]) -> NDArray[np.float32]:
         shown = torch.cat([self.preprocess(clip) for clip in clips]).to(self.dtype)
-        frames = self.frame_vectors(self._model(pixel_values=shown).last_hidden_state)
+        frames = self.frame_vectors(self.network(pixel_values=shown).last_hidden_state)
         frames = frames.view(len(clips), self.config.frames, self._hidden)
         last = frames[:, -min(LAST_FRAMES, self.config.frames) :].mean(dim=1)
         pooled: NDArray[np.float32] = torch.cat([frames.mean(dim=1), last], dim=1).cpu().numpy()
@@ -145,11 +151,14 @@ class ImageEncoder:
         """Mean [F, D] of the patch tokens, which are the last ones, of tokens [F, K, D]; float32."""
         return tokens[:, -self.patches :].float().mean(dim=1)
 
-    def preprocess(self, clip: Clip) -> torch.Tensor:
-        """Frames of one clip as the model wants them: float32 [T, 3, S, S], whole and normalised, on the device."""
+    def preprocess(self, clip: Clip, device: torch.device | None = None) -> torch.Tensor:
+        """Frames of one clip as the model wants them: float32 [T, 3, S, S], whole and normalised.
+
+        On the encoder's device unless another is given.
+        """
         chosen = np.ascontiguousarray(clip[sample_frames(len(clip), self.config.frames)])
-        planes = torch.from_numpy(chosen).to(self.device).permute(0, 3, 1, 2).float()
-        return (resize_planes(planes, self.size, self.size) / 255 - self._mean) / self._deviation
+        planes = torch.from_numpy(chosen).to(device or self.device).permute(0, 3, 1, 2).float()
+        return normalised(resize_planes(planes, self.size, self.size), self._mean, self._deviation)
 
 
 def load_image_model(source: str, model_type: str) -> PreTrainedModel:

@@ -52,3 +52,8 @@ def arithmetic(choice: Arithmetic, device: torch.device) -> torch.dtype:
     if choice == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.bfloat16 if choice == "bfloat16" else torch.float32
+
+
+def normalised(planes: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+    """Planes [T, 3, H, W] of 0..255 as a network was trained on them, with mean and deviation [1, 3, 1, 1] of 0..1."""
+    return (planes / 255 - mean.to(planes.device)) / deviation.to(planes.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from world_models.encoders.pretrained import (
     Arithmetic,
     arithmetic,
     load_pretrained,
+    normalised,
 )
+from world_models.encoders.rotary import tabulate_rotations
 from world_models.errors import WorldModelError
 
 Crop = Literal["whole", "paper"]
@@ -37,6 +39,8 @@ class VJepa2Config:
     """Patch tokens in one forward pass; bounds the memory. A clip larger than this goes alone."""
     dtype: Arithmetic = "auto"
     """Arithmetic; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    compiled: bool = False
+    """Let torch.compile fuse the network's small operations; costs a minute at the first call."""
 
     def __post_init__(self) -> None:
         """Raises `WorldModelError` for a field out of range."""
@@ -64,7 +68,10 @@ class VJepa2Encoder:
         self.dtype = arithmetic(self.config.dtype, self.device)
         self._settings = model.config
         # The same tokens as model(..., skip_predictor=True), without the masked copy of all of them that call makes.
-        self._encoder = model.encoder.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        encoder: Any = model.encoder.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        tabulate_rotations(encoder, self.tokens_per_clip, self.device, self.dtype)
+        self.network: Any = torch.compile(encoder, dynamic=False) if self.config.compiled else encoder
+        """The encoder of transformers."""
         self._mean = torch.tensor(IMAGENET_MEAN, device=self.device).view(1, 3, 1, 1)
         self._deviation = torch.tensor(IMAGENET_DEVIATION, device=self.device).view(1, 3, 1, 1)
 
@@ -79,7 +86,9 @@ class VJepa2Encoder:
 
     @property
     def name(self) -> str:
-        return f"vjepa2-{Path(self.source).name}-{self.config.frames}x{self.crop_size}-{self.config.crop}"
+        label = Path(self.source).name
+        family = "" if label.startswith("vjepa2") else "vjepa2-"
+        return f"{family}{label}-{self.config.frames}x{self.crop_size}-{self.config.crop}"
 
     @property
     def embedding_size(self) -> int:
@@ -98,22 +107,26 @@ class VJepa2Encoder:
 
     def encode(self, clips: Sequence[Clip]) -> NDArray[np.float32]:
         """As `VideoEncoder.encode`. On CUDA (bfloat16) a row may differ in its last bits with the size of its batch."""
-        return encode_in_batches(self, clips, self.config.tokens_per_batch // self.tokens_per_clip, self._forward)
+        size = self.config.tokens_per_batch // self.tokens_per_clip
+        return encode_in_batches(self, clips, size, self._forward, filled=self.config.compiled)
 
     @torch.inference_mode()
     def _forward(self, clips: list[Clip]) -> NDArray[np.float32]:
         pixels = torch.stack([self.preprocess(clip) for clip in clips]).to(self.dtype)
-        tokens = self._encoder(pixel_values_videos=pixels).last_hidden_state
+        tokens = self.network(pixel_values_videos=pixels).last_hidden_state
         # Summed in float32: bfloat16 would lose the small differences between clips over thousands of tokens.
         pooled: NDArray[np.float32] = tokens.float().mean(dim=1).cpu().numpy()
         return pooled
 
-    def preprocess(self, clip: Clip) -> torch.Tensor:
-        """Frames of one clip as the model wants them: float32 [T, 3, S, S], ImageNet-normalised, on the device."""
+    def preprocess(self, clip: Clip, device: torch.device | None = None) -> torch.Tensor:
+        """Frames of one clip as the model wants them: float32 [T, 3, S, S], ImageNet-normalised.
+
+        On the encoder's device unless another is given.
+        """
         chosen = np.ascontiguousarray(clip[sample_frames(len(clip), self.config.frames)])
-        planes = torch.from_numpy(chosen).to(self.device).permute(0, 3, 1, 2).float()
+        planes = torch.from_numpy(chosen).to(device or self.device).permute(0, 3, 1, 2).float()
         planes = _fit(planes, self.crop_size, self.config.crop)
-        return (planes / 255 - self._mean) / self._deviation
+        return normalised(planes, self._mean, self._deviation)
 
 
 def load_model(source: str) -> VJEPA2Model:

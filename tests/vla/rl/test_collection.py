@@ -89,6 +89,18 @@ def test_srpo_keeps_groups_without_success_when_the_task_had_one_elsewhere():
     assert (srpo.rewards[srpo.successes] == 1).all() and (srpo.rewards[~srpo.successes] < 1).all()
 
 
+def test_failures_beside_a_success_can_be_left_unpaid():
+    settings: dict[str, Any] = {"reward": "srpo", "groups_per_iteration": 8, "max_sampling_rounds": 1}
+    policy, model = load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(FinalFrame()))
+    always = collect(policy, model, {0: 20}, **settings)
+    chosen = collect(policy, model, {0: 20}, pay_failures="without_success", **settings)
+    groups = np.array(chosen.groups)
+    alone = np.array([not chosen.successes[groups == group].any() for group in groups])
+    assert alone.any() and (~alone & ~chosen.successes).any()
+    assert (chosen.rewards[alone] == always.rewards[alone]).all() and (chosen.rewards[alone] > 0).all()
+    assert (chosen.rewards[~alone] == chosen.successes[~alone]).all()
+
+
 def test_a_failure_is_compared_with_its_task_its_group_or_everything():
     policy, tasks = load_fake_policy("weak", "cpu"), {0: 20, 1: 20}
     settings: dict[str, Any] = {"reward": "srpo", "groups_per_iteration": 8, "max_sampling_rounds": 1}

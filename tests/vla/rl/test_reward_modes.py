@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vla.rl.reward_modes import calibrated_rewards, siirl_rewards
+from vla.rl.reward_modes import calibrated_rewards, paid_without_success, siirl_rewards
 from vla.rl.srpo_reward import RewardError, srpo_rewards
 
 
@@ -105,6 +105,17 @@ def batches(draw):
     successes = draw(arrays(np.bool_, count))
     tasks = draw(arrays(np.int64, count, elements=st.integers(0, 2)))
     return embeddings, successes, tasks
+
+
+class TestPaidWithoutSuccess:
+    def test_failures_beside_a_success_get_nothing_and_others_keep_theirs(self):
+        rewards, successes, groups = [1, 0.5, 0.2, 0.6, 0.3], [1, 0, 0, 0, 0], [4, 4, 4, 2, 2]
+        assert paid_without_success(rewards, successes, groups).tolist() == pytest.approx([1, 0, 0, 0.6, 0.3])
+
+    def test_the_rewards_given_stay_as_they_are(self):
+        rewards = np.array([1, 0.5], dtype=np.float32)
+        paid_without_success(rewards, [True, False], [0, 0])
+        assert rewards.tolist() == [1, 0.5]
 
 
 @pytest.mark.parametrize("mode", MODES)
