@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from sim.pool import EnvironmentPool
@@ -22,6 +23,7 @@ from vla.rl.credit import Judges
 from vla.rl.critic import Critic
 from vla.rl.embeddings import FrameEmbedding, rollout_clip
 from vla.rl.rewards import BinaryReward, RewardModel, SrpoReward
+from world_models.errors import WorldModelError
 
 
 class FinalFrame:
@@ -264,3 +266,41 @@ def test_decisions_that_come_nearer_to_successes_are_credited():
     assert 0.0 < batch.metrics["advantage/failures_progress"] < 1.0
     for own, steps in zip(plain.advantages, batch.decision_advantages, strict=True):
         assert np.ptp(steps) > 0 if own else not steps.any()
+
+
+def test_the_policy_decides_for_all_slots_at_once_and_only_for_rollouts_that_still_run():
+    """No call is spent on a rollout that has ended, and no slot waits while there are rollouts to play."""
+    policy, rows = load_fake_policy("weak", "cpu"), []
+    act = policy.act
+
+    def counted(observations: Any, *rest: Any, **options: Any) -> Any:
+        rows.append(len(observations["state"]))
+        return act(observations, *rest, **options)
+
+    policy.act = counted  # type: ignore[method-assign]
+    batch = collect(policy, BinaryReward(), {0: 20}, max_sampling_rounds=1)
+    lengths = {len(rollout.tokens) for rollout in batch.rollouts}
+    assert len(lengths) > 1, "rollouts must end at different times for this to say anything"
+    assert sum(rows) == sum(len(rollout.tokens) for rollout in batch.rollouts)
+    assert max(rows) <= 8 and rows.count(max(rows)) > 1
+
+
+def test_an_encoder_that_fails_ends_the_iteration_instead_of_paying_nothing():
+    class Broken(FinalFrame):
+        def encode(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+            raise WorldModelError("weights are damaged")
+
+    with pytest.raises(WorldModelError, match="weights are damaged"):
+        collect(load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(Broken())), {0: 20}, reward="srpo")
+
+
+def test_a_batch_holds_rollouts_of_its_own_policy_only():
+    """What they were sampled with is what that policy gives them; nothing is left over from an iteration before."""
+    for gain in (0.25, 0.4):
+        policy = TrainableFakePolicy(gain=gain)
+        batch = collect(policy, BinaryReward(), {0: 20}, max_sampling_rounds=1)
+        taught = [rollout for rollout in batch.rollouts if rollout.inputs is not None]
+        assert taught
+        for rollout in taught:
+            now, _ = policy.log_prob_from_inputs(rollout.inputs, torch.from_numpy(rollout.tokens), 1.0, 8.0)
+            np.testing.assert_allclose(now.detach().numpy(), rollout.log_probs, atol=1e-5)
