@@ -1,32 +1,42 @@
-"""Two checks of LIBERO that take too long for a test: that every task builds, and that "fast" ends as "exact" does.
+"""Three checks of LIBERO that take too long for a test: that every task builds, that "fast" ends as "exact" does, and
+that an archive gives the models that were packed.
 
     python scripts/libero_fidelity.py builds OUTPUT.json
     python scripts/libero_fidelity.py fast OUTPUT.json [EPISODES_PER_TASK]
+    python scripts/libero_fidelity.py archives OUTPUT.json FOLDER
 
 `builds` makes each of the 130 tasks twice (the second build is timed), starts it from an official initial state and
 from a sampled one, holds still for ten steps and draws both cameras. `fast` records a scripted expert's episodes in
 `exact` stepping, training states only, 17 of each of 30 tasks unless told otherwise, and plays the same actions in
-`fast`: the share of episodes with the same outcome is what the documentation calls agreement. Needs `make libero` and
-LIBERO_ASSETS; a quarter of an hour each on one core. Exits with 1 when a task fails or fewer than 99 % agree.
+`fast`: the share of episodes with the same outcome is what the documentation calls agreement. `archives` packs every
+suite into FOLDER, opens each task and compares its model, byte for byte, with the built one. Needs `make libero` and
+LIBERO_ASSETS; a quarter of an hour each on one core, `archives` half an hour. Exits with 1 when a task fails, fewer
+than 99 % agree, an archive is larger than 48 MiB or gives another model.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sim.contract import EnvironmentRequestError, StepOutcome
+from sim.libero.archive import ArchiveSource, archive_path, pack
+from sim.libero.model_parts import saved
+from sim.libero.source import InstalledSource
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import HORIZONS
 from vla.evaluation.statistics import wilson_interval
 
 EXPERT_SUITES = ("libero_spatial", "libero_object", "libero_goal")
 WANTED_AGREEMENT = 0.99
+LARGEST_ARCHIVE_MIB = 48
 
 
 def builds() -> dict[str, Any]:
@@ -112,12 +122,45 @@ def fast(episodes_per_task: int) -> dict[str, Any]:
     }
 
 
+def archives(folder: Path) -> dict[str, Any]:
+    """Size, processor seconds to pack, and seconds to open a task, of every suite's archive."""
+    suites, ok = [], True
+    for name in HORIZONS:
+        path = archive_path(folder, name)
+        started = time.process_time()
+        pack(name, path)
+        packing = time.process_time() - started
+        built, packed = InstalledSource(name), ArchiveSource(path, name)
+        equal, seconds = 0, []
+        for task in packed.tasks:
+            started = time.perf_counter()
+            simulation = packed.open(task.index, "exact")
+            seconds.append(round(time.perf_counter() - started, 3))
+            original = built.open(task.index, "exact").scene
+            model_is_equal = saved(simulation.scene.model) == saved(original.model)
+            equal += model_is_equal and simulation.scene.definition == original.definition
+        with zipfile.ZipFile(path) as file:
+            folders: dict[str, int] = {}
+            for entry in file.infolist():
+                part = entry.filename.split("/")[0]
+                folders[part] = folders.get(part, 0) + entry.compress_size
+        record = {"suite": name, "tasks": len(packed.tasks), "equal": equal, "bytes": path.stat().st_size}
+        record |= {"pack_cpu_s": round(packing, 1), "open_s": seconds, "bytes_of": folders}
+        print(json.dumps(record), flush=True)
+        suites.append(record)
+        ok &= equal == len(packed.tasks) and path.stat().st_size <= LARGEST_ARCHIVE_MIB << 20
+    return {"cores": len(os.sched_getaffinity(0)), "ok": ok, "each": suites}
+
+
 def main() -> int:
     """See the module."""
-    if len(sys.argv) < 3 or sys.argv[1] not in ("builds", "fast"):
+    if len(sys.argv) < 3 or sys.argv[1] not in ("builds", "fast", "archives"):
         sys.stderr.write(f"{__doc__}\n")
         return 2
-    result = builds() if sys.argv[1] == "builds" else fast(int(sys.argv[3]) if len(sys.argv) > 3 else 17)
+    if sys.argv[1] == "archives":
+        result = archives(Path(sys.argv[3]))
+    else:
+        result = builds() if sys.argv[1] == "builds" else fast(int(sys.argv[3]) if len(sys.argv) > 3 else 17)
     Path(sys.argv[2]).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print({name: value for name, value in result.items() if name != "each"})
     return 0 if result["ok"] else 1

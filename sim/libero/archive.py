@@ -1,7 +1,7 @@
 """A suite in one file: compiled scenes, goals, initial states and names, for machines without robosuite and assets.
 
-A zip file. `suite.json` holds what is not large; `chunks/` the compiled models in pieces that tasks share, since most
-of a model is meshes and textures that a suite's tasks have in common; `states/` the initial states.
+A zip file. `suite.json` holds what is not large; `meshes/`, `pictures/` and `between/` the parts of the compiled models
+(`sim.libero.model_parts`), each once, since a suite's tasks have most of them in common; `states/` the initial states.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,20 +28,23 @@ from sim.contract import EnvironmentRequestError, Split
 from sim.core.robosuite_control import ArmMemory
 from sim.core.stepping import SteppingMode
 from sim.libero.definition import SceneDefinition, SceneState
+from sim.libero.mesh_fields import mesh_from_bytes, mesh_to_bytes
+from sim.libero.model_parts import (
+    ModelParts,
+    Picture,
+    picture_from_bytes,
+    picture_to_bytes,
+    put_together,
+    take_apart,
+)
 from sim.libero.scene import LiberoScene
 from sim.libero.shared_model import SharedModel
 from sim.libero.source import InstalledSource
 from sim.libero.tasks import NUM_INIT_STATES, LiberoTask, check_suite_name
 
-FORMAT = 2
+FORMAT = 3
 SUFFIX = ".libero"
 SPLITS: tuple[Split, ...] = get_args(Split)
-
-CHUNK_BITS = 16
-"""A chunk ends, on average, every 2^16 bytes."""
-
-SMALLEST_CHUNK, LARGEST_CHUNK = 1 << 14, 1 << 20
-"""Bytes."""
 
 COMPRESSION = "zstd"
 LEVEL = 15
@@ -62,7 +66,7 @@ def pack(suite: str, path: Path, on_task: Callable[[int, int], None] = lambda do
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(partial, "w") as archive:
-            tasks = []
+            parts, tasks = PartsWriter(archive), []
             for task in source.tasks:
                 simulation = source.open(task.index, "exact")
                 scene = simulation.scene
@@ -72,7 +76,7 @@ def pack(suite: str, path: Path, on_task: Callable[[int, int], None] = lambda do
                         "instruction": task.instruction,
                         "init_states_sha256": task.init_states_sha256,
                         "definition": scene.definition.as_json(),
-                        "chunks": _write_model(archive, scene.model),
+                        "parts": parts.write(scene.model),
                     }
                 )
                 states = [simulation.state(split, index) for split in SPLITS for index in range(NUM_INIT_STATES)]
@@ -85,7 +89,7 @@ def pack(suite: str, path: Path, on_task: Callable[[int, int], None] = lambda do
                 "assets": dict(source.assets),
                 "tasks": tasks,
             }
-            archive.writestr("suite.json", json.dumps(document))
+            archive.writestr("suite.json", json.dumps(document), zipfile.ZIP_DEFLATED)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -141,8 +145,8 @@ class ArchiveSource:
     def _load(self, task_id: int) -> LoadedTask:
         with self._opened() as archive:
             entry = self._entries[task_id]
-            pieces = [_decompressed(archive.read(f"chunks/{chunk}")) for chunk in entry["chunks"]]
-            model = mujoco.MjModel.from_binary_path("scene.mjb", {"scene.mjb": b"".join(pieces)})
+            content = put_together(_read_parts(archive, entry["parts"]))
+            model = mujoco.MjModel.from_binary_path("scene.mjb", {"scene.mjb": content})
             definition = SceneDefinition.from_json(entry["definition"])
             states = _states_from_bytes(archive.read(f"states/{task_id}.npz"))
         return LoadedTask(SharedModel(model, definition.fixture_bodies), definition, states)
@@ -173,47 +177,46 @@ class ArchivedSimulation:
         self.scene.restore(states[SPLITS.index(split) * (len(states) // len(SPLITS)) + index])
 
 
-def chunk_ends(content: NDArray[np.uint8]) -> list[int]:
-    """Where to cut content so that equal stretches, wherever they begin, are cut alike; the last is its length.
+class PartsWriter:
+    """Adds models to an archive, every part once."""
 
-    A cut is where a rolling hash of the 32 bytes before it has `CHUNK_BITS` zeros (Muthitacharoen et al., "A
-    low-bandwidth network file system", 2001), with bounds on the distance between cuts.
-    """
-    table = np.random.default_rng(0).integers(0, 1 << 32, 256, dtype=np.uint32)
-    hashes = table[content]
-    for width in (1, 2, 4, 8, 16):  # hash of 2 w bytes = hash of the last w + (hash of the w before) shifted by w bits
-        doubled = hashes.copy()
-        doubled[width:] += hashes[:-width] << np.uint32(width)
-        hashes = doubled
-    ends, last = [], 0
-    for candidate in (np.flatnonzero(hashes >> np.uint32(32 - CHUNK_BITS) == 0) + 1).tolist():
-        while candidate - last > LARGEST_CHUNK:
-            last += LARGEST_CHUNK
-            ends.append(last)
-        if candidate - last >= SMALLEST_CHUNK:
-            last = candidate
-            ends.append(last)
-    while len(content) - last > LARGEST_CHUNK:
-        last += LARGEST_CHUNK
-        ends.append(last)
-    return [*ends, len(content)] if last < len(content) else ends
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive, self._present = archive, set[str]()
+
+    def write(self, model: mujoco.MjModel) -> dict[str, Any]:
+        """Add what the archive does not hold yet of a model; returns the names of all its parts, in order."""
+        parts = take_apart(model)
+        return {
+            "between": [self._compress("between", content) for content in parts.between],
+            "meshes": [self._compress("meshes", mesh_to_bytes(mesh)) for mesh in parts.meshes],
+            "corrections": {field: self._compress("between", change) for field, change in parts.corrections.items()},
+            "pictures": [self._picture(picture) for picture in parts.pictures],
+        }
+
+    def _compress(self, folder: str, part: bytes) -> str:
+        return self._add(f"{folder}/{hashlib.sha256(part).hexdigest()}", lambda: _compressed(part))
+
+    def _picture(self, picture: Picture) -> str:
+        height, width, _ = picture.shape  # those of one colour may differ in nothing else
+        name = f"pictures/{height}x{width}-{hashlib.sha256(picture.tobytes()).hexdigest()}"
+        return self._add(name, lambda: picture_to_bytes(picture))
+
+    def _add(self, name: str, encode: Callable[[], bytes]) -> str:
+        if name not in self._present:
+            self._archive.writestr(name, encode())
+            self._present.add(name)
+        return name
 
 
-def _write_model(archive: zipfile.ZipFile, model: mujoco.MjModel) -> list[str]:
-    """Add what the archive does not hold yet of a model; returns the names of all its chunks, in order."""
-    content = np.empty(mujoco.mj_sizeModel(model), dtype=np.uint8)
-    mujoco.mj_saveModel(model, None, content)
-    present = set(archive.namelist())
-    names, start = [], 0
-    for end in chunk_ends(content):
-        piece = content[start:end].tobytes()
-        name = hashlib.sha256(piece).hexdigest()
-        if f"chunks/{name}" not in present:
-            archive.writestr(f"chunks/{name}", _compressed(piece))
-            present.add(f"chunks/{name}")
-        names.append(name)
-        start = end
-    return names
+def _read_parts(archive: zipfile.ZipFile, names: Mapping[str, Any]) -> ModelParts:
+    encoded = {name: archive.read(name) for name in names["pictures"]}
+    with ThreadPoolExecutor() as pool:  # OpenCV decodes without the interpreter's lock
+        pictures = pool.map(picture_from_bytes, encoded.values())
+        between = [_decompressed(archive.read(name)) for name in names["between"]]
+        meshes = [mesh_from_bytes(_decompressed(archive.read(name))) for name in names["meshes"]]
+        corrections = {field: _decompressed(archive.read(name)) for field, name in names["corrections"].items()}
+        decoded = dict(zip(encoded, pictures, strict=True))
+    return ModelParts(between, meshes, corrections, [decoded[name] for name in names["pictures"]])
 
 
 def _compressed(piece: bytes) -> bytes:
@@ -235,13 +238,25 @@ def _states_to_bytes(states: list[SceneState]) -> bytes:
         **{f"arm_{name}": [getattr(state.arm, name) for state in states] for name in ArmMemory.__annotations__},
     }
     stream = BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **{name: np.array(values) for name, values in columns.items()})
+    planes = {name: _state_planes(np.array(values)) for name, values in columns.items()}
+    np.savez_compressed(stream, allow_pickle=False, **planes)
     return stream.getvalue()
+
+
+def _state_planes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """[states, ...] numbers as bytes [bytes of a number, ..., states], a tenth smaller when compressed."""
+    last = np.ascontiguousarray(np.moveaxis(values, 0, -1))
+    return np.moveaxis(last[..., np.newaxis].view(np.uint8), -1, 0)
+
+
+def _from_state_planes(planes: NDArray[np.uint8]) -> NDArray[np.floating]:
+    last = np.ascontiguousarray(np.moveaxis(planes, 0, -1)).view(f"<f{len(planes)}")[..., 0]
+    return np.ascontiguousarray(np.moveaxis(last, -1, 0))
 
 
 def _states_from_bytes(content: bytes) -> list[SceneState]:
     with np.load(BytesIO(content), allow_pickle=False) as stored:
-        columns = {name: stored[name] for name in stored.files}
+        columns = {name: _from_state_planes(stored[name]) for name in stored.files}
     return [
         SceneState(
             physics=columns["physics"][row],
