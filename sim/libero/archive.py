@@ -56,7 +56,7 @@ def archive_path(folder: Path, suite: str) -> Path:
 
 
 def pack(suite: str, path: Path, on_task: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Build every task of a suite and write its archive, atomically; a minute or more for ten tasks.
+    """Build every task of a suite and write its archive, atomically; minutes for ten tasks.
 
     Raises `EnvironmentRequestError` when the suite is unknown or LIBERO cannot build it.
     """
@@ -244,7 +244,7 @@ def _states_to_bytes(states: list[SceneState]) -> bytes:
 
 
 def _state_planes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """[states, ...] numbers as bytes [bytes of a number, ..., states], a tenth smaller when compressed."""
+    """[states, ...] numbers as bytes [bytes of a number, ..., states], a fifth smaller when compressed."""
     last = np.ascontiguousarray(np.moveaxis(values, 0, -1))
     return np.moveaxis(last[..., np.newaxis].view(np.uint8), -1, 0)
 
