@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from sim.libero.model_parts import (
     picture_from_bytes,
     picture_to_bytes,
     put_together,
+    saved,
     take_apart,
 )
 from sim.libero.scene import LiberoScene
@@ -76,6 +78,7 @@ def pack(suite: str, path: Path, on_task: Callable[[int, int], None] = lambda do
                         "instruction": task.instruction,
                         "init_states_sha256": task.init_states_sha256,
                         "definition": scene.definition.as_json(),
+                        "crc32": zlib.crc32(saved(scene.model)),
                         "parts": parts.write(scene.model),
                     }
                 )
@@ -146,6 +149,8 @@ class ArchiveSource:
         with self._opened() as archive:
             entry = self._entries[task_id]
             content = put_together(_read_parts(archive, entry["parts"]))
+            if zlib.crc32(content) != entry["crc32"]:  # part of a model is computed again here
+                raise ValueError(f"the model of task {task_id} is not the one that was packed")
             model = mujoco.MjModel.from_binary_path("scene.mjb", {"scene.mjb": content})
             definition = SceneDefinition.from_json(entry["definition"])
             states = _states_from_bytes(archive.read(f"states/{task_id}.npz"))

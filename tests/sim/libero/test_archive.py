@@ -162,6 +162,15 @@ def test_damage_to_one_part_is_named(packed: Path, tmp_path: Path, folder: str) 
 
 
 @pytest.mark.libero
+def test_a_model_that_is_put_together_differently_is_refused(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of it are computed again, perhaps on another processor and by another library."""
+    content = archive.put_together
+    monkeypatch.setattr(archive, "put_together", lambda parts: content(parts)[:-1] + b"x")
+    with pytest.raises(EnvironmentRequestError, match="the model of task 0 is not the one that was packed"):
+        ArchiveSource(archive_path(packed, "libero_spatial"), "libero_spatial").open(0, "exact")
+
+
+@pytest.mark.libero
 def test_an_archive_of_another_suite_or_mujoco_is_refused(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = archive_path(packed, "libero_spatial")
     with pytest.raises(EnvironmentRequestError, match=r"of libero_spatial, not format 3 of libero_goal"):
