@@ -16,14 +16,20 @@ from rich.table import Table
 from sim.contract import Split, Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from sim.suites import get_suite
-from vla.audit.embeddings import CONTROLS, ProprioceptionEmbedding, TimeEmbedding
+from vla.audit.embeddings import CONTROLS, TimeEmbedding
 from vla.audit.measures import Estimate
 from vla.audit.rollouts import SCRIPTED, AuditRollout, Kind, RolloutMaker, from_policy, make_rollouts
 from vla.audit.scoring import MEASURES, MODES, Row, recommend, score
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, load_policy
-from vla.rl.embeddings import FrameEmbedding, PolicyEmbedding, RolloutEmbedding, rollout_clip
+from vla.rl.embeddings import (
+    FrameEmbedding,
+    PolicyEmbedding,
+    ProprioceptionEmbedding,
+    RolloutEmbedding,
+    rollout_clip,
+)
 from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.training.devices import available_cpus, resolve_device, set_threads
 from vla.training.files import write_json

@@ -18,6 +18,7 @@ from vla.audit import measures
 from vla.audit.embeddings import CONTROLS as CONTROL_EMBEDDINGS
 from vla.audit.measures import Estimate, Vector
 from vla.audit.rollouts import CONTROLS, AuditRollout
+from vla.rl.embedding_queue import EMBEDDING_BATCH
 from vla.rl.embeddings import RolloutEmbedding
 from vla.rl.reward_modes import calibrated_rewards, siirl_rewards
 from vla.rl.srpo_reward import srpo_rewards
@@ -35,9 +36,6 @@ MODES: dict[str, RewardMode] = {
     "siirl": lambda moving, still, successes, tasks: siirl_rewards(moving, successes, tasks),
     "calibrated": calibrated_rewards,
 }
-
-EMBEDDING_BATCH = 32
-"""Rollouts embedded together."""
 
 MEASURES: dict[str, str] = {
     "rank": "Spearman's correlation of reward and true progress among failures; 0 is chance",

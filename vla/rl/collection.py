@@ -18,6 +18,7 @@ from vla.rl.batch import Batch, Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
 from vla.rl.credit import Judges, set_advantages
 from vla.rl.demonstration_starts import Lead, with_demonstration_starts
+from vla.rl.embedding_queue import EmbeddingQueue
 from vla.rl.reward_modes import paid_without_success
 from vla.rl.rewards import RewardModel, Scores
 from vla.rl.rollout import RolloutRequest, collect_rollouts
@@ -25,9 +26,6 @@ from vla.rl.sampler import GroupRequest, Start, choose_groups
 
 MINIMUM_SPREAD = 1e-4
 """Rewards of a group that differ by less count as equal: such a group teaches nothing."""
-
-EMBEDDING_BATCH = 32
-"""Rollouts embedded together."""
 
 FRAME_BUDGET = 1 << 30
 """Bytes of rendered frames that may be in memory together; what the update keeps is at the network's resolution."""
@@ -46,6 +44,7 @@ def collect_batch(
     success_rates: Mapping[Start, float] | None = None,
     leads: Sequence[Lead] = (),
     judges: Judges | None = None,
+    embed_beside: bool = False,
 ) -> Batch:
     """Roll out groups until `groups_per_iteration` of them have different rewards, or a limit is reached.
 
@@ -56,6 +55,8 @@ def collect_batch(
 
     With a critic among the `judges` every group teaches, since it tells decisions apart where rewards are equal; none
     is replaced.
+
+    With `embed_beside` rollouts are embedded while others are played; see `EmbeddingQueue`.
     """
     judges = judges or Judges()
     batch = Batch()
@@ -69,7 +70,7 @@ def collect_batch(
         requests = next_groups(init_states, missing, algo, seed, iteration, rounds, starts, success_rates or {}, leads)
         if not requests:
             break
-        roll_out(policy, pool, suite, reward, requests, batch, algo, seconds)
+        roll_out(policy, pool, suite, reward, requests, batch, algo, seconds, embed_beside)
         starts.update(request.start for request in requests)
         started = time.perf_counter()
         scores = reward.score(np.stack(batch.embeddings), batch.successes, compared_with(batch, algo))
@@ -146,6 +147,7 @@ def roll_out(
     batch: Batch,
     algo: AlgoConfig,
     seconds: dict[str, float],
+    embed_beside: bool,
 ) -> None:
     """Roll out groups and append them to the batch; frames are dropped as soon as a rollout is embedded."""
     wanted = [
@@ -154,27 +156,17 @@ def roll_out(
         for seed in group.seeds
     ]
     rollouts: dict[int, Rollout] = {}
-    embeddings: dict[int, NDArray[np.float32]] = {}
-    waiting: list[tuple[int, Episode]] = []
+    started = time.perf_counter()
+    with EmbeddingQueue(reward, beside=embed_beside) as queue:
 
-    def embed() -> None:
-        started = time.perf_counter()
-        if waiting:
-            rows = reward.embed([episode for _, episode in waiting])
-            embeddings.update((index, row) for (index, _), row in zip(waiting, rows, strict=True))
-            waiting.clear()
-        seconds["encode"] += time.perf_counter() - started
+        def finished(index: int, episode: Episode) -> None:
+            rollouts[index] = Rollout.from_episode(episode, policy)
+            queue.add(index, episode)
 
-    def finished(index: int, episode: Episode) -> None:
-        rollouts[index] = Rollout.from_episode(episode, policy)
-        waiting.append((index, episode))
-        if len(waiting) == EMBEDDING_BATCH:
-            embed()
-
-    started, encoded = time.perf_counter(), seconds["encode"]
-    play_episodes(policy, pool, suite, wanted, algo, finished)
-    embed()
-    seconds["rollout"] += time.perf_counter() - started - (seconds["encode"] - encoded)
+        play_episodes(policy, pool, suite, wanted, algo, finished)
+        embeddings = queue.results()
+    seconds["encode"] += queue.seconds
+    seconds["rollout"] += time.perf_counter() - started - queue.seconds
     first_group = batch.groups[-1] + 1 if batch.groups else 0
     for index, item in enumerate(wanted):
         rollouts[index].lead_steps = len(item.request.lead)

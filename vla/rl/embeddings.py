@@ -79,6 +79,25 @@ class PolicyEmbedding:
         return np.stack([np.concatenate([row.mean(axis=0), row[-LAST_MOMENTS:].mean(axis=0)]) for row in rows])
 
 
+class ProprioceptionEmbedding:
+    """The robot's own state at evenly spaced moments, side by side: where the arm went, and nothing of the scene."""
+
+    def __init__(self, moments: int) -> None:
+        self._moments = moments
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, 8 * moments]"""
+        return np.stack([self._states(episode).ravel() for episode in episodes])
+
+    def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """The first state, held."""
+        return np.stack([np.tile(episode.states[0], self._moments) for episode in episodes])
+
+    def _states(self, episode: Episode) -> NDArray[np.float32]:
+        states: NDArray[np.float32] = episode.states[sample_frames(len(episode.states), self._moments)]
+        return states
+
+
 def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:
     """The third-person frames [T, H, W, 3] of one rollout that an encoder sees, 2 <= T <= max_frames, in an own array.
 

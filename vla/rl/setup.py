@@ -16,7 +16,7 @@ from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
 from vla.rl.critic import Critic
-from vla.rl.embeddings import FrameEmbedding, PolicyEmbedding, RolloutEmbedding
+from vla.rl.embeddings import FrameEmbedding, PolicyEmbedding, ProprioceptionEmbedding, RolloutEmbedding
 from vla.rl.encoder import demonstration_rollouts, train_encoder
 from vla.rl.implicit_reward import FOLDER as IMPLICIT_FOLDER
 from vla.rl.implicit_reward import ImplicitReward
@@ -182,23 +182,28 @@ def make_reward(
     if algo.reward == "binary":
         return BinaryReward()
     demonstrations = demonstration_rollouts(config, tasks, state.policy.spec.execute_steps)
-    embedding: RolloutEmbedding
-    if config.encoder == "policy":
-        if fresh:
-            state.policy.save_pretrained(folder)
-        frozen = load_policy(str(folder), config.device)
-        frozen.set_precision(config.precision)
-        frozen.eval()
-        embedding = PolicyEmbedding(frozen, algo.reward_frames, shares_vision=algo.freeze_vision)
-    else:
-        from world_models.encoders import load_encoder
-
-        if config.encoder == "jepa" and fresh:
-            train_encoder(config, state.policy, pool, suite, tasks, state.progress, folder, demonstrations, log)
-        encoder = load_encoder(str(folder) if config.encoder == "jepa" else config.encoder, config.device)
-        embedding = FrameEmbedding(encoder, algo.reward_frames)
+    if config.encoder == "jepa" and fresh:
+        train_encoder(config, state.policy, pool, suite, tasks, state.progress, folder, demonstrations, log)
+    if config.encoder == "policy" and fresh:
+        state.policy.save_pretrained(folder)
+    embedding = _open_embedding(config, str(folder), load_policy)
     if algo.reward == "siirl":
         return SiirlReward(embedding, bank=state.bank)
     if algo.reward == "calibrated":
         return CalibratedReward(embedding, algo.alpha, demonstrations, state.bank)
     return SrpoReward(embedding, algo.alpha, algo.metric, demonstrations, state.bank)
+
+
+def _open_embedding(config: TrainConfig, own: str, load_policy: PolicyLoader) -> RolloutEmbedding:
+    """What `config.encoder` names; `own` is the folder of what the run made for itself."""
+    frames = config.algo.reward_frames
+    if config.encoder == "proprioception":
+        return ProprioceptionEmbedding(frames)
+    if config.encoder == "policy":
+        frozen = load_policy(own, config.device)
+        frozen.set_precision(config.precision)
+        frozen.eval()
+        return PolicyEmbedding(frozen, frames, shares_vision=config.algo.freeze_vision)
+    from world_models.encoders import load_encoder
+
+    return FrameEmbedding(load_encoder(own if config.encoder == "jepa" else config.encoder, config.device), frames)

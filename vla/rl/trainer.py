@@ -172,6 +172,7 @@ class Trainer:
                 success_rates=self._success_rates,
                 leads=self._leads,
                 judges=Judges(state.critic, state.implicit, self.reference, state.averaged),
+                embed_beside=config.device.startswith("cuda"),
             )
         generator = stream_generator("samples", config.seed, iteration)
         samples, replayed = self._samples(batch, generator)

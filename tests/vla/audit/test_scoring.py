@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from vla.audit.command import RewardBenchConfig, bench_reward
-from vla.audit.embeddings import ProprioceptionEmbedding, TimeEmbedding
+from vla.audit.embeddings import TimeEmbedding
 from vla.audit.rollouts import AuditRollout, Kind
 from vla.audit.scoring import MEASURES, MODES, Row, choose_references, recommend, score
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.rl.embeddings import FrameEmbedding, RolloutEmbedding
+from vla.rl.embeddings import FrameEmbedding, ProprioceptionEmbedding, RolloutEmbedding
 from world_models.encoders import load_encoder
 
 

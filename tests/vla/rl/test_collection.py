@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.fakes import HORIZON, FakeSuite
 from tests.vla.rl.helpers import TrainableFakePolicy, load_fake_policy
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.rl import collection
+from vla.rl import collection, embedding_queue
 from vla.rl.batch import Batch
 from vla.rl.collection import collect_batch
 from vla.rl.config import AlgoConfig
@@ -36,10 +37,22 @@ class FinalFrame:
         return np.array([clip[-1].reshape(4, -1).mean(axis=1) for clip in clips], dtype=np.float32)
 
 
-def collect(policy: TrainableFakePolicy, model: RewardModel, tasks: dict[int, int], **algo: Any) -> Batch:
+def collect(
+    policy: TrainableFakePolicy, model: RewardModel, tasks: dict[int, int], embed_beside: bool = False, **algo: Any
+) -> Batch:
     settings = {"group_size": 4, "groups_per_iteration": 6, "reward": "binary", "temperature": 1.0} | algo
     with EnvironmentPool("fake", 8, 0, factory="tests.fakes:get_suite") as pool:
-        return collect_batch(policy, pool, FakeSuite(), model, tasks, AlgoConfig(**settings), seed=0, iteration=0)
+        return collect_batch(
+            policy,
+            pool,
+            FakeSuite(),
+            model,
+            tasks,
+            AlgoConfig(**settings),
+            seed=0,
+            iteration=0,
+            embed_beside=embed_beside,
+        )
 
 
 def test_groups_share_a_start_and_every_rollout_differs():
@@ -149,7 +162,7 @@ def test_playing_in_portions_changes_nothing(monkeypatch):
     policy = load_fake_policy("weak", "cpu")
     whole = collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
     monkeypatch.setattr(collection, "FRAME_BUDGET", 1)
-    monkeypatch.setattr(collection, "EMBEDDING_BATCH", 3)
+    monkeypatch.setattr(embedding_queue, "EMBEDDING_BATCH", 3)
     parts = collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
     assert [rollout.record for rollout in parts.rollouts] == [rollout.record for rollout in whole.rollouts]
     assert parts.rewards == pytest.approx(whole.rewards, abs=1e-6)
@@ -290,8 +303,28 @@ def test_an_encoder_that_fails_ends_the_iteration_instead_of_paying_nothing():
         def encode(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
             raise WorldModelError("weights are damaged")
 
-    with pytest.raises(WorldModelError, match="weights are damaged"):
-        collect(load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(Broken())), {0: 20}, reward="srpo")
+    for beside in (False, True):
+        with pytest.raises(WorldModelError, match="weights are damaged"):
+            collect(load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(Broken())), {0: 20}, beside)
+
+
+def test_embedding_beside_the_rollouts_changes_nothing():
+    seen: list[str] = []
+
+    class Noting(FinalFrame):
+        def encode(self, clips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+            seen.append(threading.current_thread().name)
+            return super().encode(clips)
+
+    policy, model = load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(Noting()))
+    at_once = collect(policy, model, {0: 20}, groups_per_iteration=10)
+    assert set(seen) == {threading.current_thread().name}
+    del seen[:]
+    beside = collect(policy, model, {0: 20}, embed_beside=True, groups_per_iteration=10)
+    assert len(seen) > 1 and all(name.startswith("embedding") for name in seen)
+    np.testing.assert_array_equal(np.stack(beside.embeddings), np.stack(at_once.embeddings))
+    np.testing.assert_array_equal(beside.rewards, at_once.rewards)
+    assert [rollout.record for rollout in beside.rollouts] == [rollout.record for rollout in at_once.rollouts]
 
 
 def test_a_batch_holds_rollouts_of_its_own_policy_only():
