@@ -15,6 +15,7 @@ __all__ = [
     "nice_ticks",
     "number",
     "percent",
+    "share_bar",
     "sparkline",
 ]
 
@@ -111,6 +112,17 @@ def dumbbell(before: float, after: float, width: int = 200, height: int = 20) ->
         f'<circle class="mark accent" cx="{x(after):.1f}" cy="{middle}" r="5"/>',
     ]
     return _svg(width, height, parts, f"from {percent(before)} to {percent(after)}")
+
+
+def share_bar(share: float, width: int = 200, height: int = 20) -> str:
+    """A share of a whole as a bar."""
+    middle, pad = height / 2, 6.0
+    end = pad + share * (width - 2 * pad)
+    parts = [
+        f'<line class="track" x1="{pad:.1f}" x2="{width - pad:.1f}" y1="{middle}" y2="{middle}"/>',
+        f'<line class="interval accent" x1="{pad:.1f}" x2="{end:.1f}" y1="{middle}" y2="{middle}"/>',
+    ]
+    return _svg(width, height, parts, percent(share))
 
 
 def sparkline(steps: Sequence[int], values: Sequence[float], width: int = 250, height: int = 84) -> str:

@@ -13,7 +13,16 @@ from typing import Any
 
 import yaml
 
-from vla.evaluation.charts import CurvePoint, dumbbell, interval_bar, learning_curve, number, percent, sparkline
+from vla.evaluation.charts import (
+    CurvePoint,
+    dumbbell,
+    interval_bar,
+    learning_curve,
+    number,
+    percent,
+    share_bar,
+    sparkline,
+)
 from vla.evaluation.report_data import Arm, RunData, Series, arm_name, load_run
 from vla.evaluation.results import TaskResult
 from vla.evaluation.videos import Video
@@ -48,7 +57,8 @@ def write_report(run: Path) -> Path:
 def render_report(data: RunData) -> str:
     """The page as text."""
     template = Template(resources.files("vla.evaluation").joinpath("report_template.html").read_text(encoding="utf-8"))
-    sections = [_headline(data), _curve(data), _tasks(data), _films(data), _telemetry(data), _settings(data)]
+    sections = [_headline(data), _curve(data), _tasks(data), _films(data), _telemetry(data), _profile(data)]
+    sections.append(_settings(data))
     return template.substitute(
         title=escape(_title(data)),
         lead=escape(_lead(data)),
@@ -235,6 +245,24 @@ def _telemetry(data: RunData) -> str:
     return (
         '<section><h2>Training</h2><p class="note">What the trainer recorded, by iteration; the number is the last.</p>'
         f'<div class="multiples">{charts}</div>{more}</section>'
+    )
+
+
+def _profile(data: RunData) -> str:
+    total = sum(part.seconds for part in data.profile)
+    if total <= 0:
+        return ""
+    rows = "".join(
+        f'<tr><td>{escape(part.name)}</td><td class="n">{number(part.seconds / part.times)} s</td>'
+        f'<td class="n">{part.seconds / 60:.1f} min</td><td class="n">{percent(part.seconds / total)}</td>'
+        f'<td class="plot">{share_bar(part.seconds / total)}</td></tr>'
+        for part in data.profile
+    )
+    return (
+        '<section><h2>Where the time went</h2><p class="note">Of iterations and evaluations; preparations before the '
+        'first iteration are left out.</p><div class="card scroll"><table><thead><tr><th></th><th class="n">Each time'
+        '</th><th class="n">In all</th><th class="n">Share</th><th></th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
     )
 
 

@@ -50,6 +50,27 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a run's time."""
+
+    name: str
+    seconds: float
+    """In all."""
+    times: int
+    """How often it was done."""
+
+
+PARTS = {
+    "time/rollout_seconds": "Rollouts",
+    "time/encode_seconds": "Reward: encoding rollouts",
+    "time/score_seconds": "Reward: scoring",
+    "time/update_seconds": "Update",
+    "time/evaluation_seconds": "Evaluation",
+}
+"""Metrics that hold seconds of a part. What an iteration took beside the first four is "Other"."""
+
+
+@dataclass(frozen=True)
 class RunData:
     """Everything the report needs."""
 
@@ -61,6 +82,8 @@ class RunData:
     curve: list[dict[str, Any]]
     """Metric lines that hold an evaluation, by step."""
     telemetry: list[Series]
+    profile: list[Part]
+    """Where the time of training went; empty for a run that trained nothing."""
     first_tasks: list[TaskResult]
     last_tasks: list[TaskResult]
     """Empty when the run evaluated one policy only."""
@@ -95,6 +118,7 @@ def load_run(path: Path) -> RunData:
         arms=_arms(summary, curve, first),
         curve=curve,
         telemetry=_telemetry(metrics),
+        profile=profile(metrics),
         first_tasks=tabulate(first),
         last_tasks=tabulate(last),
         difference=_difference(first, last),
@@ -163,12 +187,24 @@ def _difference(first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, 
     return compare(first, last) if first and last else None
 
 
+def profile(metrics: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """Seconds of each of `PARTS` over a run's metric lines, and of what is left of its iterations."""
+    iterations = [line for line in metrics if "time/iteration_seconds" in line]
+    if not iterations:
+        return []
+    found = {key: [float(line[key]) for line in metrics if line.get(key) is not None] for key in PARTS}
+    parts = [Part(PARTS[key], sum(values), len(values)) for key, values in found.items() if values]
+    inside = sum(sum(values) for key, values in found.items() if key != "time/evaluation_seconds")
+    other = sum(float(line["time/iteration_seconds"]) for line in iterations) - inside
+    return [*parts, Part("Other", max(other, 0.0), len(iterations))]
+
+
 def _telemetry(metrics: Sequence[Mapping[str, Any]]) -> list[Series]:
     """Every other metric that has more than one value, in the order in which the run first wrote them."""
     columns: dict[str, Series] = {}
     for line in metrics:
         for key, value in line.items():
-            if key == "step" or key.startswith("eval/") or not isinstance(value, int | float):
+            if key == "step" or key in PARTS or key.startswith("eval/") or not isinstance(value, int | float):
                 continue
             series = columns.setdefault(key, Series(key, [], []))
             series.steps.append(int(line["step"]))

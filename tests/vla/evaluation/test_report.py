@@ -17,7 +17,7 @@ from vla.errors import ReflexError
 from vla.evaluation.charts import CurvePoint, learning_curve, nice_ticks, number, percent, sparkline
 from vla.evaluation.commands import report_command
 from vla.evaluation.report import write_report
-from vla.evaluation.report_data import load_run, order_phases
+from vla.evaluation.report_data import load_run, order_phases, profile
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.videos import find_videos, side_by_side, write_videos
 from vla.training.run_folder import RunFolder
@@ -231,3 +231,32 @@ def test_sparklines_stay_inside_their_box(values: list[float]) -> None:
 def test_numbers_read_well() -> None:
     assert [percent(value) for value in (0, 0.5, 0.8754, 1)] == ["0 %", "50 %", "87.5 %", "100 %"]
     assert [number(value) for value in (11520, 0.00149412, 6, -2.5)] == ["11,520", "0.001494", "6", "-2.5"]
+
+
+def test_the_time_of_a_run_is_split_into_its_parts() -> None:
+    """Two iterations of 10 s and 6 s, of which 9 s and 5 s are accounted for, and an evaluation."""
+    line = {"time/rollout_seconds": 5.0, "time/encode_seconds": 1.0, "time/score_seconds": 0.5}
+    metrics: list[dict[str, float]] = [
+        {"step": 0, "time/evaluation_seconds": 4.0},
+        {"step": 1, **line, "time/update_seconds": 2.5, "time/iteration_seconds": 10.0},
+        {"step": 2, **line, "time/rollout_seconds": 2.0, "time/update_seconds": 1.5, "time/iteration_seconds": 6.0},
+    ]
+    parts = {part.name: (part.seconds, part.times) for part in profile(metrics)}
+    assert parts == {
+        "Rollouts": (7.0, 2),
+        "Reward: encoding rollouts": (2.0, 2),
+        "Reward: scoring": (1.0, 2),
+        "Update": (4.0, 2),
+        "Evaluation": (4.0, 1),
+        "Other": (2.0, 2),
+    }
+    assert profile([{"step": 0, "time/evaluation_seconds": 4.0}]) == []
+
+
+def test_the_page_shows_where_the_time_went(trained: Path) -> None:
+    with RunFolder(trained, resume=True) as run:
+        run.append_metrics(
+            3, {"time/rollout_seconds": 90.0, "time/update_seconds": 30.0, "time/iteration_seconds": 120.0}
+        )
+    shown = " ".join(Page(write_report(trained).read_text(encoding="utf-8")).text.split())
+    assert re.search(r"Where the time went.*Rollouts\s*90 s\s*1.5 min\s*75 %.*Update\s*30 s\s*0.5 min\s*25 %", shown)
