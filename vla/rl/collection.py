@@ -77,7 +77,7 @@ def collect_batch(
         if algo.pay_failures == "without_success":
             scores = replace(scores, rewards=paid_without_success(scores.rewards, batch.successes, batch.groups))
         seconds["score"] += time.perf_counter() - started
-        kept = sum(spread >= MINIMUM_SPREAD for spread in group_spread(scores.rewards, batch.groups).values())
+        kept = _wanted_groups(batch, scores.rewards, algo)
         if judges.critic is None:
             _release(batch, scores.rewards, reward.compares_rollouts)
         rounds += 1
@@ -93,6 +93,16 @@ def collect_batch(
         **{f"time/{part}_seconds": spent for part, spent in seconds.items()},
     }
     return batch
+
+
+def _wanted_groups(batch: Batch, rewards: NDArray[np.float32], algo: AlgoConfig) -> int:
+    """How many groups count towards `groups_per_iteration`.
+
+    Those that teach; where failures are paid without a success only, those of successes and failures: the others then
+    come on top of what the same rollouts teach under GRPO.
+    """
+    telling = batch.successes.astype(np.float64) if algo.pay_failures == "without_success" else rewards
+    return sum(spread >= MINIMUM_SPREAD for spread in group_spread(telling, batch.groups).values())
 
 
 def next_groups(

@@ -27,7 +27,8 @@ class AlgoConfig:
     """Distance between embeddings under "srpo": "euclidean" (the paper) or "cosine"."""
     pay_failures: Literal["always", "without_success"] = "always"
     """Which failures get what the reward gives them: all of them (the paper), or those of a group in which no rollout
-    succeeded. Where one did, success tells rollouts apart, and the others get 0 as in GRPO."""
+    succeeded. Where one did, success tells rollouts apart, and the others get 0. Groups without a success then come on
+    top of `groups_per_iteration`: GRPO, and what its replaced groups can teach."""
     reference_scope: Literal["task", "group", "batch"] = "task"
     """Whose successes a failure is compared with, and with whose failures it is ranked: its task's in the batch (the
     paper), its own group's, or all of the batch whatever the task, for comparison."""

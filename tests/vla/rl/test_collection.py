@@ -116,6 +116,18 @@ def test_failures_beside_a_success_can_be_left_unpaid():
     assert (chosen.rewards[~alone] == chosen.successes[~alone]).all()
 
 
+def test_where_only_groups_without_success_are_paid_they_come_on_top_of_what_grpo_learns_from():
+    settings: dict[str, Any] = {"groups_per_iteration": 6, "max_sampling_rounds": 3}
+    policy, model = load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(FinalFrame()))
+    binary = collect(policy, BinaryReward(), {0: 20, 1: 20}, **settings)
+    more = collect(policy, model, {0: 20, 1: 20}, reward="srpo", pay_failures="without_success", **settings)
+    assert [rollout.record for rollout in binary.rollouts] == [rollout.record for rollout in more.rollouts]
+    mixed = np.array([0 < more.successes[np.array(more.groups) == group].mean() < 1 for group in more.groups])
+    assert more.advantages[mixed] == pytest.approx(binary.advantages[mixed])
+    assert more.metrics["groups/kept"] == binary.metrics["groups/kept"] + more.metrics["groups/kept_without_success"]
+    assert more.metrics["groups/kept_without_success"] > 0
+
+
 def test_a_failure_is_compared_with_its_task_its_group_or_everything():
     policy, tasks = load_fake_policy("weak", "cpu"), {0: 20, 1: 20}
     settings: dict[str, Any] = {"reward": "srpo", "groups_per_iteration": 8, "max_sampling_rounds": 1}
