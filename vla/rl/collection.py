@@ -73,9 +73,7 @@ def collect_batch(
         roll_out(policy, pool, suite, reward, requests, batch, algo, seconds, embed_beside)
         starts.update(request.start for request in requests)
         started = time.perf_counter()
-        scores = reward.score(np.stack(batch.embeddings), batch.successes, compared_with(batch, algo))
-        if algo.pay_failures == "without_success":
-            scores = replace(scores, rewards=paid_without_success(scores.rewards, batch.successes, batch.groups))
+        scores = _score(batch, reward, algo)
         seconds["score"] += time.perf_counter() - started
         kept = _wanted_groups(batch, scores.rewards, algo)
         if judges.critic is None:
@@ -93,6 +91,13 @@ def collect_batch(
         **{f"time/{part}_seconds": spent for part, spent in seconds.items()},
     }
     return batch
+
+
+def _score(batch: Batch, reward: RewardModel, algo: AlgoConfig) -> Scores:
+    scores = reward.score(np.stack(batch.embeddings), batch.successes, compared_with(batch, algo))
+    if algo.pay_failures == "always":
+        return scores
+    return replace(scores, rewards=paid_without_success(scores.rewards, batch.successes, batch.groups))
 
 
 def _wanted_groups(batch: Batch, rewards: NDArray[np.float32], algo: AlgoConfig) -> int:
