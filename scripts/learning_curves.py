@@ -29,6 +29,13 @@ ARMS: dict[str, list[str]] = {
     "srpo_policy": ["algo=srpo", "encoder=policy"],
     "srpo_policy_cosine": ["algo=srpo", "encoder=policy", "algo.metric=cosine"],
     "srpo_without_success": ["algo=srpo", "encoder=policy", "algo.metric=cosine", "algo.pay_failures=without_success"],
+    "srpo_stepwise": [
+        "algo=srpo",
+        "encoder=policy",
+        "algo.metric=cosine",
+        "algo.pay_failures=without_success",
+        "algo.step_credit=progress",
+    ],
     "srpo_bank": ["algo=srpo", "algo.success_bank=16"],
     "srpo_calibrated": ["algo=srpo", "algo.reward=calibrated"],
     "srpo_group": ["algo=srpo", "algo.reference_scope=group"],
