@@ -1,7 +1,7 @@
 """Learning curves of several algorithms over seeds, from one start: the comparison behind "which earns its place".
 
     python scripts/learning_curves.py OUTPUT --policy FINE_TUNED --arms grpo srpo --seeds 3 --iterations 40 \
-        [--target 0.9] [-- suite=tabletop algo.groups_per_iteration=40 ...]
+        [--target 0.9] [--finished] [-- suite=tabletop algo.groups_per_iteration=40 ...]
 
 Runs `vla train` once for each arm and seed, one after another, seeds first, so that arms stay paired when the study is
 cut short. A run that was interrupted goes on, a finished one is skipped: the same command continues the study. After
@@ -131,6 +131,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--target", type=float, default=0.9)
+    parser.add_argument("--finished", action="store_true", help="start no run; draw what is finished")
     # argparse gives what follows "--" to the first positional argument that takes any number, however far back it is.
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options = parser.parse_args(sys.argv[1:end], argparse.Namespace(overrides=sys.argv[end + 1 :]))
@@ -138,6 +139,8 @@ def main() -> int:
     output = Path(options.output)
     for seed in range(options.seeds):
         for arm in options.arms:
+            if options.finished and not (output / arm / f"seed_{seed}" / "summary.json").exists():
+                continue
             curves[arm][seed] = curve_of(run(arm, seed, options))
             begun = {name: found for name, found in curves.items() if found}
             summary = json.dumps(summarise(begun, options.target), indent=1)
