@@ -64,8 +64,9 @@ class ImageEncoderConfig:
     """Frames of each clip, spread evenly."""
     size: int = 224
     """Side in pixels of the frames shown, where the network takes any; rounded down to whole patches."""
-    frames_per_batch: int = 64
-    """Frames in one forward pass; bounds the memory."""
+    frames_per_batch: int | None = None
+    """Frames in one forward pass, whole clips; bounds the memory. Null for 64 on CUDA and one clip at a time on a CPU,
+    whose caches larger batches do not fit."""
     dtype: Arithmetic = "auto"
     """Arithmetic; "auto" is bfloat16 on CUDA and float32 elsewhere."""
     compiled: bool = False
@@ -74,7 +75,7 @@ class ImageEncoderConfig:
     def __post_init__(self) -> None:
         """Raises `WorldModelError` for a field out of range."""
         for name in ("frames", "size", "frames_per_batch"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise WorldModelError(f"{name} of an image encoder must be at least 1, not {getattr(self, name)}")
         if self.dtype not in get_args(Arithmetic):
             raise WorldModelError(f"dtype of an image encoder must be auto, float32 or bfloat16, not {self.dtype!r}")
@@ -135,7 +136,8 @@ class ImageEncoder:
 
     def encode(self, clips: Sequence[Clip]) -> NDArray[np.float32]:
         """As `VideoEncoder.encode`. On CUDA (bfloat16) a row may differ in its last bits with the size of its batch."""
-        size = self.config.frames_per_batch // self.config.frames
+        frames = self.config.frames_per_batch or (1 if self.device.type == "cpu" else 64)
+        size = frames // self.config.frames
         return encode_in_batches(self, clips, size, self._forward, filled=self.config.compiled)
 
     @torch.inference_mode()
