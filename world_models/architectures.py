@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedConfig,
     SiglipVisionConfig,
     VJEPA2Config,
+    VJEPA2Model,
 )
 
 from world_models.encoders.base import VideoEncoder
@@ -52,8 +53,6 @@ def random_network(name: str, device: str = "cpu") -> Any:
         raise WorldModelError(f"unknown network {name!r}; known are {', '.join(SETTINGS)}")
     settings = SETTINGS[name]
     settings._attn_implementation = "sdpa"
-    from transformers import VJEPA2Model
-
     model_class: Any = VJEPA2Model if isinstance(settings, VJEPA2Config) else FAMILIES[settings.model_type].model_class
     with torch.device(device):
         return model_class(settings).eval()

@@ -36,7 +36,6 @@ from sim.libero.model_parts import (
     picture_from_bytes,
     picture_to_bytes,
     put_together,
-    saved,
     take_apart,
 )
 from sim.libero.scene import LiberoScene
@@ -78,7 +77,6 @@ def pack(suite: str, path: Path, on_task: Callable[[int, int], None] = lambda do
                         "instruction": task.instruction,
                         "init_states_sha256": task.init_states_sha256,
                         "definition": scene.definition.as_json(),
-                        "crc32": zlib.crc32(saved(scene.model)),
                         "parts": parts.write(scene.model),
                     }
                 )
@@ -148,8 +146,9 @@ class ArchiveSource:
     def _load(self, task_id: int) -> LoadedTask:
         with self._opened() as archive:
             entry = self._entries[task_id]
-            content = put_together(_read_parts(archive, entry["parts"]))
-            if zlib.crc32(content) != entry["crc32"]:  # part of a model is computed again here
+            parts = _read_parts(archive, entry["parts"])
+            content = put_together(parts)
+            if zlib.crc32(content) != parts.crc32:  # part of a model is computed again here
                 raise ValueError(f"the model of task {task_id} is not the one that was packed")
             model = mujoco.MjModel.from_binary_path("scene.mjb", {"scene.mjb": content})
             definition = SceneDefinition.from_json(entry["definition"])
@@ -189,13 +188,14 @@ class PartsWriter:
         self._archive, self._present = archive, set[str]()
 
     def write(self, model: mujoco.MjModel) -> dict[str, Any]:
-        """Add what the archive does not hold yet of a model; returns the names of all its parts, in order."""
+        """Add what the archive does not hold yet of a model; returns the names of its parts, in order."""
         parts = take_apart(model)
         return {
             "between": [self._compress("between", content) for content in parts.between],
             "meshes": [self._compress("meshes", mesh_to_bytes(mesh)) for mesh in parts.meshes],
             "corrections": {field: self._compress("between", change) for field, change in parts.corrections.items()},
             "pictures": [self._picture(picture) for picture in parts.pictures],
+            "crc32": parts.crc32,
         }
 
     def _compress(self, folder: str, part: bytes) -> str:
@@ -221,7 +221,7 @@ def _read_parts(archive: zipfile.ZipFile, names: Mapping[str, Any]) -> ModelPart
         meshes = [mesh_from_bytes(_decompressed(archive.read(name))) for name in names["meshes"]]
         corrections = {field: _decompressed(archive.read(name)) for field, name in names["corrections"].items()}
         decoded = dict(zip(encoded, pictures, strict=True))
-    return ModelParts(between, meshes, corrections, [decoded[name] for name in names["pictures"]])
+    return ModelParts(between, meshes, corrections, [decoded[name] for name in names["pictures"]], names["crc32"])
 
 
 def _compressed(piece: bytes) -> bytes:

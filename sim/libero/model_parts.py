@@ -5,6 +5,7 @@ Put together again they are the same bytes: `take_apart` makes sure of that.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -55,6 +56,8 @@ class ModelParts:
     """Of the fields that are computed from the meshes."""
     pictures: Sequence[Picture]
     """Textures, one after another; six for a cube."""
+    crc32: int
+    """Of the model's bytes."""
 
 
 def take_apart(model: mujoco.MjModel) -> ModelParts:
@@ -75,6 +78,7 @@ def take_apart(model: mujoco.MjModel) -> ModelParts:
         meshes,
         {name: correction(computed, fields[name]) for name, computed in derived_fields(meshes).items()},
         _pictures(model),
+        zlib.crc32(content),
     )
     if put_together(parts) != content:
         raise ValueError("a model's parts do not give its bytes again")

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import SiglipVisionConfig, VJEPA2Config
+from transformers import SiglipVisionConfig
 
+from tests.world_models.networks import tiny_vjepa2
 from vla.bench import main
 from vla.bench_encoders import ON_CUDA, Case, least_cosine, measure
 from world_models import architectures
 from world_models.encoders.load import CHECKPOINTS
 from world_models.errors import WorldModelError
 
-TINY = {"hidden_size": 48, "num_attention_heads": 2, "num_hidden_layers": 2}
-TINY_VIDEO = VJEPA2Config(
-    **TINY, crop_size=32, pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1
+TINY_VIDEO = tiny_vjepa2()
+TINY_IMAGES = SiglipVisionConfig(
+    hidden_size=48, num_attention_heads=2, num_hidden_layers=2, intermediate_size=48, image_size=32
 )
 
 
@@ -37,7 +38,7 @@ def test_every_released_name_has_its_network_and_its_size():
         architectures.random_network("vjepa3")
 
 
-@pytest.mark.parametrize("settings", [TINY_VIDEO, SiglipVisionConfig(**TINY, intermediate_size=48, image_size=32)])
+@pytest.mark.parametrize("settings", [TINY_VIDEO, TINY_IMAGES])
 def test_a_line_says_what_an_encoder_costs(settings: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(architectures.SETTINGS, "vjepa2-vitl", settings)  # type: ignore[arg-type]
     line = measure(Case("vjepa2-vitl", frames=4, clips=3, plain_clips=2), "cpu", repeats=1)

@@ -9,6 +9,7 @@ import torch
 from transformers import VJEPA2Config, VJEPA2Model
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2RopeAttention
 
+from tests.world_models.networks import tiny_vjepa2
 from world_models.encoders.rotary import rotate, rotation_table, tabulate_rotations
 
 CPU = torch.device("cpu")
@@ -55,17 +56,8 @@ def test_in_bfloat16_it_is_closer_to_float32_than_transformers():
 
 
 def test_every_layer_of_a_network_uses_the_table():
-    settings = VJEPA2Config(
-        crop_size=32,
-        hidden_size=48,
-        num_attention_heads=2,
-        num_hidden_layers=3,
-        pred_hidden_size=24,
-        pred_num_attention_heads=2,
-        pred_num_hidden_layers=1,
-    )
     torch.manual_seed(0)
-    encoder = VJEPA2Model(settings).eval().encoder
+    encoder = VJEPA2Model(tiny_vjepa2(num_hidden_layers=3)).eval().encoder
     changed = copy.deepcopy(encoder)
     tabulate_rotations(changed, 16, CPU, torch.float32)
     video = torch.randn((2, 8, 3, 32, 32), generator=torch.Generator().manual_seed(1))

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import VJEPA2Config, VJEPA2Model
+from transformers import VJEPA2Model
 
 from tests.world_models.clips import moving_squares
+from tests.world_models.networks import tiny_vjepa2
 from world_models.bench import encoder_throughput, plain_transformers_loop
 from world_models.encoders import PixelEncoder, load_encoder
 from world_models.encoders.vjepa2 import VJepa2Config, VJepa2Encoder
@@ -19,19 +20,8 @@ from world_models.errors import WorldModelError
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config = VJEPA2Config(
-        crop_size=32,
-        frames_per_clip=8,
-        hidden_size=48,
-        num_attention_heads=2,
-        num_hidden_layers=2,
-        mlp_ratio=2,
-        pred_hidden_size=24,
-        pred_num_attention_heads=2,
-        pred_num_hidden_layers=1,
-    )
     folder = tmp_path_factory.mktemp("models") / "tiny-vjepa2"
-    VJEPA2Model(config).save_pretrained(folder)
+    VJEPA2Model(tiny_vjepa2(frames_per_clip=8, mlp_ratio=2)).save_pretrained(folder)
     return folder
 
 

@@ -45,6 +45,7 @@ def test_a_model_is_put_together_from_its_parts() -> None:
         [mesh_from_bytes(mesh_to_bytes(mesh)) for mesh in parts.meshes],
         parts.corrections,
         [picture_from_bytes(picture_to_bytes(picture)) for picture in parts.pictures],
+        parts.crc32,
     )
     content = put_together(stored)
     assert content == saved(model)
