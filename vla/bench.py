@@ -65,6 +65,20 @@ def time_blocks(
     return durations
 
 
+def time_in_turns(blocks: Sequence[Callable[[], Any]], seconds: float) -> list[list[float]]:
+    """As `time_blocks` for each of some blocks, which take turns: a machine that slows down slows all of them."""
+    for block in blocks:
+        block()
+    durations: list[list[float]] = [[] for _ in blocks]
+    end = time.perf_counter() + seconds * len(blocks)
+    while len(durations[0]) < 3 or time.perf_counter() < end:
+        for block, spent in zip(blocks, durations, strict=True):
+            start = time.perf_counter()
+            block()
+            spent.append(time.perf_counter() - start)
+    return durations
+
+
 def per_second(name: str, count: float, unit: str, durations: Sequence[float]) -> Measurement:
     """A rate from blocks that each did `count` things."""
     return Measurement(name, count / statistics.median(durations), f"{unit}/s", len(durations))

@@ -1,4 +1,4 @@
-"""`vla bench libero`: LIBERO here and in hf-libero's own environment, on the same actions, one after the other."""
+"""`vla bench libero`: LIBERO here and in hf-libero's own environment, on the same actions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.libero.environment import LiberoEnvironment
 from sim.libero.installation import find_installation, import_libero
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import InstalledTask, load_tasks
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla import bench_libero_processes as processes
-from vla.bench import CHUNK, Measurement, milliseconds, per_second, time_blocks
+from vla.bench import CHUNK, Measurement, milliseconds, per_second, time_blocks, time_in_turns
 from vla.bench_libero_processes import DECISIONS, SIZE, SUITE, TASK, WORKERS
 
 STEPS = 40
@@ -37,10 +39,9 @@ def bench_libero(seconds: float) -> list[Measurement]:
     actions = np.random.default_rng(0).uniform(-0.3, 0.3, (STEPS, 7))
     part = seconds / 4
     rows = [
-        _original(task, actions, part, pictures=False),
-        *(_ours(suite, actions, part, pictures=False) for suite in (SUITE, f"{SUITE}_fast")),
-        _original(task, actions, part, pictures=True),
-        *(_ours(suite, actions, part, pictures=True) for suite in (SUITE, f"{SUITE}_fast_plain")),
+        *_steps(task, actions, part),
+        _original(task, actions, part),
+        *(_ours(suite, actions, part) for suite in (SUITE, f"{SUITE}_fast_plain")),
     ]
     rows += [_ratio(rows, first, second) for first, second in ((1, 0), (2, 0), (4, 3), (5, 3))]
     rows += _starting(part)
@@ -50,12 +51,27 @@ def bench_libero(seconds: float) -> list[Measurement]:
     return [*rows, peer_memory, *pools, _ratio(pools, 1, 0), vector, _ratio([pools[1], vector], 0, 1)]
 
 
-def _original(task: InstalledTask, actions: NDArray[np.float64], seconds: float, pictures: bool) -> Measurement:
+def _steps(task: InstalledTask, actions: NDArray[np.float64], seconds: float) -> list[Measurement]:
+    """Control steps without pictures: hf-libero, `exact` and `fast`, block by block in turns."""
+    environment, theirs = _original_block(task, actions, use_camera_obs=False, has_offscreen_renderer=False)
+    suites = (SUITE, f"{SUITE}_fast")
+    environments = [LiberoSuite(suite, SIZE).make(TASK) for suite in suites]
+    ours = [partial(_play, own, actions, pictures=False) for own in environments]
+    found = time_in_turns([theirs, *ours], seconds)
+    for opened in (environment.env, *environments):
+        opened.close()
+    return [
+        per_second(f"{who}: control steps, no pictures", STEPS, "step", durations)
+        for who, durations in zip(("hf-libero", *suites), found, strict=True)
+    ]
+
+
+def _original_block(
+    task: InstalledTask, actions: NDArray[np.float64], **options: Any
+) -> tuple[Any, Callable[[], None]]:
+    """hf-libero's environment, and what plays the actions in it from the same state each time."""
     from libero.libero.envs.env_wrapper import ControlEnv
 
-    options: dict[str, Any] = {"camera_heights": SIZE, "camera_widths": SIZE}
-    if not pictures:
-        options = {"use_camera_obs": False, "has_offscreen_renderer": False}
     environment = ControlEnv(bddl_file_name=str(task.bddl_file), ignore_done=True, **options)
     environment.seed(0)
     environment.reset()
@@ -66,29 +82,32 @@ def _original(task: InstalledTask, actions: NDArray[np.float64], seconds: float,
         for action in actions:
             environment.step(action.tolist())
 
-    row = _row("hf-libero", time_blocks(block, seconds), pictures)
+    return environment, block
+
+
+def _play(environment: LiberoEnvironment, actions: NDArray[np.float64], pictures: bool) -> None:
+    environment.reset_to("eval", 0)
+    for number, action in enumerate(actions, start=1):
+        environment.advance(action)
+        if pictures and number % CHUNK == 0:
+            environment.render_observation()
+
+
+def _original(task: InstalledTask, actions: NDArray[np.float64], seconds: float) -> Measurement:
+    environment, block = _original_block(task, actions, camera_heights=SIZE, camera_widths=SIZE)
+    row = _decisions("hf-libero", time_blocks(block, seconds))
     environment.env.close()
     return row
 
 
-def _ours(suite: str, actions: NDArray[np.float64], seconds: float, pictures: bool) -> Measurement:
+def _ours(suite: str, actions: NDArray[np.float64], seconds: float) -> Measurement:
     environment = LiberoSuite(suite, SIZE).make(TASK)
-
-    def block() -> None:
-        environment.reset_to("eval", 0)
-        for number, action in enumerate(actions, start=1):
-            environment.advance(action)
-            if pictures and number % CHUNK == 0:
-                environment.render_observation()
-
-    row = _row(suite, time_blocks(block, seconds), pictures)
+    row = _decisions(suite, time_blocks(lambda: _play(environment, actions, pictures=True), seconds))
     environment.close()
     return row
 
 
-def _row(who: str, durations: Sequence[float], pictures: bool) -> Measurement:
-    if not pictures:
-        return per_second(f"{who}: control steps, no pictures", STEPS, "step", durations)
+def _decisions(who: str, durations: Sequence[float]) -> Measurement:
     name = f"{who}: decisions (chunks of {CHUNK} steps, two pictures of {SIZE} px)"
     return per_second(name, STEPS / CHUNK, "decision", durations)
 
