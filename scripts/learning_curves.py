@@ -1,26 +1,31 @@
 """Learning curves of several algorithms over seeds, from one start: the comparison behind "which earns its place".
 
     python scripts/learning_curves.py OUTPUT --policy FINE_TUNED --arms grpo srpo --seeds 3 --iterations 40 \
-        [--target 0.9] [--finished] [-- suite=tabletop algo.groups_per_iteration=40 ...]
+        [--target 0.9] [--at-once 2] [--finished] [-- suite=tabletop algo.groups_per_iteration=40 ...]
 
-Runs `vla train` once for each arm and seed, one after another, seeds first, so that arms stay paired when the study is
-cut short. A run that was interrupted goes on, a finished one is skipped: the same command continues the study. After
-each run OUTPUT holds `curves.json` (raw curves, episodes to the target, ratios to the first arm) and `curves.svg`.
-What follows `--` is given to every run.
+Runs `vla train` once for each arm and seed, seeds first, so that arms stay paired when the study is cut short; with
+`--at-once` several at a time, each on its share of the cores. A run that was interrupted goes on, a finished one is
+skipped: the same command continues the study. After each run OUTPUT holds `curves.json` (raw curves, success at equal
+episodes, episodes to the target, ratios to the first arm) and `curves.svg`. A curve that is in `curves.json` is not run
+again even where its run folder is gone, so a study goes on from that one file. What follows `--` is given to every run.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
 from vla.evaluation.curves import Curve, band, episodes_to_reach, paired_ratios
+from vla.training.files import read_json, write_json
 from vla.training.run_folder import RunFolder
 
 ARMS: dict[str, list[str]] = {
@@ -57,18 +62,46 @@ ARMS: dict[str, list[str]] = {
 """Name -> what it sets. Advantages are compared under the binary reward, so that only they differ."""
 
 
-def run(arm: str, seed: int, options: argparse.Namespace) -> Path:
-    """Train one arm with one seed, or go on with it; returns its run folder."""
-    folder = Path(options.output) / arm / f"seed_{seed}"
-    if not (folder / "summary.json").exists():
+Curves = dict[str, dict[int, Curve]]
+"""Arm, then seed."""
+
+
+def run_folder(output: Path, arm: str, seed: int) -> Path:
+    """Where a run of an arm is kept."""
+    return output / arm / f"seed_{seed}"
+
+
+def is_finished(output: Path, arm: str, seed: int) -> bool:
+    """Whether that run has come to its end."""
+    return (run_folder(output, arm, seed) / "summary.json").exists()
+
+
+def run(arm: str, seed: int, options: argparse.Namespace, places: SimpleQueue[list[int]]) -> None:
+    """Train one arm with one seed, or go on with it, on the cores of a free place."""
+    cores = places.get()
+    try:
+        folder = run_folder(Path(options.output), arm, seed)
         command = [sys.executable, "-m", "vla", "train", *ARMS[arm], f"policy={options.policy}", f"output={folder}"]
         command += [f"seed={seed}", f"iterations={options.iterations}", "videos_per_task=0", "keep_checkpoints=1"]
         command += ["evaluation_episodes_per_task=50", *options.overrides]
         command += ["resume=true"] if folder.exists() else []
         print(" ".join(command), flush=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(command, check=True, env=os.environ)
-    return folder
+        pinned = ["taskset", "-c", ",".join(map(str, cores))] if options.at_once > 1 else []
+        subprocess.run(pinned + command, check=True, env=os.environ)
+    finally:
+        places.put(cores)
+
+
+def places_of(at_once: int) -> SimpleQueue[list[int]]:
+    """The cores of this process in `at_once` parts."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if not 1 <= at_once <= len(cores):
+        raise SystemExit(f"--at-once must be between 1 and the {len(cores)} cores here, got {at_once}")
+    places: SimpleQueue[list[int]] = SimpleQueue()
+    for place in range(at_once):
+        places.put(cores[place::at_once])
+    return places
 
 
 def curve_of(folder: Path) -> Curve:
@@ -78,9 +111,30 @@ def curve_of(folder: Path) -> Curve:
     return Curve.of([line["progress/episodes"] for line in lines], [line["eval/success_rate"] for line in lines])
 
 
-def summarise(curves: dict[str, dict[int, Curve]], target: float) -> dict[str, Any]:
+def recorded(path: Path) -> Curves:
+    """The curves of an earlier `curves.json`; none where there is no such file.
+
+    Raises:
+        SystemExit: an arm of it is set otherwise here, so that old and new runs of it would not be of one kind.
+    """
+    if not path.exists():
+        return {}
+    arms = read_json(path)["arms"]
+    for arm, found in arms.items():
+        if found["settings"] != ARMS.get(arm):
+            raise SystemExit(
+                f"{path}: its arm {arm} is {found['settings']} and here {ARMS.get(arm)}; use another OUTPUT"
+            )
+    return {
+        arm: {int(seed): Curve.of(curve["episodes"], curve["success"]) for seed, curve in found["curves"].items()}
+        for arm, found in arms.items()
+    }
+
+
+def summarise(curves: Curves, target: float) -> dict[str, Any]:
     """What `curves.json` holds."""
     first = next(iter(curves))
+    equal = min(float(curve.episodes[-1]) for by_seed in curves.values() for curve in by_seed.values())
     arms: dict[str, Any] = {}
     for arm, by_seed in curves.items():
         reached = {seed: episodes_to_reach(curve, target) for seed, curve in by_seed.items()}
@@ -91,6 +145,9 @@ def summarise(curves: dict[str, dict[int, Curve]], target: float) -> dict[str, A
             "settings": ARMS[arm],
             "final": {seed: float(curve.rates[-1]) for seed, curve in by_seed.items()},
             "final_mean": statistics.fmean(float(curve.rates[-1]) for curve in by_seed.values()),
+            "at_equal_episodes": {
+                seed: float(np.interp(equal, curve.episodes, curve.rates)) for seed, curve in by_seed.items()
+            },
             "episodes_to_target": reached,
             f"ratio_to_{first}": ratios,
             "ratio_mean": statistics.geometric_mean(ratios) if ratios else None,
@@ -99,10 +156,10 @@ def summarise(curves: dict[str, dict[int, Curve]], target: float) -> dict[str, A
                 for seed, curve in by_seed.items()
             },
         }
-    return {"target": target, "compared_with": first, "arms": arms}
+    return {"target": target, "compared_with": first, "equal_episodes": equal, "arms": arms}
 
 
-def draw(curves: dict[str, dict[int, Curve]], target: float, path: Path) -> None:
+def draw(curves: Curves, target: float, path: Path) -> None:
     """Means with intervals over seeds."""
     import matplotlib
 
@@ -131,22 +188,55 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--target", type=float, default=0.9)
+    parser.add_argument("--at-once", type=int, default=1, help="runs at a time, each on its share of the cores")
     parser.add_argument("--finished", action="store_true", help="start no run; draw what is finished")
     # argparse gives what follows "--" to the first positional argument that takes any number, however far back it is.
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options = parser.parse_args(sys.argv[1:end], argparse.Namespace(overrides=sys.argv[end + 1 :]))
-    curves: dict[str, dict[int, Curve]] = {arm: {} for arm in options.arms}
-    output = Path(options.output)
-    for seed in range(options.seeds):
-        for arm in options.arms:
-            if options.finished and not (output / arm / f"seed_{seed}" / "summary.json").exists():
-                continue
-            curves[arm][seed] = curve_of(run(arm, seed, options))
-            begun = {name: found for name, found in curves.items() if found}
-            summary = json.dumps(summarise(begun, options.target), indent=1)
-            (output / "curves.json").write_text(summary + "\n", encoding="utf-8")
-            draw(begun, options.target, output / "curves.svg")
+    study(options)
     return 0
+
+
+def study(options: argparse.Namespace) -> None:
+    """Run what is missing, and write what is known after each run."""
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    known = recorded(output / "curves.json")
+    curves: Curves = {arm: dict(known.get(arm, {})) for arm in options.arms}
+    curves |= {arm: by_seed for arm, by_seed in known.items() if arm not in curves}
+    wanted = [(arm, seed) for seed in range(options.seeds) for arm in options.arms]
+    for arm, seed in wanted:
+        if is_finished(output, arm, seed):
+            curves[arm][seed] = curve_of(run_folder(output, arm, seed))
+    write(curves, options.target, output)
+    if options.finished:
+        return
+    places = places_of(options.at_once)
+    with ThreadPoolExecutor(options.at_once) as pool:
+        missing = [(arm, seed) for arm, seed in wanted if seed not in curves[arm]]
+        begun: dict[Future[None], tuple[str, int]] = {
+            pool.submit(run, arm, seed, options, places): (arm, seed) for arm, seed in missing
+        }
+        while begun:
+            done, _ = wait(begun, return_when=FIRST_COMPLETED)
+            for future in done:
+                arm, seed = begun.pop(future)
+                try:
+                    future.result()
+                except subprocess.CalledProcessError:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+                curves[arm][seed] = curve_of(run_folder(output, arm, seed))
+            write(curves, options.target, output)
+
+
+def write(curves: Curves, target: float, output: Path) -> None:
+    """`curves.json` and `curves.svg` of the arms that have a curve."""
+    begun = {arm: by_seed for arm, by_seed in curves.items() if by_seed}
+    if not begun:
+        return
+    write_json(output / "curves.json", summarise(begun, target))
+    draw(begun, target, output / "curves.svg")
 
 
 if __name__ == "__main__":
