@@ -42,6 +42,7 @@ ARMS: dict[str, list[str]] = {
         "algo.step_credit=progress",
     ],
     "srpo_bank": ["algo=srpo", "algo.success_bank=16"],
+    "srpo_low": ["algo=srpo", "algo.alpha=0.3"],
     "srpo_calibrated": ["algo=srpo", "algo.reward=calibrated"],
     "srpo_group": ["algo=srpo", "algo.reference_scope=group"],
     "grpo_critic": ["algo=grpo", "algo.advantage=critic"],
@@ -58,8 +59,13 @@ ARMS: dict[str, list[str]] = {
     "replay": ["algo=grpo", "algo.replay=16"],
     "gate": ["algo=grpo", "algo.sampling=gate"],
     "even": ["algo=grpo", "algo.sampling=even"],
+    "kl": ["algo=grpo", "algo.kl_coefficient=0.3", "algo.kl_demonstrations=30"],
+    "demonstration_starts": ["algo=grpo", "algo.demonstration_starts=0.25"],
 }
-"""Name -> what it sets. Advantages are compared under the binary reward, so that only they differ."""
+"""Name -> what it sets. Advantages are compared under the binary reward, so that only they differ.
+
+"demonstration_starts" needs `demonstrations=` among the overrides; so does an "srpo" that is to compare with them.
+"""
 
 
 Curves = dict[str, dict[int, Curve]]

@@ -112,13 +112,8 @@ def srpo_rewards(
     """
     vectors, succeeded, tasks = check_batch(embeddings, successes, task_ids, alpha)
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
-    if invalid == "error" and not finite.all():
-        first = int(np.flatnonzero(~finite)[0])
-        label = names[first] if names is not None else f"rollout {first}"
-        raise RewardError(
-            f"the embedding of {label} holds NaN or infinity ({int((~finite).sum())} of {len(finite)} rollouts do); "
-            "check the encoder and the frames of that rollout"
-        )
+    if invalid == "error":
+        _require_finite(finite, names)
     if metric == "cosine":
         vectors = _unit_length(vectors)
 
@@ -151,6 +146,17 @@ def srpo_rewards(
         noise_share=noise / references if references else 0.0,
         invalid_failures=int((~finite & ~succeeded).sum()),
         invalid_successes=int((~finite & succeeded).sum()),
+    )
+
+
+def _require_finite(finite: NDArray[np.bool_], names: Sequence[str] | None) -> None:
+    if finite.all():
+        return
+    first = int(np.flatnonzero(~finite)[0])
+    label = names[first] if names is not None else f"rollout {first}"
+    raise RewardError(
+        f"the embedding of {label} holds NaN or infinity ({int((~finite).sum())} of {len(finite)} rollouts do); "
+        "check the encoder and the frames of that rollout"
     )
 
 
