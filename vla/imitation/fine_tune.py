@@ -17,7 +17,7 @@ from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
 from vla.imitation.weighting import Weighting, sample_weights
 from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
-from vla.training.devices import in_float32, resolve_device
+from vla.training.devices import in_float32, resolve_device, set_threads
 from vla.training.interrupts import held_interrupts
 from vla.training.progress import progress_bar
 from vla.training.run_folder import RunFolder
@@ -29,7 +29,7 @@ Evaluator = Callable[[PrismaticPolicy, int], Metrics]
 """Called with the policy and the steps done; returns metrics such as `eval/success_rate`."""
 
 _MAY_CHANGE = frozenset(
-    {"output", "resume", "device", "checkpoint_every", "keep_checkpoints", "log_every", "num_workers"}
+    {"output", "resume", "device", "checkpoint_every", "keep_checkpoints", "log_every", "num_workers", "torch_threads"}
 )
 
 
@@ -82,6 +82,8 @@ class FineTuneConfig(ImitationConfig):
     """Steps between lines of metrics.jsonl."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<n>."""
+    torch_threads: int | None = None
+    """Threads of torch's CPU kernels; null for torch's own choice. Another number rounds sums otherwise."""
     resume: bool = False
     """Continue the run in `output` from its last checkpoint."""
 
@@ -90,6 +92,8 @@ class FineTuneConfig(ImitationConfig):
         for name in ("checkpoint_every", "keep_checkpoints", "log_every", "eval_episodes_per_task", "num_workers"):
             if getattr(self, name) < 1:
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.torch_threads is not None and self.torch_threads < 1:
+            raise ReflexError(f"torch_threads is {self.torch_threads}; it must be at least 1, or null")
         if self.eval_every < 0:
             raise ReflexError(f"eval_every is {self.eval_every}; use 0 for no evaluation, or a number of steps")
         if self.weighting not in get_args(Weighting):
@@ -109,6 +113,8 @@ def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> d
     from vla.data.lerobot_reader import read_demonstrations
 
     device = resolve_device(config.device)
+    if config.torch_threads is not None:
+        set_threads(config.torch_threads)
     with RunFolder(config.output, resume=config.resume) as run:
         restart = _restart_point(run, config)
         episodes = read_demonstrations(config.dataset, config.tasks, config.episodes_per_task)
@@ -239,6 +245,7 @@ def _summarise(run: RunFolder, config: FineTuneConfig, episodes: Sequence[Episod
         "policy": str(run.path / "checkpoints" / str(config.steps) / "policy"),
         "final_loss": trained[-1]["train/loss"] if trained else None,
         "token_accuracy": trained[-1]["train/token_accuracy"] if trained else None,
+        "torch_threads": torch.get_num_threads(),
     }
     if evaluated:
         summary |= {key.removeprefix("eval/"): evaluated[-1][key] for key in evaluated[-1] if key.startswith("eval/")}

@@ -327,6 +327,7 @@ class Trainer:
             "iterations": progress.iteration,
             "training_episodes": progress.episodes,
             "control_steps": progress.control_steps,
+            "torch_threads": torch.get_num_threads(),
             "wall_seconds": self.seconds,
             "stopped_by": reason,
         }

@@ -116,6 +116,16 @@ def test_dataset_normalisation_and_selection(workplace: Path, tmp_path: Path) ->
     np.testing.assert_allclose(load_policy(tmp_path / "run").normalisation.action_q01, expected, atol=1e-5)
 
 
+def test_a_run_takes_the_threads_it_is_given_and_says_how_many(workplace: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            config = make_config(workplace, tmp_path / str(threads), steps=1, eval_every=0, torch_threads=threads)
+            assert fine_tune(config)["torch_threads"] == torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_other_settings_cannot_continue_a_run(workplace: Path, tmp_path: Path) -> None:
     fine_tune(make_config(workplace, tmp_path / "run", steps=1, eval_every=0))
     with pytest.raises(ReflexError, match="other settings \\(learning_rate\\)"):
@@ -135,3 +145,5 @@ def test_missing_base_policy_and_bad_settings_are_named(workplace: Path, tmp_pat
         make_config(workplace, tmp_path, normalisation="guess")
     with pytest.raises(ReflexError, match="log_every"):
         make_config(workplace, tmp_path, log_every=0)
+    with pytest.raises(ReflexError, match="torch_threads is 0"):
+        make_config(workplace, tmp_path, torch_threads=0)
