@@ -23,6 +23,8 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from vla.evaluation.curves import Curve, band, episodes_to_reach, paired_ratios
 from vla.training.files import read_json, write_json
@@ -200,6 +202,7 @@ def main() -> int:
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options = parser.parse_args(sys.argv[1:end], argparse.Namespace(overrides=sys.argv[end + 1 :]))
     study(options)
+    show(Path(options.output))
     return 0
 
 
@@ -243,6 +246,28 @@ def write(curves: Curves, target: float, output: Path) -> None:
         return
     write_json(output / "curves.json", summarise(begun, target))
     draw(begun, target, output / "curves.svg")
+
+
+def show(output: Path) -> None:
+    """Print what `curves.json` says of each arm."""
+    if not (output / "curves.json").exists():
+        print("no run is finished yet")
+        return
+    summary = read_json(output / "curves.json")
+    first, target = summary["compared_with"], summary["target"]
+    table = Table("arm", f"at {summary['equal_episodes']:.0f} episodes (%)", "mean", "at the end (%)")
+    table.add_column(f"episodes to {100 * target:g} %, of {first}'s")
+    for arm, found in summary["arms"].items():
+        equal = list(found["at_equal_episodes"].values())
+        ratios = [f"{ratio:.2f}" for ratio in found[f"ratio_to_{first}"]]
+        table.add_row(
+            arm,
+            ", ".join(f"{100 * rate:.1f}" for rate in equal),
+            f"{100 * statistics.fmean(equal):.1f}",
+            ", ".join(f"{100 * rate:.1f}" for rate in found["final"].values()),
+            ", ".join(ratios) + (f" (mean {found['ratio_mean']:.2f})" if len(ratios) > 1 else ""),
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ def test_a_study_goes_on_from_its_curves_alone(tmp_path: Path) -> None:
 
 def test_equal_episodes_are_those_that_every_run_has(tmp_path: Path) -> None:
     earlier_study(tmp_path)
-    script(tmp_path, "--arms", "grpo", "rloo", "--finished")
+    printed = script(tmp_path, "--arms", "grpo", "rloo", "--finished").stdout
+    assert "at 1000 episodes" in printed
+    assert "60.0, 40.0" in printed
     found = summary(tmp_path)
     assert found["equal_episodes"] == 1000
     assert found["arms"]["grpo"]["at_equal_episodes"] == pytest.approx({"0": 0.6, "1": 0.4})
