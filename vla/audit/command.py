@@ -23,6 +23,7 @@ from vla.audit.scoring import MEASURES, MODES, Row, recommend, score
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, load_policy
+from vla.rl.config import AlgoConfig
 from vla.rl.embeddings import (
     FrameEmbedding,
     PolicyEmbedding,
@@ -45,6 +46,27 @@ TABLE_WIDTH = 140
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How a policy's actions are sampled; see the same fields of `vla.rl.config.AlgoConfig`."""
+
+    temperature: float = AlgoConfig.temperature
+    """Sampling temperature."""
+    token_noise: float = AlgoConfig.token_noise
+    """Standard deviation, in bins, of noise on every token."""
+    chunk_correlation: float = AlgoConfig.chunk_correlation
+    """Correlation of an action dimension's samples over the steps of a chunk, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ReflexError(f"sampling.temperature is {self.temperature}; it must be positive")
+        if self.token_noise < 0 or not 0.0 <= self.chunk_correlation < 1.0:
+            raise ReflexError(
+                f"sampling.token_noise is {self.token_noise} and sampling.chunk_correlation {self.chunk_correlation}; "
+                "the first must be at least 0, the second in [0, 1)"
+            )
+
+
+@dataclass(frozen=True)
 class RewardBenchConfig:
     """What to audit, on which rollouts."""
 
@@ -62,9 +84,11 @@ class RewardBenchConfig:
     rollouts: int = 6
     """Rollouts of each kind and task; of successes there are twice as many, half of them references."""
     policy: str | None = "reflex-tiny"
-    """Also audit on this policy's sampled rollouts, as training meets them; null for none."""
-    temperature: float = 1.0
-    """Sampling temperature of the policy."""
+    """Also audit on this policy's rollouts, sampled as training samples them; null for none."""
+    group_size: int = 4
+    """Rollouts of the policy from each initial state: "own" compares them, as training does."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How the policy's actions are sampled; the defaults are those of training."""
     frame_stride: int = 8
     """Control steps between the frames that are kept of a rollout."""
     reward_frames: int = 16
@@ -79,16 +103,14 @@ class RewardBenchConfig:
     """Torch device: auto, cpu, cuda or cuda:<n>."""
 
     def __post_init__(self) -> None:
-        for name in ("rollouts", "frame_stride", "reward_frames", "encoder_steps"):
-            if getattr(self, name) < (2 if name in ("rollouts", "reward_frames") else 1):
+        for name in ("rollouts", "group_size", "frame_stride", "reward_frames", "encoder_steps"):
+            if getattr(self, name) < (2 if name in ("rollouts", "group_size", "reward_frames") else 1):
                 raise ReflexError(f"{name}={getattr(self, name)} is too few")
         unknown = [mode for mode in self.modes if mode not in MODES]
         if unknown or not self.modes or not self.encoders:
             raise ReflexError(f"modes={self.modes} and encoders={self.encoders}: modes are {', '.join(MODES)}")
         if "policy" in self.encoders and self.policy is None:
             raise ReflexError("encoders=[policy] needs a policy: give policy=..., or leave it out of encoders")
-        if not self.temperature > 0:
-            raise ReflexError(f"temperature={self.temperature} must be positive")
 
 
 def bench_reward(config: RewardBenchConfig) -> None:
@@ -158,14 +180,15 @@ def _make_all(
 def _policy_episodes(
     config: RewardBenchConfig, policy: PrismaticPolicy, suite: Suite, tasks: Sequence[int]
 ) -> list[Episode]:
-    """Sampled rollouts of the policy, as many of each task as there are successes of the expert."""
+    """Sampled rollouts of the policy: of each task as many as there are successes of the expert, in whole groups."""
+    groups = -(-2 * config.rollouts // config.group_size)
     requests = [
         RolloutRequest(
-            EpisodeRequest(task, SPLIT, number % suite.num_init_states(task, SPLIT)),
+            EpisodeRequest(task, SPLIT, number // config.group_size % suite.num_init_states(task, SPLIT)),
             derive_seed("audit policy", config.seed, task, number),
         )
         for task in tasks
-        for number in range(2 * config.rollouts)
+        for number in range(groups * config.group_size)
     ]
     slots = min(16, len(requests))
     with EnvironmentPool(config.suite, slots, min(available_cpus(), slots), config.image_size) as pool:
@@ -175,7 +198,9 @@ def _policy_episodes(
             suite,
             requests,
             mode="sample",
-            temperature=config.temperature,
+            temperature=config.sampling.temperature,
+            token_noise=config.sampling.token_noise,
+            chunk_correlation=config.sampling.chunk_correlation,
             frame_stride=config.frame_stride,
         )
 

@@ -18,6 +18,10 @@ SMALLEST_DIFFERENCE = 1e-9
 """Rewards that differ by less are ties: rounding is not an opinion."""
 
 
+SMALLEST_STRIDE = 0.05
+"""Progress that differs by less is not further."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over tasks with its bootstrap interval."""
@@ -60,6 +64,22 @@ def separation(rewards: ArrayLike, positive: ArrayLike) -> float:
         return float("nan")
     ranks = stats.rankdata(given)  # ties share their mean rank
     return float((ranks[chosen].sum() - wins * (wins + 1) / 2) / (wins * losses))
+
+
+def comparison(rewards: ArrayLike, progress_and_group: ArrayLike) -> float:
+    """The chance that of two rollouts of one group the one that came further is rewarded above the other.
+
+    `progress_and_group` [n, 2] is each rollout's true progress in [0, 1], and the number of its group. Pairs that came
+    equally far, within `SMALLEST_STRIDE`, do not count; equal rewards count one half. NaN without a pair that does.
+    Policy gradients compare the rollouts of a group and no others, so this is what they see of a reward.
+    """
+    given, truth = _rounded(rewards), np.asarray(progress_and_group, dtype=np.float64).reshape(-1, 2)
+    progress, groups = truth[:, 0], truth[:, 1]
+    further = (progress[:, None] - progress[None, :] > SMALLEST_STRIDE) & (groups[:, None] == groups[None, :])
+    if not further.any():
+        return float("nan")
+    judged = (np.sign(given[:, None] - given[None, :]) + 1.0) / 2.0
+    return float(judged[further].mean())
 
 
 def mean_reward(rewards: ArrayLike, _: ArrayLike) -> float:

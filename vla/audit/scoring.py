@@ -40,6 +40,7 @@ MODES: dict[str, RewardMode] = {
 MEASURES: dict[str, str] = {
     "rank": "Spearman's correlation of reward and true progress among failures; 0 is chance",
     "pairs": "Kendall's tau of reward and true progress among all; 0 is chance",
+    "own": "chance that of two failures of the policy from one state the further one gets more; 0.5 is chance",
     "success": "chance that a success is rewarded above a failure; 0.5 is chance",
     "wrong": "chance that a success is rewarded above the same arm doing another task; 0.5 is chance",
     "reversed": "chance that a success is rewarded above one shown backwards; 0.5 where order is not seen",
@@ -94,6 +95,7 @@ def _measure(rollouts: Sequence[AuditRollout], moving: Floats, still: Floats, mo
     tasks = np.array([rollout.episode.task_id for rollout in rollouts], dtype=np.int64)
     progress = np.array([rollout.progress for rollout in rollouts])
     succeeded = np.array([rollout.episode.success for rollout in rollouts])
+    states = np.array([rollout.episode.init_state_id for rollout in rollouts])
     references, controls = choose_references(rollouts), np.isin(kinds, CONTROLS)
     held_out = (kinds == "success") & ~references
 
@@ -117,6 +119,7 @@ def _measure(rollouts: Sequence[AuditRollout], moving: Floats, still: Floats, mo
     return {
         "rank": each(measures.rank_correlation, failures, progress),
         "pairs": each(measures.pair_agreement, candidates, progress),
+        "own": each(measures.comparison, failures & (kinds == "policy"), np.stack([progress, states], axis=1)),
         "success": each(measures.separation, candidates, succeeded),
         "wrong": against("wrong"),
         "reversed": against("reversed", beside),

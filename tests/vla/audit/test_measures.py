@@ -28,6 +28,15 @@ def test_separation_by_hand() -> None:
     assert measures.separation([0.8, 0.3, 0.3, 0.1], [True, True, False, False]) == pytest.approx(3.5 / 4)
 
 
+def test_comparison_by_hand() -> None:
+    # group 0: 0.5 above 0.1 (right); group 1: 0.9 above 0.2 (wrong), 0.9 above 0.88 (no further, does not count),
+    # 0.88 above 0.2 (a tie counts one half). Nothing is compared across groups.
+    truth = [[0.1, 0], [0.5, 0], [0.2, 1], [0.9, 1], [0.88, 1]]
+    assert measures.comparison([0.0, 0.4, 0.3, 0.1, 0.3], truth) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert np.isnan(measures.comparison([0.1, 0.2], [[0.3, 0], [0.9, 1]]))  # each is alone in its group
+    assert np.isnan(measures.comparison([], np.empty((0, 2))))
+
+
 def test_what_says_nothing_is_chance() -> None:
     equal, progress = [0.4] * 4, [0.0, 0.1, 0.5, 0.9]
     assert measures.rank_correlation(equal, progress) == 0.0

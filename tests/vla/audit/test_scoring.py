@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vla.audit.command import RewardBenchConfig, bench_reward
+from vla.audit.command import RewardBenchConfig, Sampling, bench_reward
 from vla.audit.embeddings import TimeEmbedding
 from vla.audit.rollouts import AuditRollout, Kind
 from vla.audit.scoring import MEASURES, MODES, Row, choose_references, recommend, score
@@ -90,6 +91,26 @@ def test_an_embedding_that_has_it_backwards_is_found_out() -> None:
     assert row.estimates()["rank"].value == pytest.approx(-1.0)
 
 
+def test_the_policy_s_failures_are_compared_where_they_began_alike() -> None:
+    def own(state: int, progress: float, success: bool = False) -> AuditRollout:
+        made = rollout("policy", progress)
+        return replace(made, episode=replace(made.episode, init_state_id=state, success=success))
+
+    # The reward follows progress; in state 1 it is told wrong of one, and a success is no failure.
+    policy = [own(0, 0.2), own(0, 0.6), own(1, 0.5), own(1, 0.1), own(1, 0.9), own(1, 1.0, success=True)]
+    rollouts = [rollout("success", 1.0) for _ in range(4)] + policy
+
+    class OneWrong(Honest):
+        def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+            rows = super().embed(episodes)
+            rows[8] = 0.05  # the rollout of state 1 that came furthest looks like the worst
+            return rows
+
+    (honest,), (wrong,) = (score(rollouts, "made up", seen, ["srpo"]) for seen in (Honest(), OneWrong()))
+    assert honest.estimates()["own"].value == 1.0
+    assert wrong.estimates()["own"].value == pytest.approx(2 / 4)  # of 1 + 3 pairs, two are right
+
+
 def test_controls_do_not_shift_what_the_others_get() -> None:
     """Rewards under "srpo" are relative: a far control would change all, were it scored with them."""
     without = [item for item in made_up() if item.kind != "reversed"]
@@ -168,9 +189,22 @@ def test_the_command_writes_everything_once(tmp_path: Path, capsys: pytest.Captu
     [
         ({"modes": ["srop"]}, "modes are srpo, srpo_cosine, siirl, calibrated"),
         ({"rollouts": 1}, "rollouts=1 is too few"),
-        ({"temperature": 0.0}, "must be positive"),
+        ({"group_size": 1}, "group_size=1 is too few"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ReflexError, match=message):
         RewardBenchConfig(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "sampling.temperature is 0.0"),
+        ({"token_noise": -1.0}, "sampling.token_noise is -1.0"),
+        ({"chunk_correlation": 1.0}, "sampling.chunk_correlation 1.0"),
+    ],
+)
+def test_bad_sampling_is_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ReflexError, match=message):
+        Sampling(**options)
