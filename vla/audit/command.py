@@ -16,7 +16,7 @@ from rich.table import Table
 from sim.contract import Split, Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from sim.suites import get_suite
-from vla.audit.embeddings import CONTROLS, TimeEmbedding
+from vla.audit.embeddings import CEILING, CONTROLS, TimeEmbedding
 from vla.audit.measures import Estimate
 from vla.audit.rollouts import SCRIPTED, AuditRollout, Kind, RolloutMaker, from_policy, make_rollouts
 from vla.audit.scoring import MEASURES, MODES, Row, recommend, score
@@ -29,6 +29,7 @@ from vla.rl.embeddings import (
     PolicyEmbedding,
     ProprioceptionEmbedding,
     RolloutEmbedding,
+    TrueProgressEmbedding,
     rollout_clip,
 )
 from vla.rl.rollout import RolloutRequest, collect_rollouts
@@ -78,7 +79,8 @@ class RewardBenchConfig:
     """Task numbers; null takes all of the suite. Intervals are over tasks, so a few tasks give wide ones."""
     encoders: list[str] = field(default_factory=lambda: ["pixels", "jepa", "policy", *CONTROLS])
     """Encoders: "pixels", "jepa" (trained here, on other rollouts), "policy" (what the policy makes of what it sees), a
-    folder or hub id, and the controls "proprioception" and "time", which see no picture."""
+    folder or hub id, the controls "proprioception" and "time", which see no picture, and "true_progress", the
+    simulator's own, which is as good as any could be."""
     modes: list[str] = field(default_factory=lambda: list(MODES))
     """Reward modes: srpo, srpo_cosine, siirl, calibrated."""
     rollouts: int = 6
@@ -217,6 +219,8 @@ def _embedding(
         return ProprioceptionEmbedding(config.reward_frames)
     if name == "time":
         return TimeEmbedding()
+    if name == CEILING:
+        return TrueProgressEmbedding()
     if name == "policy" and policy is not None:
         return PolicyEmbedding(policy, config.reward_frames)
     device = str(resolve_device(config.device))

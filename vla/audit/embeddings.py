@@ -11,6 +11,8 @@ from vla.data.episode import Episode
 
 CONTROLS = ("proprioception", "time")
 """Their names."""
+CEILING = "true_progress"
+"""The embedding that is the truth itself: what the best encoder would get, and none to choose."""
 
 
 class TimeEmbedding:

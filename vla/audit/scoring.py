@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla.audit import measures
+from vla.audit.embeddings import CEILING
 from vla.audit.embeddings import CONTROLS as CONTROL_EMBEDDINGS
 from vla.audit.measures import Estimate, Vector
 from vla.audit.rollouts import CONTROLS, AuditRollout
@@ -131,7 +132,7 @@ def _measure(rollouts: Sequence[AuditRollout], moving: Floats, still: Floats, mo
 
 def recommend(rows: Sequence[Row]) -> str:
     """Which embedding and mode to use, and why, in a sentence or two."""
-    pictures = [row for row in rows if not row.is_control]
+    pictures = [row for row in rows if not row.is_control and row.embedding != CEILING]
     controls = [row for row in rows if row.is_control]
     if not pictures:
         return "No encoder was audited, only controls: there is nothing to recommend."

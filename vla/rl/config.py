@@ -225,7 +225,8 @@ class TrainConfig:
     """The algorithm."""
     encoder: str = "jepa"
     """Encoder of the rewards for failures: "jepa" (a small one trained on first rollouts), "policy" (what the starting
-    policy makes of what it sees), "proprioception" (where the arm went), "pixels", a folder, or a hub id."""
+    policy makes of what it sees), "proprioception" (where the arm went), "pixels", a folder, or a hub id;
+    "true_progress" is what the simulator knows and no camera does: what a perfect encoder would be worth."""
     encoder_episodes_per_task: int = 16
     """Rollouts per task that the "jepa" encoder is trained on."""
     encoder_steps: int = 600

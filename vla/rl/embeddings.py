@@ -98,6 +98,19 @@ class ProprioceptionEmbedding:
         return states
 
 
+class TrueProgressEmbedding:
+    """The simulator's own progress at the end: the best that could be known of a failure, to compare with."""
+
+    def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, 1] in [0, 1]; 1 for a success."""
+        ends = [1.0 if episode.success else float(episode.progress[-1]) for episode in episodes]
+        return np.array(ends, dtype=np.float32)[:, None]
+
+    def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
+        """[n, 1] of 0: nothing has been done."""
+        return np.zeros((len(episodes), 1), dtype=np.float32)
+
+
 def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:
     """The third-person frames [T, H, W, 3] of one rollout that an encoder sees, 2 <= T <= max_frames, in an own array.
 

@@ -16,7 +16,13 @@ from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
 from vla.rl.critic import Critic
-from vla.rl.embeddings import FrameEmbedding, PolicyEmbedding, ProprioceptionEmbedding, RolloutEmbedding
+from vla.rl.embeddings import (
+    FrameEmbedding,
+    PolicyEmbedding,
+    ProprioceptionEmbedding,
+    RolloutEmbedding,
+    TrueProgressEmbedding,
+)
 from vla.rl.encoder import demonstration_rollouts, train_encoder
 from vla.rl.implicit_reward import FOLDER as IMPLICIT_FOLDER
 from vla.rl.implicit_reward import ImplicitReward
@@ -199,6 +205,8 @@ def _open_embedding(config: TrainConfig, own: str, load_policy: PolicyLoader) ->
     frames = config.algo.reward_frames
     if config.encoder == "proprioception":
         return ProprioceptionEmbedding(frames)
+    if config.encoder == "true_progress":
+        return TrueProgressEmbedding()
     if config.encoder == "policy":
         frozen = load_policy(own, config.device)
         frozen.set_precision(config.precision)

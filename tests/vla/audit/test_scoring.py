@@ -15,7 +15,7 @@ from vla.audit.rollouts import AuditRollout, Kind
 from vla.audit.scoring import MEASURES, MODES, Row, choose_references, recommend, score
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.rl.embeddings import FrameEmbedding, ProprioceptionEmbedding, RolloutEmbedding
+from vla.rl.embeddings import FrameEmbedding, ProprioceptionEmbedding, RolloutEmbedding, TrueProgressEmbedding
 from world_models.encoders import load_encoder
 
 
@@ -159,6 +159,14 @@ def test_advice_says_when_pictures_do_not_help() -> None:
 def test_advice_without_encoders_or_controls() -> None:
     assert "nothing to recommend" in recommend([row("time", [0.5])])
     assert recommend([row("jepa", [0.5, 0.6])]).endswith("(0.50 to 0.60).")
+
+
+def test_the_truth_itself_is_the_ceiling_and_no_choice() -> None:
+    assert "encoder=jepa" in recommend([row("jepa", [0.5, 0.6]), row("true_progress", [1.0, 1.0])])
+    (scored,) = score(made_up(), "true_progress", TrueProgressEmbedding(), ["calibrated"])
+    found = scored.estimates()
+    assert found["rank"].value == found["success"].value == pytest.approx(1.0)
+    assert found["error"].value == pytest.approx(0.2 * 2.4 / 7)  # a failure gets alpha times its progress
 
 
 def test_the_command_writes_everything_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

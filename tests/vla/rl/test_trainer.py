@@ -274,8 +274,9 @@ def test_the_starting_policy_is_the_encoder_and_stays_it_over_a_resume(tmp_path)
     assert comparable_metrics(lines(tmp_path / "cut")) == comparable_metrics(lines(tmp_path / "whole"))
 
 
-def test_rewards_can_see_where_the_arm_went_and_nothing_else(tmp_path):
-    settings = {"encoder": "proprioception", "algo_reward": "srpo"}
+@pytest.mark.parametrize("encoder", ["proprioception", "true_progress"])
+def test_rewards_can_see_where_the_arm_went_or_how_far_it_truly_came(tmp_path, encoder):
+    settings = {"encoder": encoder, "algo_reward": "srpo"}
     train(small_config(tmp_path / "run", iterations=1, **settings), components())
     assert not (tmp_path / "run/encoder").exists()
     assert any(line.get("reward/centres", 0) > 0 for line in lines(tmp_path / "run"))
