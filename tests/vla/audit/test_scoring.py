@@ -151,6 +151,15 @@ def test_advice_names_the_best_encoder_and_what_it_adds() -> None:
     assert "0.70 (0.70 to 0.70) more than without pictures (time, srpo)" in advice
 
 
+def test_modes_that_rank_alike_are_told_apart_by_the_size_of_their_rewards() -> None:
+    def with_error(mode: str, ranks: Sequence[float], error: float) -> Row:
+        return Row("jepa", mode, {name: np.array(ranks) for name in MEASURES} | {"error": np.full(3, error)})
+
+    first, alike = with_error("siirl", [0.7, 0.8, 0.9], 0.3), with_error("calibrated", [0.8, 0.7, 0.85], 0.1)
+    worse = with_error("srpo", [0.3, 0.4, 0.5], 0.05)
+    assert "encoder=jepa with calibrated" in recommend([first, alike, worse, row("pixels", [0.1, 0.1, 0.1])])
+
+
 def test_advice_says_when_pictures_do_not_help() -> None:
     advice = recommend([row("jepa", [0.7, 0.1, 0.9]), row("proprioception", [0.6, 0.6, 0.6], "calibrated")])
     assert "proprioception with calibrated, which sees no picture, is not behind" in advice
