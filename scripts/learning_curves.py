@@ -180,7 +180,7 @@ def draw(curves: Curves, target: float, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for arm, by_seed in curves.items():
         episodes, mean, low, high = band(list(by_seed.values()))
-        (line,) = axes.plot(episodes, 100 * mean, label=f"{arm} ({len(by_seed)} seeds)")
+        (line,) = axes.plot(episodes, 100 * mean, label=f"{arm} ({len(by_seed)} seed{'s' * (len(by_seed) > 1)})")
         axes.fill_between(episodes, 100 * low, 100 * high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.axhline(100 * target, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("training episodes")
