@@ -17,7 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vla.evaluation.curves import Curve, band, episodes_to_reach, paired_ratios
+from vla.training.cores import core_numbers
 from vla.training.files import read_json, write_json
 from vla.training.run_folder import RunFolder
 
@@ -106,7 +107,7 @@ def run(arm: str, seed: int, options: argparse.Namespace, places: SimpleQueue[li
 
 def places_of(at_once: int) -> SimpleQueue[list[int]]:
     """The cores of this process in `at_once` parts."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = core_numbers()
     if not 1 <= at_once <= len(cores):
         raise SystemExit(f"--at-once must be between 1 and the {len(cores)} cores here, got {at_once}")
     places: SimpleQueue[list[int]] = SimpleQueue()
@@ -229,16 +230,14 @@ def study(options: argparse.Namespace) -> None:
         begun: dict[Future[None], tuple[str, int]] = {
             pool.submit(run, arm, seed, options, places): (arm, seed) for arm, seed in missing
         }
-        while begun:
-            done, _ = wait(begun, return_when=FIRST_COMPLETED)
-            for future in done:
-                arm, seed = begun.pop(future)
-                try:
-                    future.result()
-                except subprocess.CalledProcessError:
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    raise
-                curves[arm][seed] = curve_of(run_folder(output, arm, seed))
+        for future in as_completed(begun):
+            arm, seed = begun[future]
+            try:
+                future.result()
+            except subprocess.CalledProcessError:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+            curves[arm][seed] = curve_of(run_folder(output, arm, seed))
             write(curves, options.target, output)
 
 

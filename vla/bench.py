@@ -21,8 +21,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vla.cli import usable_cores
 from vla.errors import ReflexError
+from vla.training.cores import available_cpus
 
 PARTS = ("sim", "policy", "encoder")
 CHUNK = 8
@@ -53,28 +53,24 @@ def time_blocks(
     block: Callable[[], Any], seconds: float, synchronise: Callable[[], None] = lambda: None
 ) -> list[float]:
     """Seconds of each repetition of `block` after one warm-up, until `seconds` are used up; at least three."""
-    block()
-    synchronise()
-    durations: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(durations) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        block()
-        synchronise()
-        durations.append(time.perf_counter() - start)
+    (durations,) = time_in_turns([block], seconds, synchronise)
     return durations
 
 
-def time_in_turns(blocks: Sequence[Callable[[], Any]], seconds: float) -> list[list[float]]:
+def time_in_turns(
+    blocks: Sequence[Callable[[], Any]], seconds: float, synchronise: Callable[[], None] = lambda: None
+) -> list[list[float]]:
     """As `time_blocks` for each of some blocks, which take turns: a machine that slows down slows all of them."""
     for block in blocks:
         block()
+        synchronise()
     durations: list[list[float]] = [[] for _ in blocks]
     end = time.perf_counter() + seconds * len(blocks)
     while len(durations[0]) < 3 or time.perf_counter() < end:
         for block, spent in zip(blocks, durations, strict=True):
             start = time.perf_counter()
             block()
+            synchronise()
             spent.append(time.perf_counter() - start)
     return durations
 
@@ -114,7 +110,7 @@ def bench_sim(seconds: float) -> list[Measurement]:
         )
         rows.append(per_second(name, 5 * CHUNK, "step", durations))
         environment.close()
-    workers, slots = usable_cores(), 16
+    workers, slots = available_cpus(), 16
     with EnvironmentPool("tabletop", slots, workers) as pool:
         requests = [EpisodeRequest(suite.task_ids[slot % len(suite.task_ids)], "train", slot) for slot in range(slots)]
 
@@ -158,7 +154,7 @@ def bench_policy(seconds: float, device: str = "cpu", batch: int = 32) -> list[M
 
     durations = time_blocks(step, seconds / 3, synchronise)
     rows.append(milliseconds(f"{policy.policy_id}: forward and backward, batch {batch}", batch, "sample", durations))
-    suite, workers, slots = get_suite("tabletop"), usable_cores(), 8
+    suite, workers, slots = get_suite("tabletop"), available_cpus(), 8
     requests = [
         RolloutRequest(EpisodeRequest(suite.task_ids[index % 2], "train", index % 50), seed=index)
         for index in range(max(slots, int(4 * seconds)))
@@ -261,7 +257,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ReflexError(f"vla bench takes sim, policy, encoder, libero or all, not {named}")
     document: dict[str, Any] = {
         "machine": describe_machine(),
-        "cores": usable_cores(),
+        "cores": available_cpus(),
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
     }
     for part in parts:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.gl_platform import choose_platform
+from vla.training.cores import available_cpus
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -141,14 +142,9 @@ def prepare_environment() -> None:
     """Set what libraries read once, when they load: off-screen rendering, and no more threads than cores."""
     choose_platform()
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's software renderer: draw in the calling thread
-    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns after a fork otherwise
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, which a container can make fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _run_configured(command: str, arguments: list[str]) -> int:

@@ -17,7 +17,7 @@ from vla.imitation.augmentation import small_picture_augmentation
 from vla.imitation.fine_tune import FineTuneConfig, fine_tune
 from vla.rl.config import AlgoConfig, TrainConfig
 from vla.rl.trainer import train
-from vla.training.devices import available_cpus
+from vla.training.cores import available_cpus
 from vla.training.files import read_json, write_json
 from vla.training.run_folder import RunFolder
 

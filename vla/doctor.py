@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vla.cli import EXIT_FAILED, prepare_environment, usable_cores
+from vla.cli import EXIT_FAILED, prepare_environment
 from vla.errors import ReflexError
+from vla.training.cores import available_cpus
 
 MUJOCO_VERSION = "3.3.0"
 GIGABYTE = 1024**3
@@ -189,7 +190,7 @@ def check_disk(folder: Path, free: int | None = None) -> Check:
 
 def check_threads(cores: int | None = None, threads: str | None = None) -> Check:
     """Threads per process against the cores there are."""
-    cores = usable_cores() if cores is None else cores
+    cores = available_cpus() if cores is None else cores
     threads = os.environ.get("OMP_NUM_THREADS", str(cores)) if threads is None else threads
     detail = f"{cores} usable cores, {threads} threads per process"
     if threads.isdigit() and int(threads) > cores:

@@ -21,6 +21,7 @@ from vla.cli import CONFIGURED, ConfiguredCommand, main
 from vla.conf.schema import fields_of, is_config, strip_optional
 from vla.errors import ReflexError
 from vla.rl.config import TrainConfig
+from vla.training.cores import available_cpus
 from world_models.errors import WorldModelError
 
 
@@ -194,4 +195,4 @@ def test_environment_is_prepared_before_heavy_imports() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     gl, llvmpipe, threads, torch_loaded = done.stdout.split()
     assert (gl, llvmpipe, torch_loaded) == ("egl" if sys.platform == "linux" else "", "0", "False")
-    assert int(threads) == vla.cli.usable_cores()
+    assert int(threads) == available_cpus()

@@ -16,7 +16,7 @@ from rich.table import Table
 from sim.contract import Split, Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from sim.suites import get_suite
-from vla.audit.embeddings import CEILING, CONTROLS, TimeEmbedding
+from vla.audit.embeddings import CONTROLS, TimeEmbedding
 from vla.audit.measures import Estimate
 from vla.audit.rollouts import SCRIPTED, AuditRollout, Kind, RolloutMaker, from_policy, make_rollouts
 from vla.audit.scoring import MEASURES, MODES, Row, recommend, score
@@ -24,16 +24,10 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, load_policy
 from vla.rl.config import AlgoConfig
-from vla.rl.embeddings import (
-    FrameEmbedding,
-    PolicyEmbedding,
-    ProprioceptionEmbedding,
-    RolloutEmbedding,
-    TrueProgressEmbedding,
-    rollout_clip,
-)
+from vla.rl.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding, rollout_clip
 from vla.rl.rollout import RolloutRequest, collect_rollouts
-from vla.training.devices import available_cpus, resolve_device, set_threads
+from vla.training.cores import available_cpus
+from vla.training.devices import resolve_device, set_threads
 from vla.training.files import write_json
 from vla.training.progress import progress_bar
 from vla.training.seeding import derive_seed
@@ -215,12 +209,10 @@ def _embedding(
     tasks: Sequence[int],
     output: Path,
 ) -> RolloutEmbedding:
-    if name == "proprioception":
-        return ProprioceptionEmbedding(config.reward_frames)
+    if name in WITHOUT_PICTURES:
+        return WITHOUT_PICTURES[name](config.reward_frames)
     if name == "time":
         return TimeEmbedding()
-    if name == CEILING:
-        return TrueProgressEmbedding()
     if name == "policy" and policy is not None:
         return PolicyEmbedding(policy, config.reward_frames)
     device = str(resolve_device(config.device))

@@ -25,7 +25,8 @@ from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
 from vla.rl.rollout import RolloutRequest, collect_rollouts
-from vla.training.devices import available_cpus, draw_beside, resolve_device, set_threads
+from vla.training.cores import available_cpus
+from vla.training.devices import draw_beside, resolve_device, set_threads
 from vla.training.files import write_json
 from vla.training.progress import progress_bar
 from vla.training.run_folder import RunFolder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -109,6 +109,13 @@ class TrueProgressEmbedding:
     def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
         """[n, 1] of 0: nothing has been done."""
         return np.zeros((len(episodes), 1), dtype=np.float32)
+
+
+WITHOUT_PICTURES: dict[str, Callable[[int], RolloutEmbedding]] = {
+    "proprioception": ProprioceptionEmbedding,
+    "true_progress": lambda moments: TrueProgressEmbedding(),
+}
+"""Encoder name -> its embedding of so many moments; there is no encoder to load."""
 
 
 def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:

@@ -16,13 +16,7 @@ from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
 from vla.rl.critic import Critic
-from vla.rl.embeddings import (
-    FrameEmbedding,
-    PolicyEmbedding,
-    ProprioceptionEmbedding,
-    RolloutEmbedding,
-    TrueProgressEmbedding,
-)
+from vla.rl.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding
 from vla.rl.encoder import demonstration_rollouts, train_encoder
 from vla.rl.implicit_reward import FOLDER as IMPLICIT_FOLDER
 from vla.rl.implicit_reward import ImplicitReward
@@ -203,10 +197,8 @@ def make_reward(
 def _open_embedding(config: TrainConfig, own: str, load_policy: PolicyLoader) -> RolloutEmbedding:
     """What `config.encoder` names; `own` is the folder of what the run made for itself."""
     frames = config.algo.reward_frames
-    if config.encoder == "proprioception":
-        return ProprioceptionEmbedding(frames)
-    if config.encoder == "true_progress":
-        return TrueProgressEmbedding()
+    if config.encoder in WITHOUT_PICTURES:
+        return WITHOUT_PICTURES[config.encoder](frames)
     if config.encoder == "policy":
         frozen = load_policy(own, config.device)
         frozen.set_precision(config.precision)

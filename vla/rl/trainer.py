@@ -35,7 +35,8 @@ from vla.rl.sampler import last_success_rates, stream_generator
 from vla.rl.setup import check_frame_memory, chosen_tasks, make_reward, make_suite, open_reference, open_state
 from vla.rl.state import TrainingState, save_state
 from vla.rl.update import learning_rate, update_policy
-from vla.training.devices import available_cpus, draw_beside, in_float32, resolve_device, set_threads, sharing_cores
+from vla.training.cores import available_cpus
+from vla.training.devices import draw_beside, in_float32, resolve_device, set_threads, sharing_cores
 from vla.training.interrupts import held_interrupts
 from vla.training.run_folder import RunFolder
 from vla.training.seeding import derive_seed, seed_everything

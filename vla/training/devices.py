@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
@@ -11,10 +10,10 @@ import torch
 
 from sim.gl_platform import draw_beside_cuda
 from vla.errors import ReflexError
+from vla.training.cores import available_cpus
 
 __all__ = [
     "autocast",
-    "available_cpus",
     "computes_bfloat16",
     "draw_beside",
     "in_float32",
@@ -57,13 +56,6 @@ def draw_beside(device: torch.device) -> None:
     """Let simulator processes started from now on draw on the card that computes, where EGL knows which it is."""
     if device.type == "cuda":
         draw_beside_cuda(torch.cuda.current_device() if device.index is None else device.index)
-
-
-def available_cpus() -> int:
-    """Cores this process may run on, which in a container can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def set_threads(count: int | None = None) -> int:

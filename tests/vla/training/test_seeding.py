@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla.errors import ReflexError
-from vla.training.devices import autocast, available_cpus, computes_bfloat16, resolve_device, set_threads
+from vla.training.cores import available_cpus
+from vla.training.devices import autocast, computes_bfloat16, resolve_device, set_threads
 from vla.training.seeding import derive_seed, load_rng, restore_rng, save_rng, seed_everything
 
 
