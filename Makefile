@@ -44,10 +44,10 @@ format: $(DEV_STAMP) ## Rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 bench: $(BASE_STAMP) ## Speed of the simulator, the policy and the encoder on this machine
-	$(BIN)/vla bench all
+	$(BIN)/python -m scripts.bench all
 
 gpu-check: $(BASE_STAMP) ## What is claimed of GPUs, checked on this machine's (exit status 3 without one)
-	$(BIN)/python scripts/gpu_check.py
+	$(BIN)/python -m scripts.gpu_check
 
 libero: $(LIBERO_STAMP) ## LIBERO's task builder, without its training dependencies
 

@@ -1,6 +1,6 @@
 """Checks on this machine's GPU what the project claims of GPUs, one line a check.
 
-    python scripts/gpu_check.py [--device cuda:0] [--json FILE] [--quick] [--only CHECK]
+    python -m scripts.gpu_check [--device cuda:0] [--json FILE] [--quick] [--only CHECK]
 
 Exit status: 0 all checks passed, 1 one failed, 3 there is no CUDA device. `--device cpu` runs the same checks on the
 CPU with small sizes, which tests the script and says nothing about GPUs.
@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla.bench import random_observations
+from scripts.bench.machine import random_observations
 from vla.policies import PrismaticPolicy, reflex_tiny_config
-from vla.training.files import write_json
+from vla.run.files import write_json
 
 NO_DEVICE = 3
 
@@ -107,7 +107,7 @@ def check_policy_speed(device: str, quick: bool) -> Iterator[Outcome]:
 
 def check_fine_tuning(device: str, quick: bool) -> Iterator[Outcome]:
     """Steps of AdamW on one batch, in the precision fine-tuning uses on this device: the loss must fall."""
-    from vla.training.devices import autocast
+    from vla.run.devices import autocast
 
     torch.manual_seed(0)
     policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
@@ -139,7 +139,7 @@ def check_encoders(device: str, quick: bool) -> Iterator[Outcome]:
 
     The table of docs/world_models.md.
     """
-    from vla.bench_encoders import ON_CPU, ON_CUDA, Case, measure
+    from scripts.bench.encoders import ON_CPU, ON_CUDA, Case, measure
 
     cases = (Case(ON_CPU[0].network, 2, 2, 2),) if quick else ON_CUDA
     for case in cases:
@@ -158,7 +158,7 @@ def check_drawing(device: str, quick: bool) -> Iterator[Outcome]:
     """Pictures are drawn on the card that computes, and how many a second from one process."""
     from sim.gl_platform import EGL_DEVICE
     from sim.suites import get_suite
-    from vla.training.devices import draw_beside
+    from vla.run.devices import draw_beside
 
     draw_beside(torch.device(device))
     chosen = os.environ.get(EGL_DEVICE)

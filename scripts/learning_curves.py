@@ -1,6 +1,6 @@
 """Learning curves of several algorithms over seeds, from one start: the comparison behind "which earns its place".
 
-    python scripts/learning_curves.py OUTPUT --policy FINE_TUNED --arms grpo srpo --seeds 3 --iterations 40 \
+    python -m scripts.learning_curves OUTPUT --policy FINE_TUNED --arms grpo srpo --seeds 3 --iterations 40 \
         [--target 0.9] [--at-once 2] [--finished] [-- suite=tabletop algo.groups_per_iteration=40 ...]
 
 Runs `vla train` once for each arm and seed, seeds first, so that arms stay paired when the study is cut short; with
@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vla.evaluation.curves import Curve, band, episodes_to_reach, paired_ratios
-from vla.training.cores import core_numbers
-from vla.training.files import read_json, write_json
-from vla.training.run_folder import RunFolder
+from vla.run.cores import core_numbers
+from vla.run.files import read_json, write_json
+from vla.run.run_folder import RunFolder
 
 ARMS: dict[str, list[str]] = {
     "grpo": ["algo=grpo"],

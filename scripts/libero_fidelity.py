@@ -1,9 +1,9 @@
 """Three checks of LIBERO that take too long for a test: that every task builds, that "fast" ends as "exact" does, and
 that an archive gives the models that were packed.
 
-    python scripts/libero_fidelity.py builds OUTPUT.json
-    python scripts/libero_fidelity.py fast OUTPUT.json [EPISODES_PER_TASK]
-    python scripts/libero_fidelity.py archives OUTPUT.json FOLDER
+    python -m scripts.libero_fidelity builds OUTPUT.json
+    python -m scripts.libero_fidelity fast OUTPUT.json [EPISODES_PER_TASK]
+    python -m scripts.libero_fidelity archives OUTPUT.json FOLDER
 
 `builds` makes each of the 130 tasks twice (the second build is timed), starts it from an official initial state and
 from a sampled one, holds still for ten steps and draws both cameras. `fast` records a scripted expert's episodes in

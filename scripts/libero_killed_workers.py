@@ -1,6 +1,6 @@
 """A collection of LIBERO episodes whose workers are killed with SIGKILL every few seconds, checked against a quiet one.
 
-    python scripts/libero_killed_workers.py OUTPUT_FOLDER [EPISODES_PER_TASK]
+    python -m scripts.libero_killed_workers OUTPUT_FOLDER [EPISODES_PER_TASK]
 
 Collects `libero_spatial_fast_plain` at 64 px twice, ten tasks, 20 episodes of each unless told otherwise: once with one
 of the workers killed every 8 to 14 seconds, once without. All episodes must arrive, and equal the quiet ones; only the

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from vla.rl.config import AlgoConfig, TrainConfig
-from vla.rl.trainer import Components, train
-from vla.training.jsonl import read_lines
-from vla.training.run_folder import comparable_metrics
+from vla.rl.loop import Components, train
+from vla.run.jsonl import read_lines
+from vla.run.run_folder import comparable_metrics
 
 RECORDED = Path(__file__).with_suffix(".json")
 RUNS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.gl_platform import choose_platform
-from vla.training.cores import available_cpus
+from vla.run.cores import available_cpus
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -47,8 +47,8 @@ CONFIGURED = {  # of one word or two
     ),
     "collect": ConfiguredCommand(
         "Record episodes of an expert or a policy as a LeRobot v3 dataset.",
-        "vla.data.collect:CollectConfig",
-        "vla.data.collect:collect",
+        "vla.rollout.collect:CollectConfig",
+        "vla.rollout.collect:collect",
         "vla collect suite=tabletop tasks=[0,1] episodes_per_task=10 output=datasets/tabletop",
         continues=True,
     ),
@@ -61,14 +61,8 @@ CONFIGURED = {  # of one word or two
     "train": ConfiguredCommand(
         "Improve a policy by reinforcement learning, with SRPO or GRPO.",
         "vla.rl.config:TrainConfig",
-        "vla.rl.trainer:train",
+        "vla.rl.loop:train",
         "vla train algo=srpo suite=tabletop tasks=[0] policy=runs/sft seed=3",
-    ),
-    "pretrain": ConfiguredCommand(
-        "Make the shipped base policy again: scripted play, then imitation with auxiliaries.",
-        "vla.pretraining.pretrain:PretrainConfig",
-        "vla.pretraining.pretrain:pretrain",
-        "vla pretrain output=runs/pretrain play_episodes=18000",
     ),
     "libero pack": ConfiguredCommand(
         "Pack a LIBERO suite into one file, for machines without robosuite and assets.",
@@ -78,16 +72,16 @@ CONFIGURED = {  # of one word or two
     ),
     "libero import": ConfiguredCommand(
         "Write LIBERO's own demonstrations (HDF5) as a LeRobot v3 dataset.",
-        "vla.data.libero_import:ImportConfig",
-        "vla.data.libero_import:import_demonstrations",
+        "vla.rollout.libero_import:ImportConfig",
+        "vla.rollout.libero_import:import_demonstrations",
         "vla libero import demonstrations=libero_spatial suite=libero_spatial output=datasets/libero_spatial",
         continues=True,
     ),
-    "bench reward": ConfiguredCommand(
+    "audit": ConfiguredCommand(
         "Audit reward modes and encoders on rollouts whose true progress is known.",
-        "vla.audit.command:RewardBenchConfig",
-        "vla.audit.command:bench_reward",
-        "vla bench reward suite=tabletop output=runs/bench_reward",
+        "vla.rewards.audit.command:AuditConfig",
+        "vla.rewards.audit.command:audit",
+        "vla audit suite=tabletop output=runs/audit",
     ),
     "eval": ConfiguredCommand(
         "Success of a policy on held-out initial states, with intervals.",
@@ -102,8 +96,14 @@ PLAIN = {
     "compare": ("Compare two evaluations on the initial states both ran.", "vla.evaluation.commands:compare_command"),
     "merge": ("Join the parts of an evaluation that ran as shards.", "vla.evaluation.commands:merge_command"),
     "doctor": ("Check this machine, and say what to do about what is missing.", "vla.doctor:main"),
-    "bench": ("Measure the speed of simulator, policy and encoder here.", "vla.bench:main"),
 }
+
+MOVED = {
+    "bench reward": "vla audit",
+    "bench": "python -m scripts.bench, in a checkout of the source",
+    "pretrain": "python -m scripts.pretraining, in a checkout of the source",
+}
+"""Former commands, and what does their work now."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,12 +123,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"reflex {version('reflex-vla')}\n")
         return 0
     prepare_environment()
+    if command in CONFIGURED:
+        return run_command(command, CONFIGURED[command], rest)
+    if command in PLAIN:
+        return guarded(lambda: int(_load(PLAIN[command][1])(rest)))
+    former = next((old for old in MOVED if f"{' '.join(arguments)} ".startswith(f"{old} ")), None)
+    if former is not None:
+        return _fail(f"vla {former} is now {MOVED[former]}")
+    return _fail(f"there is no command {command!r}{_nearest_command(command)}; see vla --help")
+
+
+def run_command(name: str, command: ConfiguredCommand, arguments: Sequence[str]) -> int:
+    """Run a configured command and return the exit status, as `main` does."""
+    return guarded(lambda: _run_configured(name, command, list(arguments)))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Do some work and return its exit status; what the user can mend is one line on stderr."""
     try:
-        if command in CONFIGURED:
-            return _run_configured(command, rest)
-        if command in PLAIN:
-            return int(_load(PLAIN[command][1])(rest))
-        return _fail(f"there is no command {command!r}{_nearest_command(command)}; see vla --help")
+        return work()
     except KeyboardInterrupt:
         _say("interrupted")
         return EXIT_INTERRUPTED
@@ -147,11 +160,10 @@ def prepare_environment() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
-def _run_configured(command: str, arguments: list[str]) -> int:
+def _run_configured(command: str, entry: ConfiguredCommand, arguments: list[str]) -> int:
     from vla.conf.compose import compose_config
     from vla.errors import ReflexError
 
-    entry = CONFIGURED[command]
     flags = {argument for argument in arguments if argument.startswith("-")}
     unknown = flags - {"-h", "--help", "--show-config"}
     if unknown:
@@ -175,7 +187,7 @@ def _run_configured(command: str, arguments: list[str]) -> int:
     try:
         result = _with_progress(_load(entry.runner), config)
     except KeyboardInterrupt:
-        _say(f"interrupted{_how_to_resume(command, overrides, config)}")
+        _say(f"interrupted{_how_to_resume(command, entry, overrides, config)}")
         return EXIT_INTERRUPTED
     _show(result)
     return 0
@@ -189,7 +201,7 @@ def _with_progress(runner: Callable[..., Any], config: Any) -> Any:
         return runner(config)
     from contextlib import ExitStack
 
-    from vla.training.progress import progress_bar
+    from vla.run.progress_bar import progress_bar
 
     with ExitStack() as stack:
         show: list[Callable[[int, str], None]] = []
@@ -202,11 +214,11 @@ def _with_progress(runner: Callable[..., Any], config: Any) -> Any:
         return runner(config, on_progress=update)
 
 
-def _how_to_resume(command: str, overrides: list[str], config: Any) -> str:
+def _how_to_resume(command: str, entry: ConfiguredCommand, overrides: list[str], config: Any) -> str:
     again = ["vla", *command.split(), *(override for override in overrides if not override.startswith("resume="))]
     if any(field.name == "resume" for field in fields(config)):
         again.append("resume=true")
-    elif not CONFIGURED[command].continues:
+    elif not entry.continues:
         return ""
     return f"; continue with: {shlex.join(again)}"
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from rich.console import Console
 
-from vla.data.collect import CollectConfig, collect
 from vla.errors import ReflexError
 from vla.evaluation.report import write_report
 from vla.imitation.augmentation import small_picture_augmentation
 from vla.imitation.fine_tune import FineTuneConfig, fine_tune
 from vla.rl.config import AlgoConfig, TrainConfig
-from vla.rl.trainer import train
-from vla.training.cores import available_cpus
-from vla.training.files import read_json, write_json
-from vla.training.run_folder import RunFolder
+from vla.rl.loop import train
+from vla.rollout.collect import CollectConfig, collect
+from vla.run.cores import available_cpus
+from vla.run.files import read_json, write_json
+from vla.run.run_folder import RunFolder
 
 SUMMARY_KEYS = ("success_rate", "episodes", "wilson_low", "wilson_high")
 

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from vla.cli import EXIT_FAILED, prepare_environment
 from vla.errors import ReflexError
-from vla.training.cores import available_cpus
+from vla.run.cores import available_cpus
 
 MUJOCO_VERSION = "3.3.0"
 GIGABYTE = 1024**3

@@ -47,7 +47,7 @@ class TabletopSuite(Suite):
 
     def make_expert(self, task_id: int, seed: int) -> Expert:
         """The scripted expert."""
-        from sim.experts.tabletop import TabletopExpert  # the expert imports this package
+        from sim.tabletop.expert import TabletopExpert  # the expert imports this package
 
         return TabletopExpert(seed, get_task(task_id))
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 import vla.cli
-import vla.training.progress
+import vla.run.progress_bar
 from sim.contract import EnvironmentRequestError
 from vla.cli import CONFIGURED, ConfiguredCommand, main
 from vla.conf.schema import fields_of, is_config, strip_optional
 from vla.errors import ReflexError
 from vla.rl.config import TrainConfig
-from vla.training.cores import available_cpus
+from vla.run.cores import available_cpus
 from world_models.errors import WorldModelError
 
 
@@ -65,7 +65,7 @@ def test_help_is_immediate_and_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "vla", "--help"], capture_output=True, text=True, check=True)
     # A loose bound, for busy machines: what takes long is importing, so the heavy imports are looked for too.
     assert time.perf_counter() - start < 10
-    for command in ("demo", "collect", "sft", "train", "eval", "report", "compare", "merge", "doctor", "bench"):
+    for command in ("demo", "collect", "sft", "train", "eval", "report", "compare", "merge", "doctor", "audit"):
         assert f"\n  {command} " in done.stdout
     code = (
         "import sys, vla.cli; vla.cli.main(['--help']); "
@@ -89,7 +89,7 @@ def test_progress_reports_reach_the_bar(
     def record(label: str, total: int) -> Iterator[Callable[[int, str], None]]:
         yield lambda done, note: shown.append((label, total, done, note))
 
-    monkeypatch.setattr(vla.training.progress, "progress_bar", record)
+    monkeypatch.setattr(vla.run.progress_bar, "progress_bar", record)
     assert main(["collect", "steps=2"]) == 0
     assert shown == [("episodes", 2, 1, "0 succeeded"), ("episodes", 2, 2, "1 succeeded")]
     assert capsys.readouterr().out == "done-2\n"
@@ -137,10 +137,12 @@ def test_an_interrupt_says_how_to_go_on(toy: list[BaseException], capsys: pytest
         (["report"], "arguments are required: RUN; usage: vla report"),
         (["report", "no/such/folder"], "there is no run folder no/such/folder"),
         (["doctor", "--fix"], "not '--fix'"),
-        (["bench", "disk"], "'disk'"),
+        (["bench", "libero"], "vla bench is now python -m scripts.bench"),
+        (["bench", "reward", "modes=[srpo]"], "vla bench reward is now vla audit"),
+        (["pretrain"], "vla pretrain is now python -m scripts.pretraining"),
         (["libero"], "there is no command 'libero' (did you mean 'libero pack'?)"),
         (["libero", "pack", "suit=libero_goal"], "vla libero pack has no field 'suit' (did you mean 'suite'?)"),
-        (["bench", "reward", "modes=[srop]"], "modes are srpo, srpo_cosine"),
+        (["audit", "modes=[srop]"], "modes are srpo, srpo_cosine"),
     ],
 )
 def test_wrong_usage_is_status_2_on_one_line(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from vla import demo
-from vla.data.collect import CollectConfig
 from vla.demo import DemoConfig, run_demo
 from vla.errors import ReflexError
 from vla.rl.config import AlgoConfig
+from vla.rollout.collect import CollectConfig
 
 
 def small(output: Path) -> DemoConfig:

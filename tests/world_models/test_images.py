@@ -21,8 +21,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from scripts.bench.encoder_speed import encoder_throughput
 from tests.world_models.clips import moving_squares
-from world_models.bench import encoder_throughput
 from world_models.encoders import load_encoder
 from world_models.encoders.images import FAMILIES, ImageEncoder, ImageEncoderConfig
 from world_models.errors import WorldModelError

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import VJEPA2Model
 
+from scripts.bench.encoder_speed import encoder_throughput, plain_transformers_loop
 from tests.world_models.clips import moving_squares
 from tests.world_models.networks import tiny_vjepa2
-from world_models.bench import encoder_throughput, plain_transformers_loop
 from world_models.encoders import PixelEncoder, load_encoder
 from world_models.encoders.vjepa2 import VJepa2Config, VJepa2Encoder
 from world_models.errors import WorldModelError

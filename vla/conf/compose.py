@@ -1,8 +1,7 @@
 """Command-line overrides -> a command's configuration dataclass, composed by Hydra, with errors that name the field.
 
-Each command has a folder `vla/conf/<command>/` (`bench_reward` for `vla bench reward`) with `config.yaml` (its defaults
-list) and one folder for each of its groups. The schema it composes against is made from its dataclass, which holds all
-defaults that no group changes.
+A command's schema is made from its dataclass, which holds all defaults that no group changes. A command with groups has
+a folder `vla/conf/<command>/` with `config.yaml` (its defaults list) and one folder for each group.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -46,6 +45,8 @@ class Composed:
 def list_groups(command: str) -> dict[str, list[str]]:
     """The groups of a command and their options, from the packaged files."""
     root = resources.files("vla.conf") / _folder(command)
+    if not root.is_dir():
+        return {}
     return {
         group.name: sorted(
             entry.name.removesuffix(".yaml") for entry in group.iterdir() if entry.name.endswith(".yaml")
@@ -57,9 +58,10 @@ def list_groups(command: str) -> dict[str, list[str]]:
 
 def default_options(command: str) -> dict[str, str]:
     """The option each group of a command has when nothing is said."""
-    config = OmegaConf.create(
-        (resources.files("vla.conf") / _folder(command) / "config.yaml").read_text(encoding="utf-8")
-    )
+    file = resources.files("vla.conf") / _folder(command) / "config.yaml"
+    if not file.is_file():
+        return {}
+    config = OmegaConf.create(file.read_text(encoding="utf-8"))
     assert isinstance(config, DictConfig)
     return {
         str(key): str(value) for entry in config.defaults if not isinstance(entry, str) for key, value in entry.items()
@@ -78,8 +80,12 @@ def compose_config(command: str, config_class: type[Any], overrides: Sequence[st
         _check(text, fields, groups, command)
     ConfigStore.instance().store(name="schema", node=mirror(config_class))
     try:
-        with initialize_config_module(config_module=f"vla.conf.{_folder(command)}", job_name="vla", version_base="1.3"):
-            values = compose("config", overrides=list(overrides))
+        if groups:
+            with initialize_config_module(f"vla.conf.{_folder(command)}", job_name="vla", version_base="1.3"):
+                values = compose("config", overrides=list(overrides))
+        else:
+            with initialize(None, job_name="vla", version_base="1.3"):
+                values = compose("schema", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ReflexError(_explain(error, fields)) from error
     return Composed(values=values, config_class=config_class)

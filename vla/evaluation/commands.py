@@ -18,7 +18,7 @@ from vla.evaluation.merge import merge
 from vla.evaluation.report import write_report
 from vla.evaluation.results import compare, compare_tasks, evaluated_episodes
 from vla.evaluation.statistics import PairedDifference
-from vla.training.files import write_json
+from vla.run.files import write_json
 
 
 def report_command(arguments: Sequence[str]) -> int:

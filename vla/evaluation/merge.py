@@ -10,9 +10,9 @@ from typing import Any
 from vla.errors import ReflexError, writing
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.runner import finish, without_step
-from vla.training.files import read_json
-from vla.training.jsonl import read_lines
-from vla.training.run_folder import RunFolder, read_config
+from vla.run.files import read_json
+from vla.run.jsonl import read_lines
+from vla.run.run_folder import RunFolder, read_config
 
 
 def merge(parts: Sequence[Path], output: Path) -> dict[str, Any]:

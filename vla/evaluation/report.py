@@ -26,7 +26,7 @@ from vla.evaluation.charts import (
 from vla.evaluation.report_data import Arm, RunData, Series, arm_name, load_run
 from vla.evaluation.results import TaskResult
 from vla.evaluation.videos import Video
-from vla.training.files import write_text
+from vla.run.files import write_text
 
 __all__ = ["render_report", "write_report"]
 

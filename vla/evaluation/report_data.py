@@ -12,9 +12,9 @@ from vla.errors import ReflexError
 from vla.evaluation.results import TaskResult, compare, tabulate
 from vla.evaluation.statistics import PairedDifference, wilson_interval
 from vla.evaluation.videos import Video, find_videos
-from vla.training.files import read_json
-from vla.training.jsonl import read_lines
-from vla.training.run_folder import read_config
+from vla.run.files import read_json
+from vla.run.jsonl import read_lines
+from vla.run.run_folder import read_config
 
 __all__ = ["Arm", "RunData", "Series", "load_run", "order_phases"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from vla.errors import ReflexError
 from vla.evaluation.protocol import check_same
 from vla.evaluation.statistics import PairedDifference, paired_bootstrap, wilson_interval
-from vla.training.jsonl import read_lines
+from vla.run.jsonl import read_lines
 
 __all__ = ["EvaluationResult", "TaskResult", "compare", "compare_tasks", "evaluated_episodes", "tabulate"]
 

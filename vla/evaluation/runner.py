@@ -17,20 +17,20 @@ from sim.pool import EnvironmentPool, EpisodeRequest
 from sim.suites import get_suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.evaluation.expert import EXPERT, run_experts
 from vla.evaluation.protocol import Protocol
 from vla.evaluation.report import write_report
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
-from vla.rl.rollout import RolloutRequest, collect_rollouts
-from vla.training.cores import available_cpus
-from vla.training.devices import draw_beside, resolve_device, set_threads
-from vla.training.files import write_json
-from vla.training.progress import progress_bar
-from vla.training.run_folder import RunFolder
-from vla.training.seeding import derive_seed
+from vla.rollout.expert_episodes import EXPERT, run_experts
+from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
+from vla.run.cores import available_cpus
+from vla.run.devices import draw_beside, resolve_device, set_threads
+from vla.run.files import write_json
+from vla.run.progress_bar import progress_bar
+from vla.run.run_folder import RunFolder
+from vla.run.seeding import derive_seed
 
 __all__ = [
     "EvaluationConfig",

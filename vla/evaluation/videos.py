@@ -16,7 +16,7 @@ from PIL import Image
 from sim.contract import CONTROL_FREQUENCY
 from vla.data.episode import Episode
 from vla.errors import writing
-from vla.training.files import TEMPORARY_PREFIX
+from vla.run.files import TEMPORARY_PREFIX
 
 __all__ = ["Video", "find_videos", "side_by_side", "write_video", "write_videos"]
 

@@ -17,10 +17,10 @@ from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
 from vla.imitation.weighting import Weighting, sample_weights
 from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
-from vla.training.devices import in_float32, resolve_device, set_threads
-from vla.training.interrupts import held_interrupts
-from vla.training.progress import progress_bar
-from vla.training.run_folder import RunFolder
+from vla.run.devices import in_float32, resolve_device, set_threads
+from vla.run.interrupts import held_interrupts
+from vla.run.progress_bar import progress_bar
+from vla.run.run_folder import RunFolder
 
 SCRATCH = "scratch"
 """Policy name that means a tiny policy with random weights."""

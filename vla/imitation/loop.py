@@ -20,7 +20,7 @@ from vla.imitation.augmentation import AugmentationConfig, augment_frames
 from vla.imitation.samples import EpisodeSamples, SampleSource
 from vla.policies.decoding import gaussian_rows
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
-from vla.training.devices import autocast
+from vla.run.devices import autocast
 
 Metrics = dict[str, float]
 

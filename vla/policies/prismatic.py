@@ -31,7 +31,7 @@ from vla.policies.keypoints import KeypointTower, WordGrounding
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
 from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
 from vla.policies.vision_tower import VisionTower, build_projector, multi_layer_perceptron
-from vla.training.devices import autocast, computes_bfloat16
+from vla.run.devices import autocast, computes_bfloat16
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from vla.policies.action_tokenizer import Normalisation
 from vla.policies.configuration_prismatic import PrismaticConfig
 from vla.policies.prismatic import PrismaticPolicy
 from vla.policies.processing_prismatic import HuggingFaceTokenizer, InstructionTokenizer, WordTokenizer
-from vla.training.checkpoints import newest_checkpoint
+from vla.run.checkpoints import newest_checkpoint
 
 CONFIG_FILE = "config.json"
 NORMALISATION_FILE = "normalisation.json"

@@ -15,7 +15,7 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies.protocol import Policy, PolicySpec
 from vla.rl.advantages import LengthNormalisation, length_weights
-from vla.rl.rollout import decision_indices
+from vla.rollout.pool_rollouts import decision_indices
 
 
 class PreparedInputs(Protocol):

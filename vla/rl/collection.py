@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from sim.contract import Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla.data.episode import Episode
+from vla.rewards.embedding_queue import EmbeddingQueue
+from vla.rewards.models import RewardModel, Scores
+from vla.rewards.modes import paid_without_success
 from vla.rl.advantages import group_spread
 from vla.rl.batch import Batch, Rollout, TrainablePolicy
 from vla.rl.config import AlgoConfig
 from vla.rl.credit import Judges, set_advantages
 from vla.rl.demonstration_starts import Lead, with_demonstration_starts
-from vla.rl.embedding_queue import EmbeddingQueue
-from vla.rl.reward_modes import paid_without_success
-from vla.rl.rewards import RewardModel, Scores
-from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.rl.sampler import GroupRequest, Start, choose_groups
+from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
 
 MINIMUM_SPREAD = 1e-4
 """Rewards of a group that differ by less count as equal: such a group teaches nothing."""

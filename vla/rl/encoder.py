@@ -8,14 +8,14 @@ from pathlib import Path
 from sim.contract import Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla.data.episode import Episode
+from vla.rewards.embeddings import rollout_clip, thinned
 from vla.rl.batch import TrainablePolicy
 from vla.rl.collection import play_episodes
 from vla.rl.config import TrainConfig
-from vla.rl.embeddings import rollout_clip, thinned
-from vla.rl.rollout import RolloutRequest
 from vla.rl.sampler import stream_generator
 from vla.rl.state import Progress
-from vla.training.seeding import derive_seed
+from vla.rollout.pool_rollouts import RolloutRequest
+from vla.run.seeding import derive_seed
 
 
 def train_encoder(

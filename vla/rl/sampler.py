@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vla.training.seeding import derive_seed
+from vla.run.seeding import derive_seed
 
 Start = tuple[int, int, int]
 """(task, initial state, control steps of a demonstration before it: 0 for none)."""

@@ -12,16 +12,17 @@ import torch
 from sim.contract import Suite
 from sim.pool import EnvironmentPool
 from vla.policies.protocol import PolicySpec
+from vla.rewards.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding
+from vla.rewards.models import BinaryReward, CalibratedReward, RewardModel, SiirlReward, SrpoReward
+from vla.rewards.success_bank import SuccessBank
 from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
 from vla.rl.critic import Critic
-from vla.rl.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding
 from vla.rl.encoder import demonstration_rollouts, train_encoder
 from vla.rl.implicit_reward import FOLDER as IMPLICIT_FOLDER
 from vla.rl.implicit_reward import ImplicitReward
 from vla.rl.replay import Replay
-from vla.rl.rewards import BinaryReward, CalibratedReward, RewardModel, SiirlReward, SrpoReward
 from vla.rl.state import (
     ENCODER_FOLDER,
     POLICY_FOLDER,
@@ -32,9 +33,8 @@ from vla.rl.state import (
     load_optimiser,
     load_progress,
 )
-from vla.rl.success_bank import SuccessBank
 from vla.rl.update import make_optimiser
-from vla.training.run_folder import RunFolder
+from vla.run.run_folder import RunFolder
 
 PolicyLoader = Callable[[str, str], TrainablePolicy]
 

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from vla.errors import ReflexError, restoring
+from vla.rewards.success_bank import SuccessBank
 from vla.rl.averaging import WeightAverage
 from vla.rl.batch import TrainablePolicy
 from vla.rl.config import RESUME_MAY_CHANGE
 from vla.rl.critic import Critic
 from vla.rl.implicit_reward import ImplicitReward
 from vla.rl.replay import Replay
-from vla.rl.success_bank import SuccessBank
-from vla.training.files import read_json, write_json
-from vla.training.run_folder import RunFolder
+from vla.run.files import read_json, write_json
+from vla.run.run_folder import RunFolder
 
 POLICY_FOLDER = "policy"
 OPTIMISER_FILE = "optimiser.pt"

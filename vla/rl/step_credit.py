@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
-from vla.rl.srpo_reward import connected_components
+from vla.rewards.srpo import connected_components
 
 ALONE = -1
 """A place where no other rollout of the group was."""

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from scripts.pretraining.play import canonical_instruction, held_out_pairs, sample_play
 from sim.contract import EnvironmentRequestError
 from sim.suites import get_suite
 from sim.tabletop.environment import TabletopEnvironment, register_environments
-from sim.tabletop.play import canonical_instruction, held_out_pairs, sample_play
 from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, initial_layout
 
 SUITE = get_suite("tabletop")

@@ -20,7 +20,7 @@ from vla.evaluation.report import write_report
 from vla.evaluation.report_data import load_run, order_phases, profile
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.videos import find_videos, side_by_side, write_videos
-from vla.training.run_folder import RunFolder
+from vla.run.run_folder import RunFolder
 
 INSTRUCTIONS = ["put the <red> cube & the cup away", "open the drawer"]
 

@@ -20,14 +20,14 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.evaluation import runner
 from vla.evaluation.commands import compare_command, merge_command
-from vla.evaluation.expert import run_experts
 from vla.evaluation.merge import merge
 from vla.evaluation.protocol import Protocol, check_same
 from vla.evaluation.results import EvaluationResult, compare, evaluated_episodes
 from vla.evaluation.runner import EvaluationConfig, evaluate, policy_fingerprint, run_evaluation
 from vla.evaluation.statistics import wilson_interval
 from vla.evaluation.videos import find_videos
-from vla.training.run_folder import RunFolder
+from vla.rollout.expert_episodes import run_experts
+from vla.run.run_folder import RunFolder
 
 FACTORY = "tests.fakes:get_suite"
 

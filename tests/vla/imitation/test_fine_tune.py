@@ -16,7 +16,7 @@ from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError
 from vla.imitation.fine_tune import FineTuneConfig, fine_tune
 from vla.policies import PrismaticPolicy, load_policy
-from vla.training.run_folder import RunFolder, comparable_metrics
+from vla.run.run_folder import RunFolder, comparable_metrics
 
 
 @pytest.fixture(scope="module")

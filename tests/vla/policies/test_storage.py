@@ -14,7 +14,7 @@ from tests.vla.policies.helpers import generators, make_observations, small_poli
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, load_policy
 from vla.policies.storage import SHIPPED_WEIGHTS, shipped_names
-from vla.training.run_folder import RunFolder
+from vla.run.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sim.contract import ObservationBatch
 from tests.fakes import FakePolicy
 from vla.policies.protocol import Mode, PolicyOutput
 from vla.rl.config import AlgoConfig, TrainConfig
-from vla.rl.trainer import Components
+from vla.rl.loop import Components
 
 
 @dataclass(frozen=True)

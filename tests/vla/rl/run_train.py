@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.vla.rl.helpers import TrainableFakePolicy, components, load_fake_policy, resumable_config
 from vla.policies.protocol import PolicyOutput
-from vla.rl.trainer import train
+from vla.rl.loop import train
 
 
 class DyingPolicy(TrainableFakePolicy):

@@ -11,7 +11,7 @@ from tests.fakes import FakeSuite
 from tests.vla.rl.helpers import TrainableFakePolicy, random_generator
 from vla.policies.protocol import PolicySpec
 from vla.rl.batch import Rollout, build_samples, executed_tokens
-from vla.rl.rollout import RolloutRequest, collect_rollouts
+from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
 
 
 def roll_out(policy: TrainableFakePolicy, count: int, frame_stride: int | None = None):

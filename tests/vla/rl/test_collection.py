@@ -16,14 +16,15 @@ from tests.fakes import HORIZON, FakeSuite
 from tests.vla.rl.helpers import TrainableFakePolicy, load_fake_policy
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.rl import collection, embedding_queue
+from vla.rewards import embedding_queue
+from vla.rewards.embeddings import FrameEmbedding, rollout_clip
+from vla.rewards.models import BinaryReward, RewardModel, SrpoReward
+from vla.rl import collection
 from vla.rl.batch import Batch
 from vla.rl.collection import collect_batch
 from vla.rl.config import AlgoConfig
 from vla.rl.credit import Judges
 from vla.rl.critic import Critic
-from vla.rl.embeddings import FrameEmbedding, rollout_clip
-from vla.rl.rewards import BinaryReward, RewardModel, SrpoReward
 from world_models.errors import WorldModelError
 
 

@@ -16,8 +16,8 @@ from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, reflex_tiny_config
 from vla.rl.batch import Rollout, Samples, build_samples
 from vla.rl.config import AlgoConfig
-from vla.rl.rollout import RolloutRequest, collect_rollouts
 from vla.rl.update import accumulate_gradient, learning_rate, make_optimiser, minibatches, update_policy
+from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
 
 
 def samples_of(policy: TrainableFakePolicy, count: int = 24, temperature: float = 1.0) -> Samples:

@@ -1,0 +1,1 @@
+"""What a user of the package never imports: pretraining, speed studies, learning curves, checks."""

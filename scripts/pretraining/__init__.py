@@ -1,0 +1,1 @@
+"""How the shipped base policy was made: scripted play, then imitation with auxiliaries."""

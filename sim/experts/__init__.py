@@ -1,1 +1,0 @@
-"""Scripted experts: policies with access to the simulator's true state, which make demonstrations."""

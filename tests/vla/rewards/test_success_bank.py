@@ -1,0 +1,106 @@
+"""Successes kept over iterations, and what they do to a batch without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.vla.rl.test_collection import FinalFrame
+from vla.errors import ReflexError
+from vla.rewards.embeddings import FrameEmbedding
+from vla.rewards.models import CalibratedReward, SrpoReward
+from vla.rewards.success_bank import SuccessBank
+
+
+def rows(*values: float) -> NDArray[np.float32]:
+    return np.array(values, dtype=np.float32)[:, None]
+
+
+def add(bank: SuccessBank, iteration: int, values: list[float], task: int = 0, success: bool = True) -> None:
+    count = len(values)
+    bank.add(iteration, rows(*values), np.full(count, success), np.full(count, task))
+
+
+def kept(bank: SuccessBank, *tasks: int) -> list[tuple[float, int]]:
+    found = bank.references(tasks)
+    return [] if found is None else list(zip(found[0][:, 0].tolist(), found[1].tolist(), strict=True))
+
+
+def test_the_newest_successes_of_each_task_are_kept() -> None:
+    bank = SuccessBank(capacity=2, max_age=10)
+    add(bank, 0, [1.0, 2.0, 3.0])
+    add(bank, 0, [7.0], task=4)
+    add(bank, 1, [9.0], success=False)
+    assert kept(bank, 0, 4) == [(2.0, 0), (3.0, 0), (7.0, 4)]
+    add(bank, 1, [4.0])
+    assert kept(bank, 0) == [(3.0, 0), (4.0, 0)]
+    assert kept(bank, 5) == []
+    assert len(bank) == 3
+
+
+def test_old_ones_go_even_where_nothing_replaces_them() -> None:
+    bank = SuccessBank(capacity=5, max_age=2)
+    add(bank, 0, [1.0])
+    add(bank, 1, [2.0])
+    assert kept(bank, 0) == [(1.0, 0), (2.0, 0)]
+    add(bank, 2, [], task=0)
+    assert kept(bank, 0) == [(2.0, 0)]
+    add(bank, 3, [], task=0)
+    assert kept(bank, 0) == []
+
+
+def test_an_embedding_that_is_not_finite_is_no_reference() -> None:
+    bank = SuccessBank(capacity=5, max_age=2)
+    add(bank, 0, [float("nan"), 1.0])
+    assert kept(bank, 0) == [(1.0, 0)]
+
+
+def test_it_survives_a_checkpoint(tmp_path: Path) -> None:
+    bank = SuccessBank(capacity=5, max_age=3)
+    add(bank, 0, [1.0])
+    add(bank, 2, [2.0], task=3)
+    bank.save(tmp_path)
+    again = SuccessBank(capacity=5, max_age=3)
+    again.load(tmp_path)
+    for one in (bank, again):
+        add(one, 3, [5.0])
+    assert kept(again, 0, 3) == kept(bank, 0, 3) == [(5.0, 0), (2.0, 3)]
+    with pytest.raises(ReflexError, match=r"success_bank\.pt"):
+        again.load(tmp_path / "nowhere")
+
+
+def test_a_batch_without_a_success_is_judged_by_the_bank() -> None:
+    bank = SuccessBank(capacity=5, max_age=3)
+    reward = SrpoReward(FrameEmbedding(FinalFrame()), bank=bank)
+    batch = rows(0.0, 4.0, 9.0), np.zeros(3, bool), np.zeros(3, np.int64)
+    without = reward.score(*batch)
+    assert not without.rewards.any()
+    assert without.metrics["bank/rescued_rollouts"] == 0.0
+    add(bank, 0, [10.0])
+    found = reward.score(*batch)
+    assert len(found.rewards) == 3
+    assert 0 < found.rewards[0] < found.rewards[1] < found.rewards[2] < 1
+    assert found.metrics["bank/rescued_rollouts"] == 3.0
+    assert found.metrics["bank/successes"] == 1.0
+
+
+def test_with_a_success_in_the_batch_both_are_references_and_nothing_is_rescued() -> None:
+    bank = SuccessBank(capacity=5, max_age=3)
+    add(bank, 0, [10.0])
+    reward = SrpoReward(FrameEmbedding(FinalFrame()), bank=bank)
+    found = reward.score(rows(0.0, 1.0, 9.0), np.array([True, False, False]), np.zeros(3, np.int64))
+    assert found.rewards[0] == 1.0
+    assert found.rewards[1] == found.rewards[2], "one unit from the batch's success, and from the bank's"
+    assert found.metrics["bank/rescued_rollouts"] == 0.0
+
+
+def test_the_bank_s_rows_hold_whatever_the_reward_embeds() -> None:
+    """Under "calibrated" a row holds the start as well."""
+    bank = SuccessBank(capacity=5, max_age=3)
+    bank.add(0, np.array([[10.0, 0.0]], np.float32), np.array([True]), np.array([0]))
+    reward = CalibratedReward(FrameEmbedding(FinalFrame()), bank=bank)
+    found = reward.score(np.array([[5.0, 0.0], [0.0, 0.0]], np.float32), np.zeros(2, bool), np.zeros(2, np.int64))
+    assert found.rewards.tolist() == pytest.approx([0.4, 0.0])

@@ -1,0 +1,212 @@
+"""Rollout collection: the record it makes, its order, and its independence from workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from sim.contract import EnvironmentRequestError, ObservationBatch
+from sim.pool import EnvironmentPool, EpisodeRequest
+from tests.fakes import HORIZON, FakeEnvironment, FakePolicy, get_suite
+from vla.data.episode import Episode
+from vla.errors import ReflexError
+from vla.policies.protocol import Mode, PolicyOutput
+from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts, decision_indices
+
+FACTORY = "tests.fake_suite:get_suite"
+SUITE = get_suite()
+REQUESTS = [
+    RolloutRequest(EpisodeRequest(index % 3, "train" if index % 2 else "eval", index % 5), seed=100 + index)
+    for index in range(17)
+]
+
+
+def roll_out(
+    num_workers: int = 0,
+    num_slots: int = 6,
+    mode: Mode = "sample",
+    frame_stride: int | None = None,
+    groups: int = 2,
+    execute_steps: int = 8,
+    requests: list[RolloutRequest] = REQUESTS,
+) -> tuple[list[Episode], list[int]]:
+    order: list[int] = []
+    with EnvironmentPool("fake", num_slots, num_workers, factory=FACTORY) as pool:
+        episodes = collect_rollouts(
+            FakePolicy(execute_steps=execute_steps),
+            pool,
+            SUITE,
+            requests,
+            mode=mode,
+            temperature=1.2,
+            on_episode=lambda index, _: order.append(index),
+            frame_stride=frame_stride,
+            groups=groups,
+        )
+    return episodes, order
+
+
+def assert_same(left: Episode, right: Episode) -> None:
+    for field in dataclasses.fields(Episode):
+        a, b = getattr(left, field.name), getattr(right, field.name)
+        if field.name == "log_probs":
+            np.testing.assert_allclose(a, b, atol=1e-5)
+        elif isinstance(a, np.ndarray):
+            np.testing.assert_array_equal(a, b, err_msg=field.name)
+        elif field.name != "worker_restarted":
+            assert a == b, field.name
+
+
+def test_episodes_come_in_request_order_and_are_complete() -> None:
+    episodes, order = roll_out(execute_steps=5)
+    assert sorted(order) == list(range(len(REQUESTS)))
+    assert order != sorted(order)  # some later episode ended first, so the slots did refill
+    for episode, request in zip(episodes, REQUESTS, strict=True):
+        assert (episode.task_id, episode.split, episode.init_state_id) == dataclasses.astuple(request.request)[:3]
+        assert (episode.suite, episode.seed, episode.policy_id) == ("fake", request.seed, "fake-policy")
+        assert episode.instruction == SUITE.instruction(episode.task_id)
+        length, decisions = episode.length, -(-episode.length // 5)
+        assert 0 < length <= HORIZON
+        assert episode.success == (episode.rewards.sum() == 1)
+        assert episode.success or length == HORIZON
+        assert episode.observation_steps.tolist() == [*range(0, length, 5), length]
+        assert episode.images.shape == episode.wrist_images.shape == (decisions + 1, 16, 16, 3)
+        assert episode.states.shape == (decisions + 1, 8)
+        assert episode.actions.shape == (length, 7)
+        assert episode.rewards.shape == episode.costs.shape == episode.progress.shape == (length,)
+        assert episode.tokens is not None
+        assert episode.log_probs is not None
+        assert episode.tokens.shape == episode.log_probs.shape == (decisions, 56)
+    assert 0 < sum(episode.success for episode in episodes) < len(episodes)
+
+
+def test_the_record_replays_in_a_bare_environment() -> None:
+    episode = roll_out()[0][4]
+    environment = SUITE.make(episode.task_id)
+    environment.reset_to("eval", episode.init_state_id)
+    np.testing.assert_array_equal(environment.render_observation()["image"], episode.images[0])
+    outcomes = [environment.advance(action) for action in episode.actions]
+    assert outcomes[-1].done
+    assert outcomes[-1].success == episode.success
+    progress = np.array([outcome.progress for outcome in outcomes], dtype=np.float32)
+    np.testing.assert_array_equal(progress, episode.progress)
+    np.testing.assert_array_equal(environment.render_observation()["wrist_image"], episode.wrist_images[-1])
+
+
+def test_tokens_and_log_probs_belong_to_the_decision_frames() -> None:
+    episode = roll_out(frame_stride=3)[0][2]
+    assert episode.tokens is not None
+    indices = decision_indices(episode, 8)
+    assert episode.observation_steps[indices].tolist() == list(range(0, episode.length, 8))
+    batch = ObservationBatch(
+        image=episode.images[indices],
+        wrist_image=episode.wrist_images[indices],
+        state=episode.states[indices],
+        instruction=[episode.instruction] * len(indices),
+    )
+    log_probs, _ = FakePolicy().log_prob(batch, torch.from_numpy(episode.tokens), temperature=1.2)
+    assert episode.log_probs is not None
+    np.testing.assert_allclose(log_probs.detach().numpy(), episode.log_probs, atol=1e-5)
+
+
+def test_extra_frames_are_merged_and_no_other_is_rendered() -> None:
+    FakeEnvironment.renders = 0
+    plain = roll_out()[0]
+    assert FakeEnvironment.renders == sum(len(episode.images) for episode in plain)
+    strided = roll_out(frame_stride=3)[0]
+    for one, other in zip(plain, strided, strict=True):
+        length = one.length
+        expected = sorted({*range(0, length, 8), *range(0, length, 3), length})
+        assert other.observation_steps.tolist() == expected
+        kept = np.isin(other.observation_steps, one.observation_steps)
+        np.testing.assert_array_equal(other.images[kept], one.images)
+        np.testing.assert_array_equal(other.actions, one.actions)
+
+
+@pytest.mark.parametrize("mode", ["sample", "greedy"])
+def test_episodes_do_not_depend_on_workers(mode: Mode) -> None:
+    reference, order = roll_out(0, mode=mode, frame_stride=4)
+    for num_workers in (1, 2):
+        episodes, other_order = roll_out(num_workers, mode=mode, frame_stride=4)
+        assert other_order == order
+        for one, other in zip(reference, episodes, strict=True):
+            assert_same(one, other)
+
+
+@pytest.mark.parametrize(("num_slots", "groups"), [(1, 2), (4, 1), (5, 2), (6, 3), (30, 2)])
+def test_episodes_do_not_depend_on_who_shares_their_batches(num_slots: int, groups: int) -> None:
+    reference, _ = roll_out()
+    episodes, _ = roll_out(num_slots=num_slots, groups=groups)
+    for one, other in zip(reference, episodes, strict=True):
+        assert_same(one, other)
+
+
+def test_a_killed_worker_costs_nothing_but_a_mark() -> None:
+    reference, _ = roll_out()
+    with EnvironmentPool("fake", 6, 2, factory=FACTORY) as pool:
+        killed: list[int] = []
+
+        def kill_once(index: int, episode: Episode) -> None:
+            if len(killed) < 1:
+                killed.append(index)
+                os.kill(pool.worker_pids[1], signal.SIGKILL)
+
+        episodes = collect_rollouts(
+            FakePolicy(), pool, SUITE, REQUESTS, mode="sample", temperature=1.2, on_episode=kill_once
+        )
+    for one, other in zip(reference, episodes, strict=True):
+        assert_same(one, other)
+    assert 0 < sum(episode.worker_restarted for episode in episodes) <= 3
+
+
+def test_arrays_are_not_shared_between_episodes() -> None:
+    same = [RolloutRequest(EpisodeRequest(0, "train", 0), seed=0)] * 3
+    first, second, third = roll_out(requests=same)[0]
+    assert_same(first, second)
+    first.images[:] = 0
+    first.actions[:] = 0
+    assert_same(second, third)
+
+
+def test_nothing_requested_gives_nothing() -> None:
+    assert roll_out(requests=[]) == ([], [])
+
+
+def test_bad_requests_are_refused_before_anything_runs() -> None:
+    FakeEnvironment.renders = 0
+    good = RolloutRequest(EpisodeRequest(0, "train", 0), seed=0)
+    with pytest.raises(EnvironmentRequestError, match=r"initial state 20 of task 1 does not exist: .* has 20 \(eval"):
+        roll_out(requests=[good, RolloutRequest(EpisodeRequest(1, "eval", 20), seed=0)])
+    with pytest.raises(EnvironmentRequestError, match="unknown task 7"):
+        roll_out(requests=[good, RolloutRequest(EpisodeRequest(7, "train", 0), seed=0)])
+    assert FakeEnvironment.renders == 0
+
+
+class BrokenPolicy(FakePolicy):
+    """Returns chunks shorter than it executes, or NaN."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def act(self, *arguments: object, **options: object) -> PolicyOutput:
+        output = super().act(*arguments, **options)  # type: ignore[arg-type]  # handed through
+        actions = output.actions[:, :4] if self.fault == "short" else np.full_like(output.actions, np.nan)
+        return dataclasses.replace(output, actions=actions)
+
+
+def test_a_policy_that_breaks_its_spec_is_named() -> None:
+    with EnvironmentPool("fake", 2, 0, factory=FACTORY) as pool:
+        for policy, error, message in (
+            (BrokenPolicy("short"), ReflexError, r"fake-policy returned actions of shape \[1, 4, 7\]"),
+            (BrokenPolicy("nan"), EnvironmentRequestError, "slot 0: action is nan at step 0"),
+        ):
+            with pytest.raises(error, match=message):
+                collect_rollouts(policy, pool, SUITE, REQUESTS, mode="sample", temperature=1.0)
+        # An aborted collection leaves the pool usable.
+        assert len(collect_rollouts(FakePolicy(), pool, SUITE, REQUESTS[:3], mode="greedy", temperature=1.0)) == 3

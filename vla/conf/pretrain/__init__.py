@@ -1,1 +1,0 @@
-"""Hydra configuration of `vla pretrain`."""

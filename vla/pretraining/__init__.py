@@ -1,1 +1,0 @@
-"""Pretraining of the embedded policy `reflex-tiny` on randomised scripted play."""

@@ -1,0 +1,1 @@
+"""Playing episodes: requests, actors, and the records that come of them."""

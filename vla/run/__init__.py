@@ -1,0 +1,1 @@
+"""Run folders, checkpoints, seeds, devices, progress bars: what every command needs."""

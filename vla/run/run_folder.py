@@ -1,0 +1,226 @@
+"""The run folder: the one layout in which every command that trains or evaluates leaves its results.
+
+```
+config.yaml        the configuration, as resolved
+protocol.json      the evaluation protocol and its hash
+self_test.json     what an evaluation found of its simulator before it started
+metrics.jsonl      one line per step: {"step": 3, "train/loss": ..., "eval/success_rate": ...}
+episodes.jsonl     one line per episode, with the step it belongs to
+checkpoints/<step> whole or absent, with a manifest; `last` points at the newest
+tensorboard/       event files
+videos/            <phase>/task<id>_init<id>_{success,failure}.mp4
+summary.json       the headline numbers
+report.html        everything above, readable
+```
+
+Keys that begin with ``time/`` are wall-clock measurements; everything else is reproducible, so that a run killed and
+resumed has the same lines as one never killed (``comparable_metrics``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from vla.errors import ReflexError, writing
+from vla.run.checkpoints import newest_checkpoint, remove_old, write_checkpoint
+from vla.run.files import read_json, remove_temporaries, write_json, write_text
+from vla.run.jsonl import append_lines, drop_torn_line, keep_lines, read_lines, write_lines
+from vla.run.sinks import MetricSink, TensorBoardSink, WandbSink
+
+__all__ = ["RunFolder", "comparable_metrics", "read_config"]
+
+
+class RunFolder:
+    """A run's files.  All writes are atomic or append whole lines; a context manager that closes its sinks."""
+
+    def __init__(self, path: Path | str, resume: bool = False) -> None:
+        """Open or create a run folder.
+
+        Raises:
+            ReflexError: the folder already holds something and ``resume`` is false, or it cannot be created.
+        """
+        self.path = Path(path)
+        self._sinks: list[MetricSink] = [TensorBoardSink(self.path / "tensorboard")]
+        if self.path.exists() and not self.path.is_dir():
+            raise ReflexError(f"{self.path} is a file; choose another output folder")
+        if not resume and self.path.is_dir() and any(self.path.iterdir()):
+            raise ReflexError(
+                f"{self.path} already holds a run; continue it with resume=true, choose another output folder, "
+                "or delete it"
+            )
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        if resume:
+            remove_temporaries(self.path)
+            remove_temporaries(self.checkpoints_path)
+            drop_torn_line(self.metrics_path)
+            drop_torn_line(self.episodes_path)
+
+    @property
+    def metrics_path(self) -> Path:
+        """``metrics.jsonl``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def episodes_path(self) -> Path:
+        """``episodes.jsonl``."""
+        return self.path / "episodes.jsonl"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """``checkpoints/``."""
+        return self.path / "checkpoints"
+
+    @property
+    def videos_path(self) -> Path:
+        """``videos/``."""
+        return self.path / "videos"
+
+    def enable_wandb(self, project: str = "reflex", config: Mapping[str, Any] | None = None) -> None:
+        """Also log to Weights & Biases.  Raises ``ReflexError`` when the package is not installed."""
+        self._sinks.append(WandbSink(self.path, project, config))
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``."""
+        plain = json.loads(json.dumps(dict(config), default=str))  # tuples become lists, paths become text
+        write_text(self.path / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+    def read_config(self) -> dict[str, Any]:
+        """Read ``config.yaml``; empty when there is none.  Raises ``ReflexError`` when it is not a YAML mapping."""
+        return read_config(self.path)
+
+    def write_protocol(self, protocol: Mapping[str, Any]) -> None:
+        """Write ``protocol.json``.
+
+        Raises:
+            ReflexError: the folder already holds a different protocol, so its results and new ones cannot be compared.
+        """
+        path = self.path / "protocol.json"
+        plain = json.loads(json.dumps(dict(protocol)))
+        if path.exists():
+            existing = read_json(path)
+            changed = sorted(key for key in {*existing, *plain} if existing.get(key) != plain.get(key))
+            if changed:
+                raise ReflexError(
+                    f"{path} records another evaluation protocol (differs in {', '.join(changed)}), so new results "
+                    "could not be compared with those already there; resume with the settings it was started with, "
+                    "or use a new output folder"
+                )
+            return
+        write_json(path, plain)
+
+    def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to ``metrics.jsonl`` and to every sink.  Non-finite values are written as ``null``."""
+        values = {key: float(value) for key, value in metrics.items()}
+        append_lines(self.metrics_path, [{"step": int(step), **values}])
+        for sink in self._sinks:
+            sink.log(int(step), values)
+
+    def append_episodes(self, records: Iterable[Mapping[str, Any]], step: int | None = None) -> None:
+        """Append lines to ``episodes.jsonl``.
+
+        Args:
+            records: JSON-ready episode records.
+            step: the step they belong to; may be left out when every record already has a ``step``.
+
+        Raises:
+            ValueError: a record has no step, so that ``truncate_after`` could not place it.
+        """
+        lines = [dict(record) if step is None else {"step": int(step), **record} for record in records]
+        if any("step" not in line for line in lines):
+            raise ValueError("an episode record needs a step: append_episodes(records, step=...)")
+        append_lines(self.episodes_path, lines)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All complete lines of ``metrics.jsonl``."""
+        return read_lines(self.metrics_path)
+
+    def read_episodes(self) -> list[dict[str, Any]]:
+        """All complete lines of ``episodes.jsonl``."""
+        return read_lines(self.episodes_path)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``."""
+        write_json(self.path / "summary.json", dict(summary))
+
+    def read_summary(self) -> dict[str, Any]:
+        """Read ``summary.json``; empty when there is none."""
+        path = self.path / "summary.json"
+        return dict(read_json(path)) if path.exists() else {}
+
+    def save_checkpoint(self, step: int, writer: Callable[[Path], None], keep: int | None = None) -> Path:
+        """Write ``checkpoints/<step>`` through ``writer(temporary_folder)``, publish it, and move ``last`` to it.
+
+        Args:
+            step: the step after which the state was taken.
+            writer: fills the folder it is given.
+            keep: delete all but this many newest checkpoints afterwards; None keeps all.
+
+        Raises:
+            ReflexError: the disk is full or not writable; earlier checkpoints are unchanged.
+        """
+        path = write_checkpoint(self.checkpoints_path, int(step), writer)
+        if keep is not None:
+            remove_old(self.checkpoints_path, keep)
+        return path
+
+    def last_checkpoint(self) -> tuple[int, Path] | None:
+        """The newest whole checkpoint as ``(step, folder)``, or None.  Incomplete and damaged ones are skipped."""
+        return newest_checkpoint(self.checkpoints_path)
+
+    def truncate_after(self, step: int) -> None:
+        """Drop metrics and episodes past ``step``, atomically; -1 drops all (a resume without any checkpoint)."""
+        keep_lines(self.episodes_path, lambda record: int(record.get("step", 0)) <= step)
+        self.truncate_metrics_after(step)
+
+    def truncate_metrics_after(self, step: int) -> None:
+        """Drop metrics past ``step``, atomically, and keep every episode."""
+        keep_lines(self.metrics_path, lambda record: int(record.get("step", 0)) <= step)
+        for sink in self._sinks:
+            sink.restart_after(step)
+
+    def replace_episodes(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Rewrite ``episodes.jsonl``, atomically; each record needs a ``step``."""
+        write_lines(self.episodes_path, [dict(record) for record in records])
+
+    def close(self) -> None:
+        """Flush and close TensorBoard and W&B."""
+        for sink in self._sinks:
+            sink.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Read a run folder's ``config.yaml`` without touching the folder; empty when there is none.
+
+    Raises:
+        ReflexError: it is not a YAML mapping.
+    """
+    path = run / "config.yaml"
+    if not path.exists():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ReflexError(f"{path} is not valid YAML; restore it ({' '.join(str(error).split())})") from error
+    if not isinstance(config, dict):
+        raise ReflexError(f"{path} is not a mapping of settings; restore it")
+    return config
+
+
+def comparable_metrics(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Metric lines without their wall-clock keys (``time/...``): what two runs of one seed must agree on."""
+    return [{key: value for key, value in record.items() if not key.startswith("time/")} for record in records]
