@@ -46,7 +46,7 @@ def metrics_of(run: str, output: Path) -> list[dict[str, Any]]:
         videos_per_task=0,
         num_workers=0,
         num_slots=8,
-        torch_threads=1,
+        threads=1,
         device="cpu",
     )
     threads = torch.get_num_threads()

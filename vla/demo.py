@@ -58,7 +58,7 @@ class DemoConfig:
     """Seed of everything random."""
     num_workers: int | None = None
     """Simulator processes; null for one per available core."""
-    torch_threads: int | None = None
+    threads: int | None = None
     """Threads of torch's CPU kernels; null leaves it to each part. Another number is another run."""
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ def fine_tune_config(config: DemoConfig, dataset: Path, output: Path) -> FineTun
         batch_size=32,
         augmentation=small_picture_augmentation(),
         seed=config.seed,
-        torch_threads=config.torch_threads,
+        threads=config.threads,
         resume=output.exists(),
     )
 
@@ -133,7 +133,7 @@ def train_config(config: DemoConfig, dataset: Path, tuned: Path, output: Path) -
         evaluation_episodes_per_task=config.evaluation_episodes_per_task,
         seed=config.seed,
         num_workers=config.num_workers,
-        torch_threads=config.torch_threads,
+        threads=config.threads,
         keep_checkpoints=2,
         resume=output.exists(),
     )

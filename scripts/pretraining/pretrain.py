@@ -49,7 +49,7 @@ class PretrainConfig:
     """Episodes of scripted play."""
     num_workers: int = 2
     """Processes that play."""
-    torch_threads: int = 2
+    threads: int = 2
     """Threads of the training step."""
     localisation_weight: float = 1.0
     """Weight of the localisation losses."""
@@ -197,7 +197,7 @@ def _masked_regression(prediction: torch.Tensor, target: NDArray[np.float32]) ->
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """Pretrain, resumable; returns the provenance record that is stored beside the weights."""
     started = time.monotonic()
-    torch.set_num_threads(config.torch_threads)
+    torch.set_num_threads(config.threads)
     run = RunFolder(Path(config.output), resume=config.resume)
     run.write_config(dataclasses.asdict(config))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

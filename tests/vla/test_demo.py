@@ -59,14 +59,14 @@ def test_another_suite_goes_into_every_part(tmp_path: Path, monkeypatch: pytest.
         suite="libero_spatial_fast_plain",
         image_size=64,
         demonstration_pace=None,
-        torch_threads=3,
+        threads=3,
     )
     with pytest.raises(KeyboardInterrupt):
         run_demo(config)
     assert seen == [("libero_spatial_fast_plain", 64, None)]
     training = demo.train_config(config, tmp_path, tmp_path, tmp_path)
     assert (training.suite, training.image_size) == ("libero_spatial_fast_plain", 64)
-    assert demo.fine_tune_config(config, tmp_path, tmp_path).torch_threads == training.torch_threads == 3
+    assert demo.fine_tune_config(config, tmp_path, tmp_path).threads == training.threads == 3
 
 
 def test_a_demo_without_tasks_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ Evaluator = Callable[[PrismaticPolicy, int], Metrics]
 """Called with the policy and the steps done; returns metrics such as `eval/success_rate`."""
 
 _MAY_CHANGE = frozenset(
-    {"output", "resume", "device", "checkpoint_every", "keep_checkpoints", "log_every", "num_workers", "torch_threads"}
+    {"output", "resume", "device", "checkpoint_every", "keep_checkpoints", "log_every", "num_workers", "threads"}
 )
 
 
@@ -64,13 +64,13 @@ class FineTuneConfig(ImitationConfig):
     """Peak of the schedule: linear warm-up, then cosine."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
-    eval_every: int = 0
+    evaluate_every: int = 0
     """Steps between evaluations in simulation; 0 for none."""
-    eval_suite: str | None = None
+    evaluation_suite: str | None = None
     """Suite to evaluate in; null takes the dataset's."""
-    eval_episodes_per_task: int = 10
+    evaluation_episodes_per_task: int = 10
     """Episodes of each task in an evaluation."""
-    eval_split: Literal["train", "eval"] = "eval"
+    evaluation_split: Literal["train", "eval"] = "eval"
     """Initial states to evaluate from."""
     num_workers: int = 1
     """Simulator processes of an evaluation."""
@@ -82,20 +82,20 @@ class FineTuneConfig(ImitationConfig):
     """Steps between lines of metrics.jsonl."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<n>."""
-    torch_threads: int | None = None
+    threads: int | None = None
     """Threads of torch's CPU kernels; null for torch's own choice. Another number rounds sums otherwise."""
     resume: bool = False
     """Continue the run in `output` from its last checkpoint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("checkpoint_every", "keep_checkpoints", "log_every", "eval_episodes_per_task", "num_workers"):
+        for name in ("checkpoint_every", "keep_checkpoints", "log_every", "evaluation_episodes_per_task", "num_workers"):
             if getattr(self, name) < 1:
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.torch_threads is not None and self.torch_threads < 1:
-            raise ReflexError(f"torch_threads is {self.torch_threads}; it must be at least 1, or null")
-        if self.eval_every < 0:
-            raise ReflexError(f"eval_every is {self.eval_every}; use 0 for no evaluation, or a number of steps")
+        if self.threads is not None and self.threads < 1:
+            raise ReflexError(f"threads is {self.threads}; it must be at least 1, or null")
+        if self.evaluate_every < 0:
+            raise ReflexError(f"evaluate_every is {self.evaluate_every}; use 0 for no evaluation, or a number of steps")
         if self.weighting not in get_args(Weighting):
             raise ReflexError(f"weighting is {self.weighting!r}; choose {', '.join(get_args(Weighting))}")
         if not self.weighting_temperature > 0:
@@ -107,14 +107,14 @@ class FineTuneConfig(ImitationConfig):
 def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> dict[str, Any]:
     """Fine-tune and return the summary; checkpoints hold the policy in `checkpoints/<step>/policy`.
 
-    `on_evaluate` replaces the evaluation in simulation that `eval_every` asks for. Raises `ReflexError` for settings,
+    `on_evaluate` replaces the evaluation in simulation that `evaluate_every` asks for. Raises `ReflexError` for settings,
     datasets and checkpoints that cannot be used. Ctrl-C leaves a checkpoint of the last whole step.
     """
     from vla.data.lerobot_reader import read_demonstrations
 
     device = resolve_device(config.device)
-    if config.torch_threads is not None:
-        set_threads(config.torch_threads)
+    if config.threads is not None:
+        set_threads(config.threads)
     with RunFolder(config.output, resume=config.resume) as run:
         restart = _restart_point(run, config)
         episodes = read_demonstrations(config.dataset, config.tasks, config.episodes_per_task)
@@ -177,7 +177,7 @@ def _train(trainer: ImitationTrainer, run: RunFolder, config: FineTuneConfig, ev
         nonlocal saved
         step = trainer.steps_done
         # also at the first pass after a resume: the run may have been stopped during this evaluation
-        due = config.eval_every and step and step % config.eval_every == 0 and step not in evaluated
+        due = config.evaluate_every and step and step % config.evaluate_every == 0 and step not in evaluated
         if evaluate is not None and due:
             run.append_metrics(step, evaluate(trainer.policy, step))
         if step > saved and (step % config.checkpoint_every == 0 or step == config.steps):
@@ -204,10 +204,10 @@ def _train(trainer: ImitationTrainer, run: RunFolder, config: FineTuneConfig, ev
 
 def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -> Evaluator | None:
     """Success rate in the simulator; the pool lives for one evaluation, so that training has the cores to itself."""
-    if not config.eval_every:
+    if not config.evaluate_every:
         return None
     tasks = sorted({episode.task_id for episode in episodes})
-    suite_name = config.eval_suite or episodes[0].suite
+    suite_name = config.evaluation_suite or episodes[0].suite
 
     def evaluate_policy(policy: PrismaticPolicy, step: int) -> Metrics:
         from sim.pool import EnvironmentPool
@@ -215,7 +215,7 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
         from vla.evaluation.runner import evaluate
 
         suite = get_suite(suite_name)
-        slots = min(32, len(tasks) * config.eval_episodes_per_task)
+        slots = min(32, len(tasks) * config.evaluation_episodes_per_task)
         with (
             EnvironmentPool(suite_name, num_slots=slots, num_workers=config.num_workers) as pool,
             in_float32(policy, config.precision),
@@ -225,8 +225,8 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
                 suite,
                 pool,
                 tasks=tasks,
-                episodes_per_task=config.eval_episodes_per_task,
-                split=config.eval_split,
+                episodes_per_task=config.evaluation_episodes_per_task,
+                split=config.evaluation_split,
                 seed=config.seed,
             )
         return {f"eval/{name}": float(value) for name, value in result.summary().items()}
@@ -245,7 +245,7 @@ def _summarise(run: RunFolder, config: FineTuneConfig, episodes: Sequence[Episod
         "policy": str(run.path / "checkpoints" / str(config.steps) / "policy"),
         "final_loss": trained[-1]["train/loss"] if trained else None,
         "token_accuracy": trained[-1]["train/token_accuracy"] if trained else None,
-        "torch_threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads(),
     }
     if evaluated:
         summary |= {key.removeprefix("eval/"): evaluated[-1][key] for key in evaluated[-1] if key.startswith("eval/")}

@@ -262,7 +262,7 @@ class TrainConfig:
     """Torch device of policy and encoder: "auto", "cpu", "cuda" or "cuda:<n>"."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of rollouts and updates: "auto" is bfloat16 where the hardware has it. Evaluations are in float32."""
-    torch_threads: int | None = None
+    threads: int | None = None
     """Threads of torch's CPU kernels; null for one per available core."""
     resume: bool = False
     """Continue the run in `output` from its last checkpoint (from the start if it has none)."""
@@ -284,7 +284,7 @@ class TrainConfig:
         _at_least("evaluate_every", self.evaluate_every, 0)
         _at_least("videos_per_task", self.videos_per_task, 0)
         _at_least("seed", self.seed, 0)
-        for name in ("image_size", "torch_threads", "keep_checkpoints"):
+        for name in ("image_size", "threads", "keep_checkpoints"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         if self.max_minutes is not None:
@@ -320,7 +320,7 @@ RESUME_MAY_CHANGE = frozenset(
         "num_workers",
         "max_frame_gigabytes",
         "device",
-        "torch_threads",
+        "threads",
         "resume",
     }
 )

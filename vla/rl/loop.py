@@ -66,7 +66,7 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
     """
     started = time.perf_counter()
     components = components or Components()
-    set_threads(config.torch_threads)
+    set_threads(config.threads)
     device = resolve_device(config.device)
     draw_beside(device)
     config = replace(config, device=str(device))
@@ -328,7 +328,7 @@ class Trainer:
             "iterations": progress.iteration,
             "training_episodes": progress.episodes,
             "control_steps": progress.control_steps,
-            "torch_threads": torch.get_num_threads(),
+            "threads": torch.get_num_threads(),
             "wall_seconds": self.seconds,
             "stopped_by": reason,
         }

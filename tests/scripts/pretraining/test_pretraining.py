@@ -134,7 +134,7 @@ def test_pretraining_ends_with_weights_and_their_provenance(
         output=str(tmp_path / "run"),
         play_folder=str(folder),
         play_episodes=6,
-        torch_threads=1,
+        threads=1,
         checkpoint_every=1,
         imitation=imitation,
     )

@@ -43,7 +43,7 @@ def make_config(workplace: Path, output: Path, **overrides: Any) -> FineTuneConf
         "warmup_steps": 2,
         "checkpoint_every": 3,
         "log_every": 1,
-        "eval_every": 4,
+        "evaluate_every": 4,
         "device": "cpu",
     }
     return FineTuneConfig(**(values | overrides))
@@ -95,7 +95,7 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_last_step(workplace: Path, tmp_path: 
 
 
 def test_result_learns_keeps_the_action_space_and_takes_its_name(workplace: Path, tmp_path: Path) -> None:
-    config = make_config(workplace, tmp_path / "run", steps=30, eval_every=0, policy_id="tuned", learning_rate=5e-3)
+    config = make_config(workplace, tmp_path / "run", steps=30, evaluate_every=0, policy_id="tuned", learning_rate=5e-3)
     summary = fine_tune(config)
     lines = RunFolder(tmp_path / "run", resume=True).read_metrics()
     assert lines[-1]["train/loss"] < 0.8 * lines[0]["train/loss"]
@@ -107,7 +107,7 @@ def test_result_learns_keeps_the_action_space_and_takes_its_name(workplace: Path
 
 def test_dataset_normalisation_and_selection(workplace: Path, tmp_path: Path) -> None:
     config = make_config(
-        workplace, tmp_path / "run", steps=1, eval_every=0, normalisation="dataset", tasks=[1], episodes_per_task=1
+        workplace, tmp_path / "run", steps=1, evaluate_every=0, normalisation="dataset", tasks=[1], episodes_per_task=1
     )
     summary = fine_tune(config)
     assert summary["episodes"] == 1 and summary["samples"] == 6
@@ -120,16 +120,16 @@ def test_a_run_takes_the_threads_it_is_given_and_says_how_many(workplace: Path, 
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):
-            config = make_config(workplace, tmp_path / str(threads), steps=1, eval_every=0, torch_threads=threads)
-            assert fine_tune(config)["torch_threads"] == torch.get_num_threads() == threads
+            config = make_config(workplace, tmp_path / str(threads), steps=1, evaluate_every=0, threads=threads)
+            assert fine_tune(config)["threads"] == torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
 
 
 def test_other_settings_cannot_continue_a_run(workplace: Path, tmp_path: Path) -> None:
-    fine_tune(make_config(workplace, tmp_path / "run", steps=1, eval_every=0))
+    fine_tune(make_config(workplace, tmp_path / "run", steps=1, evaluate_every=0))
     with pytest.raises(ReflexError, match="other settings \\(learning_rate\\)"):
-        fine_tune(make_config(workplace, tmp_path / "run", steps=1, eval_every=0, learning_rate=1e-5, resume=True))
+        fine_tune(make_config(workplace, tmp_path / "run", steps=1, evaluate_every=0, learning_rate=1e-5, resume=True))
     with pytest.raises(ReflexError, match="already holds a run"):
         fine_tune(make_config(workplace, tmp_path / "run"))
 
@@ -145,5 +145,5 @@ def test_missing_base_policy_and_bad_settings_are_named(workplace: Path, tmp_pat
         make_config(workplace, tmp_path, normalisation="guess")
     with pytest.raises(ReflexError, match="log_every"):
         make_config(workplace, tmp_path, log_every=0)
-    with pytest.raises(ReflexError, match="torch_threads is 0"):
-        make_config(workplace, tmp_path, torch_threads=0)
+    with pytest.raises(ReflexError, match="threads is 0"):
+        make_config(workplace, tmp_path, threads=0)

@@ -110,7 +110,7 @@ def small_config(output: Path, **changes: Any) -> TrainConfig:
         "num_workers": 0,
         "num_slots": 8,
         "device": "cpu",
-        "torch_threads": 1,
+        "threads": 1,
     }
     settings |= {key: value for key, value in changes.items() if not key.startswith("algo_")}
     return TrainConfig(algo=AlgoConfig(**algo), **settings)
