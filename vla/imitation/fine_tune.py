@@ -89,7 +89,8 @@ class FineTuneConfig(ImitationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("checkpoint_every", "keep_checkpoints", "log_every", "evaluation_episodes_per_task", "num_workers"):
+        positive = ("checkpoint_every", "keep_checkpoints", "log_every", "evaluation_episodes_per_task", "num_workers")
+        for name in positive:
             if getattr(self, name) < 1:
                 raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.threads is not None and self.threads < 1:
@@ -107,8 +108,8 @@ class FineTuneConfig(ImitationConfig):
 def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> dict[str, Any]:
     """Fine-tune and return the summary; checkpoints hold the policy in `checkpoints/<step>/policy`.
 
-    `on_evaluate` replaces the evaluation in simulation that `evaluate_every` asks for. Raises `ReflexError` for settings,
-    datasets and checkpoints that cannot be used. Ctrl-C leaves a checkpoint of the last whole step.
+    `on_evaluate` replaces the evaluation in simulation that `evaluate_every` asks for. Raises `ReflexError` for
+    settings, datasets and checkpoints that cannot be used. Ctrl-C leaves a checkpoint of the last whole step.
     """
     from vla.data.lerobot_reader import read_demonstrations
 
