@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from vla.policies.sampling import Sampling
 from vla.rl.config import AlgoConfig, TrainConfig
 from vla.rl.loop import Components, train
 from vla.run.jsonl import read_lines
@@ -32,7 +33,11 @@ RUNS: dict[str, dict[str, Any]] = {
 def metrics_of(run: str, output: Path) -> list[dict[str, Any]]:
     """The metrics of one run, without times."""
     algo = AlgoConfig(
-        group_size=4, groups_per_iteration=4, temperature=0.8, token_noise=14.0, minibatch_size=64, **RUNS[run]
+        group_size=4,
+        groups_per_iteration=4,
+        sampling=Sampling(temperature=0.8, token_noise=14.0),
+        minibatch_size=64,
+        **RUNS[run],
     )
     config = TrainConfig(
         suite="tabletop",

@@ -19,7 +19,7 @@ from sim.contract import ObservationBatch
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies.prismatic import PrismaticPolicy
-from vla.rl.step_credit import task_progress
+from vla.rewards.success_progress import task_progress
 
 Weighting = Literal["none", "success", "progress"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class PolicyOutput:
     """[B, D] the hidden state that the decision was made from; None for a policy that has none to give."""
     inputs: Any = None
     """The B observations as the network took them, for a policy that can be trained on them again
-    (`vla.rl.batch.PreparedInputs`); None for one that keeps nothing."""
+    (`PreparedInputs`); None for one that keeps nothing."""
 
 
 @runtime_checkable
@@ -83,3 +83,46 @@ class Policy(Protocol):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json, processor files and model.safetensors, atomically."""
+
+
+class PreparedInputs(Protocol):
+    """A policy's inputs as tensors, B samples long."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: torch.Tensor | slice) -> Self:
+        """The samples at `index` [b]."""
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Any]) -> Self:
+        """Join along the batch axis."""
+
+
+class TrainablePolicy(Policy, Protocol):
+    """A policy whose log-probabilities can be differentiated on inputs prepared once."""
+
+    def prepare(self, observations: ObservationBatch) -> Any:
+        """Observations as `PreparedInputs` on the CPU, pictures as uint8 at the network's resolution."""
+
+    def log_prob_from_inputs(
+        self, inputs: Any, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [B, K] of `tokens` [B, K] and entropies [B, K], differentiable."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """What an optimiser may change, where it requires a gradient."""
+
+    def eval(self) -> Any:
+        """Switch off everything random in the network."""
+
+    def set_precision(self, precision: str) -> None:
+        """Compute in "float32", "bfloat16" or what suits the device ("auto")."""
+
+    def freeze_vision(self) -> None:
+        """Exclude what turns pictures into vision tokens from learning."""
+
+    def encode_vision(self, inputs: Any) -> Any:
+        """The same inputs with pictures replaced by vision tokens, for a policy whose vision is frozen."""
+
+    def features_from_inputs(self, inputs: Any) -> NDArray[np.float32]:
+        """[B, D] the hidden states from which it would decide."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from vla.data.episode import Episode
-from vla.rewards.models import RewardModel
+from vla.rewards.reward import Reward
 
 EMBEDDING_BATCH = 32
 """Rollouts embedded together."""
@@ -25,7 +25,7 @@ class EmbeddingQueue:
     policy decides. Without, at once, which is right where all share the same cores. Use as a context manager.
     """
 
-    def __init__(self, reward: RewardModel, beside: bool) -> None:
+    def __init__(self, reward: Reward, beside: bool) -> None:
         self._reward = reward
         self._worker = ThreadPoolExecutor(1, "embedding") if beside else None
         make_stream: Any = torch.cuda.Stream  # without annotations in torch

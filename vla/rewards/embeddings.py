@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from vla.data.episode import Episode
-from vla.rl.batch import TrainablePolicy, observations_at
+from vla.policies.protocol import TrainablePolicy
+from vla.rollout.observations import observations_at
 from world_models.encoders.base import VideoEncoder, sample_frames
 
 LAST_MOMENTS = 2

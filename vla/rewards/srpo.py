@@ -24,14 +24,19 @@ The result does not depend on the order of the rollouts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
 
+from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.rewards.embeddings import RolloutEmbedding
+from vla.rewards.reward import Floats, Reward, RewardParts, Scores, failure_mean
 
 Metric = Literal["euclidean", "cosine"]
 
@@ -41,6 +46,56 @@ LARGEST_FAILURE_REWARD = float(np.nextafter(np.float32(1.0), np.float32(0.0)))
 
 class RewardError(ReflexError):
     """A reward cannot be computed from what was given."""
+
+
+class SrpoReward(Reward):
+    """Failures by the rank of their nearness to the batch's successes (`srpo_rewards`)."""
+
+    @dataclass(frozen=True)
+    class Settings:
+        """Of `algo.reward=srpo`."""
+
+        alpha: float = 0.8
+        """What a failure is worth at most, in [0, 1]; 0 is the binary reward."""
+        metric: Metric = "euclidean"
+        """Distance between embeddings: "euclidean" (the paper) or "cosine"."""
+
+        def __post_init__(self) -> None:
+            check_alpha("algo.settings.srpo.alpha", self.alpha)
+
+    def __init__(self, settings: Any, parts: RewardParts) -> None:
+        super().__init__(settings, parts)
+        self._demonstrations = embedded_demonstrations(self.embedding, parts.demonstrations)
+
+    def score(
+        self, embeddings: Floats, successes: NDArray[np.bool_], task_ids: NDArray[np.int64], groups: NDArray[np.int64]
+    ) -> Scores:
+        """A failure whose embedding is not finite gets 0 and is counted."""
+        result = srpo_rewards(
+            embeddings,
+            successes,
+            task_ids,
+            alpha=self.settings.alpha,
+            metric=self.settings.metric,
+            invalid="zero",
+            demonstrations=self._demonstrations,
+        )
+        clusters, centres = result.clusters_per_task.values(), result.centres_per_task.values()
+        metrics = {
+            "reward/clusters": float(np.mean(list(clusters))) if clusters else 0.0,
+            "reward/centres": float(np.mean(list(centres))) if centres else 0.0,
+            "reward/noise_share": result.noise_share,
+            "reward/tasks_without_success": float(sum(count == 0 for count in centres)),
+            "reward/invalid_embeddings": float(result.invalid_failures + result.invalid_successes),
+        }
+        return Scores(result.rewards, metrics | failure_mean(result.rewards, successes))
+
+
+def embedded_demonstrations(
+    embedding: RolloutEmbedding, demonstrations: Mapping[int, Sequence[Episode]]
+) -> dict[int, Floats]:
+    """Embeddings [n, D] of each task's demonstrations, for tasks that have some."""
+    return {task: embedding.embed(episodes) for task, episodes in demonstrations.items() if episodes}
 
 
 @dataclass(frozen=True)
@@ -135,7 +190,7 @@ def srpo_rewards(
             centres_per_task[task] = len(centres)
         if len(centres) == 0 or len(losses) == 0:
             continue
-        distances[losses] = pairwise_distances(vectors[losses], centres).min(axis=1)
+        distances[losses] = cdist(vectors[losses], centres).min(axis=1)
         scale = float(np.linalg.norm(np.concatenate([centres, vectors[wins], vectors[losses]]), axis=1).max())
         rewards[losses] = failure_rewards(distances[losses], alpha, noise_tolerance * scale)
     return SrpoRewards(
@@ -189,12 +244,12 @@ def cluster_successes(
     count = len(vectors)
     if count < minimum_size:
         return Clusters(np.arange(count), np.full(count, -1, dtype=np.int64), 0.0)
-    distances = pairwise_distances(vectors, vectors)
+    distances = cdist(vectors, vectors)
     nearest = (distances + np.diag(np.full(count, np.inf))).min(axis=1)
     radius = radius_factor * float(np.quantile(nearest, quantile, method="lower"))
     # The slack keeps a pair at exactly the radius inside it whatever order the rows came in.
     linked = distances <= radius * (1 + 1e-9) + 1e-12 * float(np.abs(vectors).max(initial=0.0))
-    labels = connected_components(linked)
+    labels = linked_components(linked)
     if (labels < 0).all():
         return Clusters(np.arange(count), labels, radius)
     members = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
@@ -202,28 +257,13 @@ def cluster_successes(
     return Clusters(centres, labels, radius)
 
 
-def pairwise_distances(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Euclidean distances [n, m] between rows; exactly 0 between equal rows (no expansion of the square).
-
-    Rows are differenced one at a time, so memory stays at m x D whatever n is.
-    """
-    return np.array([np.linalg.norm(right - row, axis=1) for row in left]).reshape(len(left), len(right))
-
-
-def connected_components(linked: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[n] component of each node, numbered from 0; -1 for a node linked to no other."""
-    labels = np.full(len(linked), -1, dtype=np.int64)
-    component = 0
-    for start in range(len(linked)):
-        if labels[start] >= 0 or linked[start].sum() <= 1:
-            continue
-        frontier = np.zeros(len(linked), dtype=bool)
-        frontier[start] = True
-        while frontier.any():
-            labels[frontier] = component
-            frontier = linked[frontier].any(axis=0) & (labels < 0)
-        component += 1
-    return labels
+def linked_components(linked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[n] connected component of each node, numbered from 0; -1 for a node linked to no other."""
+    _, labels = connected_components(linked, directed=False)
+    alone = np.bincount(labels, minlength=len(linked))[labels] < 2
+    labels = np.where(alone, -1, labels)
+    _, numbers = np.unique(labels, return_inverse=True)
+    return np.asarray(numbers - int(alone.any()), dtype=np.int64)
 
 
 def _medoid(members: NDArray[np.int64], distances: NDArray[np.float64], vectors: NDArray[np.float64]) -> int:
@@ -255,6 +295,21 @@ def check_batch(
             "the SRPO reward needs one embedding, one success flag and one task for each rollout; got shapes "
             f"{vectors.shape}, {succeeded.shape} and {tasks.shape}"
         )
-    if not 0.0 <= alpha <= 1.0:
-        raise RewardError(f"alpha is {alpha}; it must lie in [0, 1], so that no failure is worth more than a success")
+    check_alpha("alpha", alpha)
     return vectors, succeeded, tasks
+
+
+def check_alpha(name: str, alpha: float) -> None:
+    """Raise `RewardError` unless alpha is in [0, 1]."""
+    if not 0.0 <= alpha <= 1.0:
+        raise RewardError(f"{name} is {alpha}; it must lie in [0, 1], so that no failure is worth more than a success")
+
+
+def rows_by_task(
+    vectors: NDArray[np.float64], succeeded: NDArray[np.bool_], tasks: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows of each task's successes and failures, those with a finite embedding."""
+    finite = np.isfinite(vectors).all(axis=1)
+    for task in np.unique(tasks).tolist():
+        members = (tasks == task) & finite
+        yield np.flatnonzero(members & succeeded), np.flatnonzero(members & ~succeeded)

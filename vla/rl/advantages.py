@@ -1,26 +1,17 @@
-"""Advantages: how much better a rollout did than the others that started from the same state.
-
-By name:
-
-- `grpo`: (r - mean of the group) / deviation of the group. GRPO (arXiv 2402.03300, equation 4) with one scalar for each
-  rollout, as SimpleVLA-RL (arXiv 2509.09674) and SRPO (arXiv 2511.15605, equation 9) use it.
-- `lite_ppo`: (r - mean of the group) / deviation of all rewards of the batch. Lite PPO (arXiv 2508.08221).
-- `rloo`: r - mean of the others of the group. RLOO (arXiv 2402.14740).
-- `raft`: 1 for the rollouts of the group with its highest reward, 0 for the others: imitation of the best. RAFT (arXiv
-  2304.06767).
-
-`pacs` is in `vla.rl.likelihood`; `critic`, which tells the decisions of a rollout apart, is in `vla.rl.critic`.
-"""
+"""Mathematics that the advantage estimators share: `vla.rl.group_mean`, `vla.rl.critic` and those in `variants/`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LengthNormalisation = Literal["token", "episode"]
-AdvantageName = Literal["grpo", "lite_ppo", "rloo", "raft"]
+
+MINIMUM_SPREAD = 1e-4
+"""Rewards of a group that differ by less count as equal: such a group teaches nothing."""
 
 
 def group_spread(rewards: ArrayLike, groups: ArrayLike) -> dict[int, float]:
@@ -29,60 +20,36 @@ def group_spread(rewards: ArrayLike, groups: ArrayLike) -> dict[int, float]:
     return {group: float(np.ptp(values[ids == group])) for group in np.unique(ids).tolist()}
 
 
-def group_advantages(
-    rewards: ArrayLike,
-    groups: ArrayLike,
-    *,
-    name: AdvantageName = "grpo",
-    negative_weight: float = 1.0,
-    minimum_spread: float = 1e-4,
-    minimum_deviation: float = 0.0,
-    epsilon: float = 1e-6,
-) -> NDArray[np.float32]:
-    """Advantages [N] of a batch, by one of the formulas in the module's docstring; negatives times `negative_weight`.
+def by_group(
+    rewards: ArrayLike, groups: ArrayLike, formula: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Advantages [N]: `formula` maps the rewards [n] of each group to theirs.
+
+    A group whose rewards differ by less than `MINIMUM_SPREAD` gets 0: equal rewards must stay equal.
 
     Args:
         rewards: [N].
         groups: [N] which group (initial state) each rollout belongs to.
-        name: the formula.
-        negative_weight: multiplies negative advantages. 1 is as published. Below 1 pushes down less than it pulls up,
-            which a small policy needs: pushing probability away from a failure spreads it over everything else.
-        minimum_spread: a group whose rewards differ by less gets advantage 0: equal rewards must stay equal.
-        minimum_deviation: what is divided by is this at least. 0 is as published. Above 0, under "grpo", the small
-            differences among the failures of a group without a success count for less than a success does.
-        epsilon: keeps the division defined. Deviations are population deviations.
+        formula: of one group.
     """
     values, ids = np.asarray(rewards, dtype=np.float64), np.asarray(groups, dtype=np.int64)
     advantages = np.zeros(len(values))
-    batch_deviation = float(values.std()) if len(values) else 0.0
     for group, spread in group_spread(values, ids).items():
-        if spread < minimum_spread:
-            continue
-        members = ids == group
-        differences = values[members] - values[members].mean()
-        if name == "raft":
-            advantages[members] = values[members] >= values[members].max() - minimum_spread
-        elif name == "rloo":
-            count = len(differences)
-            advantages[members] = differences * count / (count - 1)  # r - mean of the others
-        else:
-            deviation = batch_deviation if name == "lite_ppo" else float(values[members].std())
-            advantages[members] = differences / (max(deviation, minimum_deviation) + epsilon)
-    return np.where(advantages < 0, negative_weight * advantages, advantages).astype(np.float32)
+        if spread >= MINIMUM_SPREAD:
+            advantages[ids == group] = formula(values[ids == group])
+    return advantages
 
 
-def difficulty_weights(successes: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
-    """4 p (1 - p) for each rollout [N], p the share of its group that succeeded: 1 for groups half of which did.
+def with_weights(
+    advantages: NDArray[np.float64], negative_weight: float, weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Advantages [N], negative ones times `negative_weight`, times the rollouts' `weights` [N].
 
-    The variance of success bounds the expected improvement from below (arXiv 2504.03380). A group of
-    failures only gets 0, and with it whatever a reward found between them.
+    A negative weight of 1 is as published. Below 1 pushes down less than it pulls up, which a small policy needs:
+    pushing probability away from a failure spreads it over everything else.
     """
-    succeeded, ids = np.asarray(successes, dtype=np.float64), np.asarray(groups, dtype=np.int64)
-    weights = np.zeros(len(ids))
-    for group in np.unique(ids).tolist():
-        share = succeeded[ids == group].mean()
-        weights[ids == group] = 4.0 * share * (1.0 - share)
-    return weights.astype(np.float32)
+    signed = np.where(advantages < 0, negative_weight * advantages, advantages).astype(np.float32)
+    return (weights * signed).astype(np.float32)
 
 
 def length_weights(lengths: ArrayLike, normalisation: LengthNormalisation) -> NDArray[np.float32]:
@@ -95,3 +62,35 @@ def length_weights(lengths: ArrayLike, normalisation: LengthNormalisation) -> ND
     if normalisation == "token":
         return np.ones(len(counts), dtype=np.float32)
     return np.where(counts > 0, counts.mean() / np.maximum(counts, 1.0), 0.0).astype(np.float32)
+
+
+def advantages_with_steps(
+    advantages: ArrayLike,
+    steps: Sequence[NDArray[np.floating]],
+    groups: ArrayLike,
+    weight: float,
+    epsilon: float = 1e-6,
+) -> list[NDArray[np.float32]]:
+    """Advantages [D] of decisions: the rollout's, plus `weight` times what the decision itself was worth.
+
+    Steps are standardised over all decisions of a group, as the rollouts' rewards are, so that both parts are of one
+    size (A = A_episode + alpha A_step, arXiv 2509.19199). In a group whose advantages are all 0 they stay 0.
+
+    Args:
+        advantages: [N] of the rollouts.
+        steps: [D] of each: the increments of `task_progress`, or implicit rewards.
+        groups: [N].
+        weight: of the step part; 0 leaves the rollout's advantage.
+        epsilon: keeps the division defined.
+    """
+    own, ids = np.asarray(advantages, dtype=np.float64), np.asarray(groups, dtype=np.int64)
+    worth = [values.astype(np.float64) for values in steps]
+    credited: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(own)
+    for group in np.unique(ids).tolist():
+        members = np.flatnonzero(ids == group).tolist()
+        pooled = np.concatenate([worth[member] for member in members])
+        scale = weight / (float(pooled.std()) + epsilon) if np.any(own[members]) else 0.0
+        for member in members:
+            part = scale * (worth[member] - pooled.mean())
+            credited[member] = (own[member] + part).astype(np.float32)
+    return credited

@@ -2,63 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sim.contract import ObservationBatch
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.policies.protocol import Policy, PolicySpec
+from vla.policies.protocol import PolicySpec, TrainablePolicy
 from vla.rl.advantages import LengthNormalisation, length_weights
+from vla.rollout.observations import observations_at
 from vla.rollout.pool_rollouts import decision_indices
-
-
-class PreparedInputs(Protocol):
-    """A policy's inputs as tensors, B samples long."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: torch.Tensor | slice) -> Self:
-        """The samples at `index` [b]."""
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Any]) -> Self:
-        """Join along the batch axis."""
-
-
-class TrainablePolicy(Policy, Protocol):
-    """A policy whose log-probabilities can be differentiated on inputs prepared once."""
-
-    def prepare(self, observations: ObservationBatch) -> Any:
-        """Observations as `PreparedInputs` on the CPU, pictures as uint8 at the network's resolution."""
-
-    def log_prob_from_inputs(
-        self, inputs: Any, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities [B, K] of `tokens` [B, K] and entropies [B, K], differentiable."""
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """What an optimiser may change, where it requires a gradient."""
-
-    def eval(self) -> Any:
-        """Switch off everything random in the network."""
-
-    def set_precision(self, precision: str) -> None:
-        """Compute in "float32", "bfloat16" or what suits the device ("auto")."""
-
-    def freeze_vision(self) -> None:
-        """Exclude what turns pictures into vision tokens from learning."""
-
-    def encode_vision(self, inputs: Any) -> Any:
-        """The same inputs with pictures replaced by vision tokens, for a policy whose vision is frozen."""
-
-    def features_from_inputs(self, inputs: Any) -> NDArray[np.float32]:
-        """[B, D] the hidden states from which it would decide."""
 
 
 @dataclass
@@ -132,16 +89,6 @@ class Batch:
     def task_ids(self) -> NDArray[np.int64]:
         """[N]"""
         return np.array([rollout.task_id for rollout in self.rollouts], dtype=np.int64)
-
-
-def observations_at(episode: Episode, moments: NDArray[np.int64]) -> ObservationBatch:
-    """An episode's kept observations at positions [n] in `observation_steps`."""
-    return ObservationBatch(
-        image=episode.images[moments],
-        wrist_image=episode.wrist_images[moments],
-        state=episode.states[moments],
-        instruction=[episode.instruction] * len(moments),
-    )
 
 
 def executed_tokens(length: int, decisions: int, spec: PolicySpec) -> NDArray[np.bool_]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vla.errors import ReflexError
+from vla.policies.sampling import Sampling
+from vla.rewards.reward import WrappedReward, reward_class
+from vla.rl.method import Method, estimator_class, settings_of, variant_class
+from vla.run.plugins import settings_key
 
 
 class ConfigError(ReflexError):
@@ -18,24 +22,17 @@ class ConfigError(ReflexError):
 class AlgoConfig:
     """GRPO and SRPO. Defaults suit a small policy; docs/train.md has the published values for 7B policies."""
 
-    reward: Literal["binary", "srpo", "siirl", "calibrated"] = "srpo"
-    """1 for success, and for a failure: "binary" 0 (GRPO), "srpo" by its rank in nearness to the batch's successes,
-    "calibrated" by how much of the way to them it came, "siirl" as that public code has it, to compare with."""
-    alpha: float = 0.8
-    """What a failure is worth at most under "srpo" and "calibrated", in [0, 1]; 0 is the binary reward."""
-    metric: Literal["euclidean", "cosine"] = "euclidean"
-    """Distance between embeddings under "srpo": "euclidean" (the paper) or "cosine"."""
-    pay_failures: Literal["always", "without_success"] = "always"
-    """Which failures get what the reward gives them: all of them (the paper), or those of a group in which no rollout
-    succeeded. Where one did, success tells rollouts apart, and the others get 0. Groups without a success then come on
-    top of `groups_per_iteration`: GRPO, and what its replaced groups can teach."""
-    reference_scope: Literal["task", "group", "batch"] = "task"
-    """Whose successes a failure is compared with, and with whose failures it is ranked: its task's in the batch (the
-    paper), its own group's, or all of the batch whatever the task, for comparison."""
-    success_bank: int = 0
-    """Successes of each task that are kept as references for later iterations, at most; 0 for none, as published."""
-    success_age: int = 20
-    """Iterations for which they are kept."""
+    reward: str = "srpo"
+    """1 for success, and for a failure: "binary" 0 (GRPO), "srpo" by its rank in nearness to the batch's successes.
+    Others are in `vla/rewards/variants/`; one of your own is package.module:Class."""
+    advantage: str = "group_mean"
+    """How a rollout's or a decision's advantage is estimated: "group_mean" is its reward less its group's mean over the
+    group's deviation; "critic" tells decisions apart, by a small network that learns from the iterations before, and
+    then every group teaches. Others are in `vla/rl/variants/`; one of your own is package.module:Class."""
+    variants: list[str] = field(default_factory=list)
+    """Published methods to add, from `vla/rl/variants/` or package.module:Class of your own."""
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of the reward, the advantage and the variants, by name, e.g. algo.settings.srpo.alpha=0.5."""
     frame_stride: int | None = None
     """Control steps between the extra frames rendered for the reward; null uses the frames of the decisions."""
     reward_frames: int = 16
@@ -44,23 +41,13 @@ class AlgoConfig:
     """Rollouts from each initial state; their rewards are compared with one another."""
     groups_per_iteration: int = 48
     """Groups with different rewards that an update wants; under "critic", groups."""
-    sampling: Literal["uncertain", "even", "gate"] = "uncertain"
+    initial_states: Literal["uncertain", "even"] = "uncertain"
     """Which training initial states: "uncertain" draws those more often whose last group had successes and failures,
-    "even" takes all tasks alike, "gate" those alike that succeed in 5 to 75 % of their rollouts."""
-    demonstration_starts: float = 0.0
-    """Share of groups that go on from somewhere along a demonstration (`demonstrations`), from where the policy failed
-    last more often; the share below 1 starts where evaluations do."""
-    replay: int = 0
-    """Successes of each task that are kept to be learnt from again (WebRL): an update adds to its decisions those of
-    one of them that the policy has become less likely to make; 0 for none."""
+    "even" takes all tasks alike."""
     max_sampling_rounds: int = 2
     """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
-    temperature: float = 0.5
-    """Sampling temperature of the rollouts, and of the log-probabilities in the update."""
-    token_noise: float = 8.0
-    """Standard deviation, in bins, of noise that sampling adds to every token; it steadies the gradient."""
-    chunk_correlation: float = 0.5
-    """Correlation, in [0, 1), of an action dimension's samples over the steps of a chunk: whole chunks are explored."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How rollouts are sampled."""
     freeze_vision: bool = True
     """Keep the vision towers and projector as they are: the update then reads each picture once, not every epoch."""
     clip_low: float = 0.2
@@ -71,8 +58,6 @@ class AlgoConfig:
     """Bound on the ratio of tokens with negative advantage (> 1); null for none."""
     kl_coefficient: float = 0.0
     """Weight of the KL penalty to the policy that training started from."""
-    kl_demonstrations: int | None = None
-    """Demonstrations that policy was fine-tuned on, by which the weight is divided; null for not at all."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     learning_rate: float = 5e-4
@@ -95,65 +80,18 @@ class AlgoConfig:
     """Decisions per forward pass (gradients accumulate to a minibatch); null for the whole minibatch."""
     max_samples_per_update: int | None = None
     """Most decisions an update uses, drawn at random among those with an advantage; null for all."""
-    advantage: Literal["grpo", "lite_ppo", "rloo", "raft", "pacs", "critic"] = "grpo"
-    """A rollout's reward less its group's mean, divided by the group's deviation ("grpo") or the batch's ("lite_ppo"),
-    or less the mean of the group's others and divided by nothing ("rloo"); 1 for the group's best and 0 for the others
-    ("raft"); what is left of the outcome after the likelihood's forecast of it ("pacs"). "critic" tells decisions of a
-    rollout apart: how much better it looked after each than before, to a small network that learns from the iterations
-    before. Then every group teaches, and none is replaced."""
-    pacs_beta: float = 1.0
-    """Under "pacs", logits of success per unit of the mean log-ratio to the starting policy."""
-    step_credit: Literal["none", "shared", "progress", "implicit"] = "none"
-    """What decisions of a rollout get beside its advantage, without a critic. "shared": what several rollouts of a
-    group did alike gets the mean of theirs (SALT). "progress": more where one came nearer to the task's successes.
-    "implicit": more where one is likelier to a copy of the policy that learns to tell success from failure (OPRL)."""
-    step_tolerance: float = 0.3
-    """Under "shared", how far apart two states may be that count as one, in deviations of the policy's features."""
-    step_weight: float = 0.5
-    """Under "progress" and "implicit", what a decision's own part counts beside its rollout's advantage."""
-    implicit_beta: float = 0.05
-    """Under "implicit", reward of a decision per unit of its tokens' summed log-ratios."""
-    likely_success_bonus: float = 0.0
-    """Added to the reward of successes that the averaged policy finds likely beside the group's others (GRPO-CARE)."""
-    likely_success_margin: float = 0.0
-    """How much less likely (in probability of a token) than the mean of the group's successes they may be."""
-    critic_decay: float = 0.9
-    """Under "critic", how much of what happened later a decision is credited with: 0 none, 1 all."""
-    critic_window: int = 8
-    """Iterations whose rollouts the critic learns from."""
-    difficulty_weight: bool = False
-    """Weigh groups by 4 p (1 - p), p their share of successes; groups of failures only then teach nothing."""
     negative_weight: float = 0.3
     """Multiplies negative advantages; 1 is GRPO as published, less keeps a small policy from flattening out."""
-    minimum_deviation: float = 0.2
-    """A group's rewards are divided by their deviation, or by this where it is less; 0 is GRPO as published. Failures
-    that differ a little under "srpo" then count for less than a success among failures does."""
     aggregation: Literal["token", "episode"] = "episode"
     """"token": each token counts the same. "episode": each episode does, so that long failures do not outweigh."""
     target_kl: float | None = 0.2
     """Stop an update when the mean KL per token to the sampling policy passes this; null for never."""
 
     def __post_init__(self) -> None:
-        """Check every value. Raises `ConfigError`."""
-        _one_of("algo.reward", self.reward, ("binary", "srpo", "siirl", "calibrated"))
-        _one_of("algo.advantage", self.advantage, ("grpo", "lite_ppo", "rloo", "raft", "pacs", "critic"))
-        _one_of("algo.step_credit", self.step_credit, ("none", "shared", "progress", "implicit"))
-        _one_of("algo.metric", self.metric, ("euclidean", "cosine"))
-        _one_of("algo.pay_failures", self.pay_failures, ("always", "without_success"))
-        _one_of("algo.reference_scope", self.reference_scope, ("task", "group", "batch"))
-        if self.success_bank and self.reference_scope != "task":
-            raise ConfigError(f"algo.reference_scope is {self.reference_scope!r}; a success bank is kept by task")
-        _one_of("algo.sampling", self.sampling, ("uncertain", "even", "gate"))
+        """Check every value. Raises `ConfigError`, or `ReflexError` for a reward, advantage or variant."""
+        _one_of("algo.initial_states", self.initial_states, ("uncertain", "even"))
         _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
-        _within("algo.alpha", self.alpha, 0.0, 1.0, "so that no failure is worth more than a success")
-        _within("algo.demonstration_starts", self.demonstration_starts, 0.0, 0.9)
         _within("algo.average_decay", self.average_decay, 0.0, 0.999)
-        _within("algo.chunk_correlation", self.chunk_correlation, 0.0, 0.99)
-        _within("algo.critic_decay", self.critic_decay, 0.0, 1.0)
-        _at_least("algo.critic_window", self.critic_window, 1)
-        _at_least("algo.success_bank", self.success_bank, 0)
-        _at_least("algo.replay", self.replay, 0)
-        _at_least("algo.success_age", self.success_age, 1)
         _within("algo.clip_low", self.clip_low, 0.0, 1.0)
         _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)
         _at_least("algo.group_size", self.group_size, 2, "advantages compare the rollouts of a group")
@@ -161,19 +99,12 @@ class AlgoConfig:
             _at_least(f"algo.{name}", getattr(self, name), 1)
         _at_least("algo.reward_frames", self.reward_frames, 2)
         _at_least("algo.warmup_iterations", self.warmup_iterations, 0)
-        self._check_credit()
-        for name in (
-            "frame_stride",
-            "micro_batch_size",
-            "max_samples_per_update",
-            "constant_iterations",
-            "kl_demonstrations",
-        ):
+        for name in ("frame_stride", "micro_batch_size", "max_samples_per_update", "constant_iterations"):
             if getattr(self, name) is not None:
                 _at_least(f"algo.{name}", getattr(self, name), 1)
-        for name in ("temperature", "learning_rate", "max_gradient_norm", "clip_high", "pacs_beta", "implicit_beta"):
+        for name in ("learning_rate", "max_gradient_norm", "clip_high"):
             _positive(f"algo.{name}", getattr(self, name))
-        for name in ("kl_coefficient", "entropy_coefficient", "weight_decay", "token_noise", "minimum_deviation"):
+        for name in ("kl_coefficient", "entropy_coefficient", "weight_decay"):
             _at_least(f"algo.{name}", getattr(self, name), 0)
         if self.target_kl is not None:
             _positive("algo.target_kl", self.target_kl)
@@ -181,30 +112,31 @@ class AlgoConfig:
             raise ConfigError(
                 f"algo.dual_clip is {self.dual_clip}; it must exceed 1 + clip_high ({1 + self.clip_high:g}), or be null"
             )
+        self._check_methods()
 
-    def _check_credit(self) -> None:
-        for name in ("step_tolerance", "step_weight", "likely_success_bonus", "likely_success_margin"):
-            _at_least(f"algo.{name}", getattr(self, name), 0)
-        if self.advantage != "critic":
-            return
-        if self.step_credit != "none":
+    def _check_methods(self) -> None:
+        """Everything named exists, and every setting belongs to something named and fits it."""
+        if len(set(self.variants)) != len(self.variants):
+            raise ConfigError(f"algo.variants is {self.variants}; name each once")
+        rewards: dict[str, type[Any]] = {}
+        name = self.reward
+        while name not in rewards:
+            rewards[name] = reward_class(name)
+            made = settings_of(rewards[name], name, self.settings)
+            if isinstance(made, WrappedReward.Settings):
+                name = made.reward
+                if name in rewards:
+                    raise ConfigError(f"algo.settings: the reward {name} is made of itself")
+        methods: dict[str, type[Method]] = {self.advantage: estimator_class(self.advantage)}
+        methods |= {variant: variant_class(variant) for variant in self.variants}
+        for name, cls in methods.items():
+            settings_of(cls, name, self.settings)
+        unused = sorted(set(self.settings) - {settings_key(name) for name in {*rewards, *methods}})
+        if unused:
             raise ConfigError(
-                f"algo.step_credit is {self.step_credit!r}, but the critic tells decisions apart already; set it to "
-                "none, or algo.advantage to another"
+                f"algo.settings.{unused[0]} has no use: none of algo.reward={self.reward}, "
+                f"algo.advantage={self.advantage} and algo.variants={self.variants} is called {unused[0]}"
             )
-        if self.likely_success_bonus:
-            raise ConfigError(
-                f"algo.likely_success_bonus is {self.likely_success_bonus}, but the critic forecasts rewards from 0 to "
-                "1; set it to 0, or algo.advantage to another"
-            )
-
-    @property
-    def kl_weight(self) -> float:
-        """Of the KL penalty.
-
-        Less, the more demonstrations the policy it pulls to has seen (demonstration-regularised RL, arXiv 2310.17303).
-        """
-        return self.kl_coefficient / (self.kl_demonstrations or 1)
 
 
 @dataclass
@@ -290,23 +222,10 @@ class TrainConfig:
         if self.max_minutes is not None:
             _positive("max_minutes", self.max_minutes)
         _positive("max_frame_gigabytes", self.max_frame_gigabytes)
-        self._check_references()
         if self.target_success is not None:
             _within("target_success", self.target_success, 0.0, 1.0)
             if self.evaluate_every == 0:
                 raise ConfigError("target_success needs evaluations; set evaluate_every to 1 or more")
-
-    def _check_references(self) -> None:
-        if self.algo.demonstration_starts and self.demonstrations is None:
-            raise ConfigError(
-                f"algo.demonstration_starts is {self.algo.demonstration_starts}, but there is no demonstration to go "
-                "on from; name a dataset of vla collect with demonstrations"
-            )
-        if self.demonstrations is not None and self.algo.reference_scope != "task":
-            raise ConfigError(
-                f"algo.reference_scope is {self.algo.reference_scope!r}, but demonstrations stand in for a task's "
-                'successes; set one of them back ("task", or null)'
-            )
 
 
 RESUME_MAY_CHANGE = frozenset(

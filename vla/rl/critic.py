@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,8 +21,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from vla.errors import restoring
-from vla.rl.batch import Rollout
+from vla.errors import ReflexError, restoring
+from vla.rl.batch import Batch, Rollout
+from vla.rl.group_mean import GroupMean
+from vla.rl.method import AdvantageEstimator, Advantages
+from vla.rl.parts import TrainingParts
 
 FILE = "critic.pt"
 HIDDEN, DROPOUT = 64, 0.2
@@ -46,6 +50,26 @@ def generalised_advantages(values: NDArray[np.floating], reward: float, decay: f
     return advantages.astype(np.float32)
 
 
+def critic_advantages(
+    values: Sequence[NDArray[np.float32]],
+    rewards: NDArray[np.float32],
+    weights: NDArray[np.floating],
+    decay: float,
+    negative_weight: float,
+) -> list[NDArray[np.float32]]:
+    """Advantages [D] of the decisions of each of N rollouts, of deviation 1 over those with a weight.
+
+    Multiplied by the rollouts' `weights` [N], negative ones by `negative_weight` too. All are 0 without a weight.
+    """
+    raw = [generalised_advantages(judged, float(reward), decay) for judged, reward in zip(values, rewards, strict=True)]
+    used = [advantages for advantages, weight in zip(raw, weights, strict=True) if weight > 0]
+    scale = 1.0 / (float(np.concatenate(used).std()) + 1e-6) if used else 0.0
+    return [
+        (np.where(advantages < 0, negative_weight, 1.0) * advantages * scale * weight).astype(np.float32)
+        for advantages, weight in zip(raw, weights, strict=True)
+    ]
+
+
 def explained_variance(values: Sequence[NDArray[np.floating]], rewards: NDArray[np.floating]) -> float:
     """1 - variance left of rewards / their variance, over all decisions; 0 when rewards are equal.
 
@@ -54,6 +78,57 @@ def explained_variance(values: Sequence[NDArray[np.floating]], rewards: NDArray[
     given = np.repeat(rewards.astype(np.float64), [len(value) for value in values])
     variance = float(given.var())
     return 1.0 - float(((given - np.concatenate(values)) ** 2).mean()) / variance if variance > 0 else 0.0
+
+
+class ActorCritic(AdvantageEstimator):
+    """Tells the decisions of a rollout apart: how much better it looked after each than before."""
+
+    replaces_groups: ClassVar[bool] = False  # it tells decisions apart where rewards are equal
+
+    @dataclass(frozen=True)
+    class Settings(GroupMean.Settings):
+        """Of `algo.advantage=critic`; the first iteration, before the critic has learnt, has group means."""
+
+        decay: float = 0.9
+        """How much of what happened later a decision is credited with: 0 none, 1 all."""
+        window: int = 8
+        """Iterations whose rollouts the critic learns from."""
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0.0 <= self.decay <= 1.0:
+                raise ReflexError(f"algo.settings.critic.decay is {self.decay}; it must lie in [0, 1]")
+            if self.window < 1:
+                raise ReflexError(f"algo.settings.critic.window is {self.window}; it must be at least 1")
+
+    def __init__(self, settings: Settings, parts: TrainingParts) -> None:
+        super().__init__(settings, parts)
+        self._critic = Critic(parts.horizons, settings.window)
+        self._first = GroupMean(settings, parts)
+
+    def estimate(
+        self, batch: Batch, rewards: NDArray[np.float32], weights: NDArray[np.float32]
+    ) -> tuple[Advantages, dict[str, float]]:
+        """One number for each decision, once there is a critic."""
+        values = self._critic.values(batch.rollouts)
+        if values is None:
+            return self._first.estimate(batch, rewards, weights)
+        negative_weight = self.parts.algo.negative_weight
+        advantages = critic_advantages(values, rewards, weights, self.settings.decay, negative_weight)
+        return advantages, {"critic/explained_variance": explained_variance(values, rewards)}
+
+    def learn(self, batch: Batch, iteration: int) -> dict[str, float]:
+        """The critic learns from the batch's rollouts and rewards."""
+        self._critic.learn(batch.rollouts, batch.rewards)
+        return {}
+
+    def save(self, folder: Path) -> None:
+        """Write `critic.pt`."""
+        self._critic.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote. Raises `ReflexError` when the file is damaged or missing."""
+        self._critic.load(folder)
 
 
 class Critic:

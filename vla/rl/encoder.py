@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from sim.contract import Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla.data.episode import Episode
 from vla.rewards.embeddings import rollout_clip, thinned
-from vla.rl.batch import TrainablePolicy
 from vla.rl.collection import play_episodes
 from vla.rl.config import TrainConfig
-from vla.rl.sampler import stream_generator
-from vla.rl.state import Progress
+from vla.rl.sampling import stream_generator
+from vla.rl.state import ENCODER_FOLDER, TrainingState
 from vla.rollout.pool_rollouts import RolloutRequest
+from vla.run.run_folder import RunFolder
 from vla.run.seeding import derive_seed
 
 
-def train_encoder(
+def prepare_encoder(
+    run: RunFolder,
     config: TrainConfig,
-    policy: TrainablePolicy,
+    state: TrainingState,
     pool: EnvironmentPool,
     suite: Suite,
     tasks: Sequence[int],
-    progress: Progress,
-    folder: Path,
     demonstrations: Mapping[int, Sequence[Episode]],
     log: Callable[[str], None],
 ) -> None:
-    """Train a small world model on rollouts of the starting policy and on demonstrations by task into `folder`.
+    """Write what a fresh run makes for itself into its folder: a "jepa" encoder, or the starting policy as encoder.
 
-    The rollouts count as training episodes in `progress`. Raises `world_models.errors.WorldModelError` when the latents
-    collapse; more rollouts (`encoder_episodes_per_task`) or `encoder=pixels` are the ways out.
+    A "jepa" encoder is trained on rollouts of the starting policy, which count as training episodes, and on the
+    demonstrations by task. Raises `world_models.errors.WorldModelError` when its latents collapse; more rollouts
+    (`encoder_episodes_per_task`) or `encoder=pixels` are the ways out.
     """
+    folder = run.path / ENCODER_FOLDER
+    if config.encoder == "policy":
+        state.policy.save_pretrained(folder)
+    if config.encoder != "jepa":
+        return
     from world_models.jepa import JepaConfig, train_jepa
 
     frames = config.algo.reward_frames
@@ -41,12 +45,12 @@ def train_encoder(
 
     def keep(_: int, episode: Episode) -> None:
         clips.append(rollout_clip(episode, frames))
-        progress.episodes += 1
-        progress.control_steps += episode.length
+        state.counters.episodes += 1
+        state.counters.control_steps += episode.length
 
     requests = encoder_requests(config, suite, tasks)
     log(f"training the reward's encoder on {len(requests)} rollouts and {len(clips)} demonstrations")
-    play_episodes(policy, pool, suite, requests, config.algo, keep)
+    play_episodes(state.policy, pool, suite, requests, config.algo, keep)
     jepa = JepaConfig(steps=config.encoder_steps, seed=derive_seed("jepa", config.seed) % 2**31, device=config.device)
     _, telemetry = train_jepa(clips, jepa, folder)
     log(

@@ -1,4 +1,4 @@
-"""Opening a run: suite, tasks, policy and optimiser (new or from a checkpoint), reward model; and checks before it."""
+"""Opening a run: suite, policy and optimiser (new or from a checkpoint), reward and methods; and checks before it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,27 @@ import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 
 import torch
 
 from sim.contract import Suite
-from sim.pool import EnvironmentPool
-from vla.policies.protocol import PolicySpec
+from vla.data.episode import Episode
+from vla.policies.protocol import PolicySpec, TrainablePolicy
 from vla.rewards.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding
-from vla.rewards.models import BinaryReward, CalibratedReward, RewardModel, SiirlReward, SrpoReward
-from vla.rewards.success_bank import SuccessBank
+from vla.rewards.reward import Reward, RewardParts, make_reward, reward_class
 from vla.rl.averaging import WeightAverage
-from vla.rl.batch import TrainablePolicy
 from vla.rl.config import ConfigError, TrainConfig
-from vla.rl.critic import Critic
-from vla.rl.encoder import demonstration_rollouts, train_encoder
-from vla.rl.implicit_reward import FOLDER as IMPLICIT_FOLDER
-from vla.rl.implicit_reward import ImplicitReward
-from vla.rl.replay import Replay
+from vla.rl.parts import TrainingParts
 from vla.rl.state import (
     ENCODER_FOLDER,
     POLICY_FOLDER,
     REFERENCE_FOLDER,
-    Progress,
+    Counters,
     TrainingState,
     check_same_run,
+    load_counters,
     load_optimiser,
-    load_progress,
 )
 from vla.rl.update import make_optimiser
 from vla.run.run_folder import RunFolder
@@ -79,60 +74,39 @@ def check_frame_memory(config: TrainConfig, spec: PolicySpec, suite: Suite, task
         )
 
 
-def open_state(
-    run: RunFolder, config: TrainConfig, load_policy: PolicyLoader, horizons: Mapping[int, int]
-) -> TrainingState:
+def load_trainable(config: TrainConfig, load_policy: PolicyLoader, source: str) -> TrainablePolicy:
+    """A policy to be trained, from a folder or by name. Raises `ReflexError` when it cannot be read."""
+    policy = load_policy(source, config.device)
+    policy.set_precision(config.precision)
+    if config.algo.freeze_vision:
+        policy.freeze_vision()
+    return policy
+
+
+def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -> TrainingState:
     """The run's newest checkpoint when resuming and there is one, else the starting policy and nothing done.
 
-    `horizons` are the control steps of each task's episodes. Lines of metrics and episodes past that point are dropped.
+    Lines of metrics and episodes past that point are dropped.
 
     Raises:
         ReflexError: the policy or checkpoint cannot be read, or the run was started with other settings.
     """
     if config.resume:
         check_same_run(run, asdict(config))
-
-    def load(source: str) -> TrainablePolicy:
-        policy = load_policy(source, config.device)
-        policy.set_precision(config.precision)
-        if config.algo.freeze_vision:
-            policy.freeze_vision()
-        return policy
-
-    def average(policy: TrainablePolicy) -> WeightAverage | None:
-        decay = config.algo.average_decay
-        return WeightAverage(policy.parameters(), decay) if decay else None
-
-    def implicit(source: str) -> ImplicitReward | None:
-        return ImplicitReward(load(source), config.algo) if config.algo.step_credit == "implicit" else None
-
-    critic = Critic(horizons, config.algo.critic_window) if config.algo.advantage == "critic" else None
-    bank = SuccessBank(config.algo.success_bank, config.algo.success_age) if config.algo.success_bank else None
-    replay = Replay(config.algo.replay) if config.algo.replay else None
     last = run.last_checkpoint() if config.resume else None
     _drop_lines_after(run, -1 if last is None else last[0])
-    if last is None:
-        policy = load(config.policy)
-        begun = make_optimiser(policy, config.algo), Progress(), average(policy), critic, implicit(config.policy), bank
-        return TrainingState(policy, *begun, replay)
-    iteration, folder = last
-    policy = load(str(folder / POLICY_FOLDER))
+    source = config.policy if last is None else str(last[1] / POLICY_FOLDER)
+    policy = load_trainable(config, load_policy, source)
     optimiser = make_optimiser(policy, config.algo)
+    decay = config.algo.average_decay
+    average = WeightAverage(policy.parameters(), decay) if decay else None
+    if last is None:
+        return TrainingState(policy, optimiser, Counters(), average)
+    iteration, folder = last
     load_optimiser(folder, optimiser, torch.device(config.device))
-    averaged = average(policy)
-    if averaged is not None:
-        averaged.load_weights(folder)
-    if critic is not None:
-        critic.load(folder)
-    judge = implicit(str(folder / IMPLICIT_FOLDER))
-    if judge is not None:
-        judge.load_optimiser(folder)
-    if bank is not None:
-        bank.load(folder)
-    if replay is not None:
-        replay.load(folder)
-    restored = optimiser, load_progress(folder), averaged, critic, judge, bank, replay
-    return TrainingState(policy, *restored, saved_iteration=iteration)
+    if average is not None:
+        average.load_weights(folder)
+    return TrainingState(policy, optimiser, load_counters(folder), average, saved_iteration=iteration)
 
 
 def _drop_lines_after(run: RunFolder, iteration: int) -> None:
@@ -145,53 +119,56 @@ def _drop_lines_after(run: RunFolder, iteration: int) -> None:
         run.replace_episodes(kept)
 
 
-def open_reference(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -> TrainablePolicy | None:
-    """The frozen starting policy for a KL penalty or "pacs", kept in the run folder; None where neither needs it."""
-    if config.algo.kl_coefficient == 0 and config.algo.advantage != "pacs":
-        return None
-    folder = run.path / REFERENCE_FOLDER
-    if run.last_checkpoint() is None:
-        load_policy(config.policy, config.device).save_pretrained(folder)
-    reference = load_policy(str(folder), config.device)
-    reference.set_precision(config.precision)
-    reference.eval()
-    for parameter in reference.parameters():
-        parameter.requires_grad_(False)
-    return reference
-
-
-def make_reward(
-    config: TrainConfig,
+def training_parts(
     run: RunFolder,
+    config: TrainConfig,
     state: TrainingState,
-    pool: EnvironmentPool,
-    suite: Suite,
-    tasks: Sequence[int],
     load_policy: PolicyLoader,
-    *,
-    fresh: bool,
-    log: Callable[[str], None],
-) -> RewardModel:
-    """The reward of `config.algo.reward`.
+    horizons: Mapping[int, int],
+    demonstrations: Mapping[int, Sequence[Episode]],
+) -> TrainingParts:
+    """What the run's estimator and variants may be made of; `horizons` are control steps by task."""
 
-    What the run makes for itself, a "jepa" encoder or the starting policy as encoder, is written to the run folder when
-    the run is fresh and read from there when it resumes. Raises `WorldModelError` when an encoder cannot be loaded or
-    trained.
+    @cache
+    def reference() -> TrainablePolicy:
+        """The frozen starting policy, kept in the run folder."""
+        folder = run.path / REFERENCE_FOLDER
+        if not folder.exists():
+            load_policy(config.policy, config.device).save_pretrained(folder)
+        policy = load_policy(str(folder), config.device)
+        policy.set_precision(config.precision)
+        policy.eval()
+        for parameter in policy.parameters():
+            parameter.requires_grad_(False)
+        return policy
+
+    return TrainingParts(
+        algo=config.algo,
+        policy=state.policy,
+        horizons=horizons,
+        seed=config.seed,
+        averaged=state.averaged,
+        start=config.policy,
+        trainable=lambda source: load_trainable(config, load_policy, source),
+        reference=reference,
+        demonstrations=demonstrations,
+    )
+
+
+def open_reward(
+    run: RunFolder,
+    config: TrainConfig,
+    load_policy: PolicyLoader,
+    demonstrations: Mapping[int, Sequence[Episode]],
+) -> Reward:
+    """The reward of `config.algo.reward`; what the run made for itself is read from its folder.
+
+    Raises `WorldModelError` when the encoder cannot be loaded.
     """
-    algo, folder = config.algo, run.path / ENCODER_FOLDER
-    if algo.reward == "binary":
-        return BinaryReward()
-    demonstrations = demonstration_rollouts(config, tasks, state.policy.spec.execute_steps)
-    if config.encoder == "jepa" and fresh:
-        train_encoder(config, state.policy, pool, suite, tasks, state.progress, folder, demonstrations, log)
-    if config.encoder == "policy" and fresh:
-        state.policy.save_pretrained(folder)
-    embedding = _open_embedding(config, str(folder), load_policy)
-    if algo.reward == "siirl":
-        return SiirlReward(embedding, bank=state.bank)
-    if algo.reward == "calibrated":
-        return CalibratedReward(embedding, algo.alpha, demonstrations, state.bank)
-    return SrpoReward(embedding, algo.alpha, algo.metric, demonstrations, state.bank)
+    embedding = None
+    if reward_class(config.algo.reward).looks_at_rollouts:
+        embedding = _open_embedding(config, str(run.path / ENCODER_FOLDER), load_policy)
+    return make_reward(config.algo.reward, RewardParts(embedding, demonstrations, config.algo.settings))
 
 
 def _open_embedding(config: TrainConfig, own: str, load_policy: PolicyLoader) -> RolloutEmbedding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,28 +11,25 @@ from typing import Any
 import torch
 
 from vla.errors import ReflexError, restoring
-from vla.rewards.success_bank import SuccessBank
+from vla.policies.protocol import TrainablePolicy
 from vla.rl.averaging import WeightAverage
-from vla.rl.batch import TrainablePolicy
 from vla.rl.config import RESUME_MAY_CHANGE
-from vla.rl.critic import Critic
-from vla.rl.implicit_reward import ImplicitReward
-from vla.rl.replay import Replay
 from vla.run.files import read_json, write_json
+from vla.run.plugins import Part
 from vla.run.run_folder import RunFolder
 
 POLICY_FOLDER = "policy"
 OPTIMISER_FILE = "optimiser.pt"
-PROGRESS_FILE = "progress.json"
+COUNTERS_FILE = "progress.json"
 REFERENCE_FOLDER = "reference"
-"""In the run folder: the policy training started from, when a KL penalty needs it."""
+"""In the run folder: the policy training started from, when something compares with it."""
 ENCODER_FOLDER = "encoder"
-"""In the run folder: the reward's encoder, when it was trained for this run."""
+"""In the run folder: the reward's encoder, when it was made for this run."""
 
 
 @dataclass
-class Progress:
-    """Counters. Everything random is a function of the seed and the iteration, so there is no generator to keep."""
+class Counters:
+    """How far a run is. Everything random is a function of the seed and the iteration, so no generator is kept."""
 
     iteration: int = 0
     """Updates made."""
@@ -50,54 +47,45 @@ class TrainingState:
 
     policy: TrainablePolicy
     optimiser: torch.optim.Optimizer
-    progress: Progress
+    counters: Counters
     average: WeightAverage | None = None
     """Of the policy's weights; None to evaluate and keep the weights as they are."""
-    critic: Critic | None = None
-    """What judges decisions under `algo.advantage=critic`."""
-    implicit: ImplicitReward | None = None
-    """What judges decisions under `algo.step_credit=implicit`."""
-    bank: SuccessBank | None = None
-    """Successes of earlier iterations under `algo.success_bank`."""
-    replay: Replay | None = None
-    """Those that are learnt from again, under `algo.replay`."""
     saved_iteration: int = -1
     """Iteration of the newest checkpoint; -1 for none."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether there is no checkpoint yet."""
+        return self.saved_iteration < 0
 
     def averaged(self) -> AbstractContextManager[None]:
         """The policy with its averaged weights."""
         return nullcontext() if self.average is None else self.average.applied()
 
 
-def save_state(run: RunFolder, state: TrainingState, keep: int | None) -> Path:
-    """Write a checkpoint of the present iteration, whole or not at all."""
+def save_state(run: RunFolder, state: TrainingState, parts: Sequence[Part], keep: int | None) -> Path:
+    """Write a checkpoint of the present iteration, whole or not at all; `parts` write theirs into it."""
 
     def write(folder: Path) -> None:
         with state.averaged():
             state.policy.save_pretrained(folder / POLICY_FOLDER)
         if state.average is not None:
             state.average.save_weights(folder)
-        if state.critic is not None:
-            state.critic.save(folder)
-        if state.implicit is not None:
-            state.implicit.save(folder)
-        if state.bank is not None:
-            state.bank.save(folder)
-        if state.replay is not None:
-            state.replay.save(folder)
+        for part in parts:
+            part.save(folder)
         torch.save(state.optimiser.state_dict(), folder / OPTIMISER_FILE)
-        write_json(folder / PROGRESS_FILE, asdict(state.progress))
+        write_json(folder / COUNTERS_FILE, asdict(state.counters))
 
-    path = run.save_checkpoint(state.progress.iteration, write, keep=keep)
-    state.saved_iteration = state.progress.iteration
+    path = run.save_checkpoint(state.counters.iteration, write, keep=keep)
+    state.saved_iteration = state.counters.iteration
     return path
 
 
-def load_progress(folder: Path) -> Progress:
+def load_counters(folder: Path) -> Counters:
     """Counters of a checkpoint. Raises `ReflexError` when the file is damaged."""
-    path = folder / PROGRESS_FILE
+    path = folder / COUNTERS_FILE
     try:
-        return Progress(**read_json(path))
+        return Counters(**read_json(path))
     except TypeError as error:
         raise ReflexError(f"{path} does not fit this version ({error}); resume from another checkpoint") from error
 

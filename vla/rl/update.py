@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from vla.errors import ReflexError
-from vla.rl.batch import Samples, TrainablePolicy
+from vla.policies.protocol import TrainablePolicy
+from vla.rl.batch import Samples
 from vla.rl.config import AlgoConfig
 from vla.rl.losses import LossTerms, policy_loss
 
@@ -79,12 +80,15 @@ def update_policy(
     iteration: int,
     generator: np.random.Generator,
     reference: TrainablePolicy | None = None,
+    kl_weight: float = 0.0,
 ) -> dict[str, float]:
     """`update_epochs` passes over the samples; one optimiser step for each minibatch.
 
     Stops before the step of the first minibatch whose mean KL per token to the sampling policy exceeds `target_kl`. The
     ratio of the very first minibatch must be 1: `update/first_ratio_error` is its largest deviation, and a large value
     means that sampling and training do not compute the same probabilities.
+
+    `kl_weight` is that of the penalty on distance from `reference`.
 
     Raises `ReflexError` when the gradient is not finite; the policy is then unchanged by that step.
     """
@@ -100,7 +104,7 @@ def update_policy(
     first_ratio_error, stopped = 0.0, False
     for order in minibatches(len(samples), algo.minibatch_size, algo.update_epochs, generator):
         optimiser.zero_grad(set_to_none=True)
-        minibatch, ratio_error = accumulate_gradient(policy, samples, order, algo, reference)
+        minibatch, ratio_error = accumulate_gradient(policy, samples, order, algo, reference, kl_weight)
         if not norms:
             first_ratio_error = ratio_error
         if algo.target_kl is not None and minibatch.approximate_kl > algo.target_kl * minibatch.tokens:
@@ -140,14 +144,15 @@ def accumulate_gradient(
     samples: Samples,
     order: torch.Tensor,
     algo: AlgoConfig,
-    reference: TrainablePolicy | None,
+    reference: TrainablePolicy | None = None,
+    kl_weight: float = 0.0,
 ) -> tuple[Totals, float]:
     """Add a minibatch's gradient (mean over executed tokens), in micro-batches; also its largest ratio error."""
     tokens = max(int(samples.executed[order].sum()), 1)
     totals, ratio_error = Totals(), 0.0
     for index in torch.split(order, algo.micro_batch_size or len(order)):
         part = samples[index]
-        sampling = (algo.temperature, algo.token_noise)
+        sampling = (algo.sampling.temperature, algo.sampling.token_noise)
         log_probs, entropies = policy.log_prob_from_inputs(part.inputs, part.tokens, *sampling)
         reference_log_probs = None
         if reference is not None:
@@ -164,7 +169,7 @@ def accumulate_gradient(
             clip_high=algo.clip_high,
             dual_clip=algo.dual_clip,
             reference_log_probs=reference_log_probs,
-            kl_coefficient=algo.kl_weight,
+            kl_coefficient=kl_weight,
             entropy_coefficient=algo.entropy_coefficient,
         )
         torch.autograd.backward(terms.loss / tokens)

@@ -17,7 +17,7 @@ from tests.vla.rl.helpers import TrainableFakePolicy
 from tests.vla.rl.test_collection import episode_of
 from vla.data.episode import Episode
 from vla.rewards.embeddings import PolicyEmbedding, thinned
-from vla.rl.batch import observations_at
+from vla.rollout.observations import observations_at
 
 
 @dataclass(frozen=True)

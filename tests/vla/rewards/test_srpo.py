@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vla.rewards.srpo import RewardError, cluster_successes, failure_rewards, pairwise_distances, srpo_rewards
+from vla.rewards.srpo import RewardError, cluster_successes, failure_rewards, linked_components, srpo_rewards
 
 
 def sigmoid(x: float) -> float:
@@ -188,8 +188,8 @@ class TestClusters:
         for scale in (1e-6, 1e6):
             assert cluster_successes(vectors * scale).labels.tolist() == cluster_successes(vectors).labels.tolist()
 
-    def test_pairwise_distances(self):
-        assert pairwise_distances(np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[3.0, 4.0]])).tolist() == [[5.0], [0.0]]
+    def test_a_node_linked_to_itself_alone_is_in_no_component(self):
+        assert linked_components(np.eye(3, dtype=bool)).tolist() == [-1, -1, -1]
 
 
 BATCHES = st.integers(2, 14).flatmap(

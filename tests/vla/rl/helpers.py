@@ -13,10 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch
-from tests.fakes import FakePolicy
+from tests.fakes import HORIZON, FakePolicy
 from vla.policies.protocol import Mode, PolicyOutput
+from vla.rewards.embeddings import RolloutEmbedding
+from vla.rewards.reward import Reward, RewardParts, make_reward
 from vla.rl.config import AlgoConfig, TrainConfig
 from vla.rl.loop import Components
+from vla.rl.method import AdvantageEstimator
+from vla.rl.parts import TrainingParts, make_estimator
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,9 @@ def resumable_config(output: Path, reward: str, resume: bool = False) -> TrainCo
         iterations=6,
         resume=resume,
         checkpoint_every=2,
-        algo_reward=reward,
+        algo_reward="success_bank",
+        algo_settings={"success_bank": {"reward": reward, "capacity": 3, "age": 2}},
         algo_advantage="critic",
-        algo_success_bank=3,
-        algo_success_age=2,
         algo_kl_coefficient=0.01,
         algo_update_epochs=2,
     )
@@ -134,3 +137,25 @@ def resumable_config(output: Path, reward: str, resume: bool = False) -> TrainCo
 
 def random_generator() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def training_parts(
+    algo: AlgoConfig | None = None, policy: TrainableFakePolicy | None = None, **parts: Any
+) -> TrainingParts:
+    """What a method may be made of; its judge or reference is a copy of the weak policy."""
+    defaults = {
+        "trainable": lambda source: load_fake_policy(source, "cpu"),
+        "start": "weak",
+        "horizons": dict.fromkeys(range(3), HORIZON),
+    }
+    return TrainingParts(algo or AlgoConfig(), policy or TrainableFakePolicy(), **(defaults | parts))
+
+
+def estimator(parts: TrainingParts | None = None, **algo: Any) -> AdvantageEstimator:
+    """The estimator that an algorithm names."""
+    return make_estimator(parts or training_parts(AlgoConfig(**algo)))
+
+
+def reward(name: str, embedding: RolloutEmbedding | None = None, demonstrations: Any = None, **settings: Any) -> Reward:
+    """A reward by name, with its settings."""
+    return make_reward(name, RewardParts(embedding, demonstrations or {}, {name: settings}))

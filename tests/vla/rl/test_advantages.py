@@ -6,8 +6,33 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike, NDArray
 
-from vla.rl.advantages import difficulty_weights, group_advantages, group_spread, length_weights
+from tests.vla.rl.helpers import estimator, training_parts
+from vla.rl.advantages import advantages_with_steps, by_group, group_spread, length_weights, with_weights
+from vla.rl.batch import Batch
+from vla.rl.config import AlgoConfig
+from vla.rl.group_mean import group_mean
+from vla.rl.variants.difficulty_weight import difficulty_weights
+
+
+def group_advantages(
+    rewards: ArrayLike,
+    groups: ArrayLike,
+    *,
+    name: str = "group_mean",
+    negative_weight: float = 1.0,
+    **settings: float,
+) -> NDArray[np.float32]:
+    """What an estimator makes of a batch; `minimum_deviation` is 0 where it is a setting and not given."""
+    if name in ("group_mean", "lite_ppo"):
+        settings = {"minimum_deviation": 0.0} | settings
+    algo = AlgoConfig(advantage=name, negative_weight=negative_weight, settings={name: settings} if settings else {})
+    values = np.asarray(rewards, dtype=np.float32)
+    batch = Batch(groups=list(groups), rewards=values)
+    found, metrics = estimator(training_parts(algo)).estimate(batch, values, np.ones(len(values), np.float32))
+    assert metrics == {}
+    return np.array(found)
 
 
 def test_worked_by_hand():
@@ -54,7 +79,7 @@ def test_groups_are_weighed_by_the_variance_of_their_outcome():
     assert weights.tolist() == pytest.approx([1, 1, 0.75, 0.75, 0.75, 0.75, 0, 0])
 
 
-@pytest.mark.parametrize("name", ["grpo", "lite_ppo", "rloo"])
+@pytest.mark.parametrize("name", ["group_mean", "lite_ppo", "rloo"])
 def test_every_formula_sums_to_zero_in_a_group_and_gives_equal_rewards_nothing(name):
     result = group_advantages([0.9, 0.1, 0.4, 0.3, 0.3], [0, 0, 0, 1, 1], name=name)
     assert result[:3].sum() == pytest.approx(0, abs=1e-6)
@@ -88,3 +113,43 @@ def test_length_weights_average_one_over_tokens_and_equalise_episodes():
     assert (weights * lengths).sum() / lengths.sum() == pytest.approx(1)
     assert (weights * lengths).tolist() == pytest.approx([40, 40, 40])
     assert length_weights(lengths, "token").tolist() == [1, 1, 1]
+
+
+def test_a_rollout_counts_as_much_as_its_weight_says():
+    batch = Batch(groups=[0, 0])
+    rewards, weights = np.array([1, 0], np.float32), np.array([0.5, 0.25], np.float32)
+    found, _ = estimator(training_parts(AlgoConfig(negative_weight=1.0))).estimate(batch, rewards, weights)
+    assert found == pytest.approx([0.5, -0.25], abs=1e-4)
+
+
+def test_negative_advantages_are_weighed_before_the_rollouts_weights():
+    found = with_weights(np.array([2.0, -2.0]), 0.5, np.array([1.0, 3.0], np.float32))
+    assert found.tolist() == [2.0, -3.0]
+
+
+def test_a_formula_sees_one_group_at_a_time_and_only_those_with_a_spread():
+    seen: list[list[float]] = []
+
+    def formula(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+        seen.append(rewards.tolist())
+        return rewards + 10
+
+    found = by_group([1, 0.5, 0, 0.5], [3, 8, 3, 8], formula)
+    assert seen == [[1, 0]] and found.tolist() == [11, 0, 10, 0]
+
+
+def test_the_deviation_given_stands_in_the_place_of_the_groups():
+    assert group_mean(np.array([1.0, 0.0]), deviation=2.0).tolist() == pytest.approx([0.25, -0.25], abs=1e-5)
+
+
+def test_decisions_that_made_progress_gain_over_those_that_did_not():
+    # Increments 1, 0 | 0, 1: mean 1/2, deviation 1/2.
+    credited = advantages_with_steps([1.0, -1.0], [np.array([1, 0]), np.array([0, 1])], [0, 0], weight=0.5)
+    assert credited[0].tolist() == pytest.approx([1.5, 0.5], abs=1e-4)
+    assert credited[1].tolist() == pytest.approx([-1.5, -0.5], abs=1e-4)
+
+
+def test_progress_teaches_nothing_where_rewards_are_equal_and_nothing_without_weight():
+    steps = [np.array([0.5, 0.5]), np.array([0.1])]
+    assert [row.tolist() for row in advantages_with_steps([0, 0], steps, [0, 0], weight=0.5)] == [[0, 0], [0]]
+    assert [row.tolist() for row in advantages_with_steps([1, -1], steps, [0, 0], weight=0.0)] == [[1, 1], [-1]]

@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from sim.pool import EnvironmentPool
-from tests.fakes import HORIZON, FakeSuite
-from tests.vla.rl.helpers import TrainableFakePolicy, load_fake_policy
+from tests.fakes import FakeSuite
+from tests.vla.rl.helpers import TrainableFakePolicy, estimator, load_fake_policy, reward, training_parts
 from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.policies.sampling import Sampling
 from vla.rewards import embedding_queue
 from vla.rewards.embeddings import FrameEmbedding, rollout_clip
-from vla.rewards.models import BinaryReward, RewardModel, SrpoReward
+from vla.rewards.reward import Reward
 from vla.rl import collection
 from vla.rl.batch import Batch
-from vla.rl.collection import collect_batch
+from vla.rl.collection import Collector
 from vla.rl.config import AlgoConfig
-from vla.rl.credit import Judges
-from vla.rl.critic import Critic
+from vla.rl.parts import make_estimator, make_variants
 from world_models.errors import WorldModelError
 
 
@@ -39,25 +39,33 @@ class FinalFrame:
 
 
 def collect(
-    policy: TrainableFakePolicy, model: RewardModel, tasks: dict[int, int], embed_beside: bool = False, **algo: Any
+    policy: TrainableFakePolicy, model: Reward, tasks: dict[int, int], embed_beside: bool = False, **algo: Any
 ) -> Batch:
-    settings = {"group_size": 4, "groups_per_iteration": 6, "reward": "binary", "temperature": 1.0} | algo
+    parts = {name: algo.pop(name) for name in ("reference", "averaged") if name in algo}
+    settings = {"group_size": 4, "groups_per_iteration": 6, "reward": "binary"} | algo
+    settings.setdefault("sampling", Sampling(temperature=1.0))
+    made = training_parts(AlgoConfig(**settings), policy, **parts)
     with EnvironmentPool("fake", 8, 0, factory="tests.fakes:get_suite") as pool:
-        return collect_batch(
-            policy,
-            pool,
-            FakeSuite(),
-            model,
-            tasks,
-            AlgoConfig(**settings),
-            seed=0,
-            iteration=0,
+        collector = Collector(
+            policy, pool, FakeSuite(), model, make_estimator(made), made.algo, tasks, make_variants(made),
             embed_beside=embed_beside,
-        )
+        )  # fmt: skip
+        return collector.collect(0)
+
+
+def srpo(**settings: Any) -> Reward:
+    return reward("srpo", FrameEmbedding(FinalFrame()), **settings)
+
+
+def wrapped(name: str, **settings: Any) -> Reward:
+    return reward(name, FrameEmbedding(FinalFrame()), **settings)
+
+
+BINARY = reward("binary")
 
 
 def test_groups_share_a_start_and_every_rollout_differs():
-    batch = collect(load_fake_policy("weak", "cpu"), BinaryReward(), {0: 20, 1: 20})
+    batch = collect(load_fake_policy("weak", "cpu"), BINARY, {0: 20, 1: 20})
     groups = np.array(batch.groups)
     for group in set(batch.groups):
         members = [batch.rollouts[index].record for index in np.flatnonzero(groups == group)]
@@ -66,7 +74,7 @@ def test_groups_share_a_start_and_every_rollout_differs():
 
 
 def test_binary_rewards_keep_only_mixed_groups_and_drop_the_inputs_of_others():
-    batch = collect(load_fake_policy("weak", "cpu"), BinaryReward(), {0: 20, 2: 20}, max_sampling_rounds=3)
+    batch = collect(load_fake_policy("weak", "cpu"), BINARY, {0: 20, 2: 20}, max_sampling_rounds=3)
     groups = np.array(batch.groups)
     kept = 0
     for group in set(batch.groups):
@@ -81,35 +89,33 @@ def test_binary_rewards_keep_only_mixed_groups_and_drop_the_inputs_of_others():
 
 def test_sampling_stops_at_the_round_limit_when_nothing_can_be_learnt():
     hopeless = TrainableFakePolicy(gain=0.0)
-    batch = collect(hopeless, BinaryReward(), {0: 20}, max_sampling_rounds=3, groups_per_iteration=2)
+    batch = collect(hopeless, BINARY, {0: 20}, max_sampling_rounds=3, groups_per_iteration=2)
     assert batch.metrics["groups/rounds"] == 3 and batch.metrics["groups/stalled"] == 1
     assert len(batch.rollouts) == 3 * 2 * 4 and not batch.advantages.any()
 
 
 def test_sampling_stops_when_no_initial_state_is_left():
-    batch = collect(
-        TrainableFakePolicy(gain=0.0), BinaryReward(), {0: 3}, max_sampling_rounds=50, groups_per_iteration=2
-    )
+    batch = collect(TrainableFakePolicy(gain=0.0), BINARY, {0: 3}, max_sampling_rounds=50, groups_per_iteration=2)
     assert len(set(batch.groups)) == 3 and batch.metrics["groups/stalled"] == 1
 
 
 def test_srpo_keeps_groups_without_success_when_the_task_had_one_elsewhere():
     policy = load_fake_policy("weak", "cpu")
     settings: dict[str, Any] = {"groups_per_iteration": 8, "max_sampling_rounds": 1}
-    binary = collect(policy, BinaryReward(), {0: 20}, **settings)
-    srpo = collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo", **settings)
-    assert [rollout.record for rollout in binary.rollouts] == [rollout.record for rollout in srpo.rollouts]
+    binary = collect(policy, BINARY, {0: 20}, **settings)
+    found = collect(policy, srpo(), {0: 20}, **settings)
+    assert [rollout.record for rollout in binary.rollouts] == [rollout.record for rollout in found.rollouts]
     assert binary.metrics["groups/all_failed"] > 0
-    assert srpo.metrics["groups/kept_without_success"] == binary.metrics["groups/all_failed"]
-    assert srpo.metrics["groups/kept"] > binary.metrics["groups/kept"]
-    assert (srpo.rewards[srpo.successes] == 1).all() and (srpo.rewards[~srpo.successes] < 1).all()
+    assert found.metrics["groups/kept_without_success"] == binary.metrics["groups/all_failed"]
+    assert found.metrics["groups/kept"] > binary.metrics["groups/kept"]
+    assert (found.rewards[found.successes] == 1).all() and (found.rewards[~found.successes] < 1).all()
 
 
 def test_failures_beside_a_success_can_be_left_unpaid():
-    settings: dict[str, Any] = {"reward": "srpo", "groups_per_iteration": 8, "max_sampling_rounds": 1}
-    policy, model = load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(FinalFrame()))
-    always = collect(policy, model, {0: 20}, **settings)
-    chosen = collect(policy, model, {0: 20}, pay_failures="without_success", **settings)
+    settings: dict[str, Any] = {"groups_per_iteration": 8, "max_sampling_rounds": 1}
+    policy = load_fake_policy("weak", "cpu")
+    always = collect(policy, srpo(), {0: 20}, **settings)
+    chosen = collect(policy, wrapped("without_success"), {0: 20}, **settings)
     groups = np.array(chosen.groups)
     alone = np.array([not chosen.successes[groups == group].any() for group in groups])
     assert alone.any() and (~alone & ~chosen.successes).any()
@@ -119,9 +125,9 @@ def test_failures_beside_a_success_can_be_left_unpaid():
 
 def test_where_only_groups_without_success_are_paid_they_come_on_top_of_what_grpo_learns_from():
     settings: dict[str, Any] = {"groups_per_iteration": 6, "max_sampling_rounds": 3}
-    policy, model = load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(FinalFrame()))
-    binary = collect(policy, BinaryReward(), {0: 20, 1: 20}, **settings)
-    more = collect(policy, model, {0: 20, 1: 20}, reward="srpo", pay_failures="without_success", **settings)
+    policy, model = load_fake_policy("weak", "cpu"), wrapped("without_success")
+    binary = collect(policy, BINARY, {0: 20, 1: 20}, **settings)
+    more = collect(policy, model, {0: 20, 1: 20}, **settings)
     assert [rollout.record for rollout in binary.rollouts] == [rollout.record for rollout in more.rollouts]
     mixed = np.array([0 < more.successes[np.array(more.groups) == group].mean() < 1 for group in more.groups])
     assert more.advantages[mixed] == pytest.approx(binary.advantages[mixed])
@@ -131,12 +137,12 @@ def test_where_only_groups_without_success_are_paid_they_come_on_top_of_what_grp
 
 def test_a_failure_is_compared_with_its_task_its_group_or_everything():
     policy, tasks = load_fake_policy("weak", "cpu"), {0: 20, 1: 20}
-    settings: dict[str, Any] = {"reward": "srpo", "groups_per_iteration": 8, "max_sampling_rounds": 1}
+    settings: dict[str, Any] = {"groups_per_iteration": 8, "max_sampling_rounds": 1}
 
-    def scored(scope: str) -> Batch:
-        return collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), tasks, reference_scope=scope, **settings)
-
-    task, group, batch = scored("task"), scored("group"), scored("batch")
+    task, group, batch = (
+        collect(policy, model, tasks, **settings)
+        for model in (srpo(), wrapped("reference_scope"), wrapped("reference_scope", scope="batch"))
+    )
     assert [rollout.record for rollout in task.rollouts] == [rollout.record for rollout in group.rollouts]
     groups = np.array(group.groups)
     for number in set(group.groups):
@@ -150,13 +156,13 @@ def test_a_failure_is_compared_with_its_task_its_group_or_everything():
 
 
 def test_srpo_without_any_success_teaches_nothing():
-    batch = collect(TrainableFakePolicy(gain=0.0), SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
+    batch = collect(TrainableFakePolicy(gain=0.0), srpo(), {0: 20})
     assert not batch.rewards.any() and not batch.advantages.any()
     assert batch.metrics["reward/tasks_without_success"] == 1
 
 
 def test_rollouts_of_one_prompt_have_their_own_embeddings():
-    batch = collect(load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
+    batch = collect(load_fake_policy("weak", "cpu"), srpo(), {0: 20})
     groups = np.array(batch.groups)
     for group in set(batch.groups):
         rows = [tuple(batch.embeddings[index]) for index in np.flatnonzero(groups == group)]
@@ -165,18 +171,18 @@ def test_rollouts_of_one_prompt_have_their_own_embeddings():
 
 def test_alpha_zero_is_the_binary_reward():
     policy = load_fake_policy("weak", "cpu")
-    binary = collect(policy, BinaryReward(), {0: 20, 1: 20})
-    srpo = collect(policy, SrpoReward(FrameEmbedding(FinalFrame()), alpha=0.0), {0: 20, 1: 20}, reward="srpo")
-    assert srpo.rewards.tolist() == binary.rewards.tolist()
-    assert srpo.advantages.tolist() == binary.advantages.tolist()
+    binary = collect(policy, BINARY, {0: 20, 1: 20})
+    found = collect(policy, srpo(alpha=0.0), {0: 20, 1: 20})
+    assert found.rewards.tolist() == binary.rewards.tolist()
+    assert found.advantages.tolist() == binary.advantages.tolist()
 
 
 def test_playing_in_portions_changes_nothing(monkeypatch):
     policy = load_fake_policy("weak", "cpu")
-    whole = collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
+    whole = collect(policy, srpo(), {0: 20})
     monkeypatch.setattr(collection, "FRAME_BUDGET", 1)
     monkeypatch.setattr(embedding_queue, "EMBEDDING_BATCH", 3)
-    parts = collect(policy, SrpoReward(FrameEmbedding(FinalFrame())), {0: 20}, reward="srpo")
+    parts = collect(policy, srpo(), {0: 20})
     assert [rollout.record for rollout in parts.rollouts] == [rollout.record for rollout in whole.rollouts]
     assert parts.rewards == pytest.approx(whole.rewards, abs=1e-6)
 
@@ -203,18 +209,14 @@ def test_clips_keep_first_and_last_frame_and_short_ones_hold_theirs():
 def test_with_a_critic_every_group_teaches_and_none_is_replaced():
     """The first batch has only groups' means to go by; the second has the critic."""
     policy = load_fake_policy("weak", "cpu")
-    critic = Critic({0: HORIZON, 1: HORIZON}, window=2)
     algo = AlgoConfig(group_size=4, groups_per_iteration=6, reward="binary", advantage="critic", max_sampling_rounds=3)
     batches = []
+    critic = estimator(training_parts(algo))
     with EnvironmentPool("fake", 8, 0, factory="tests.fakes:get_suite") as pool:
+        collector = Collector(policy, pool, FakeSuite(), BINARY, critic, algo, {0: 20, 1: 20})
         for iteration in range(2):
-            batches.append(
-                collect_batch(
-                    policy, pool, FakeSuite(), BinaryReward(), {0: 20, 1: 20}, algo, seed=0, iteration=iteration,
-                    judges=Judges(critic),
-                )
-            )  # fmt: skip
-            critic.learn(batches[-1].rollouts, batches[-1].rewards)
+            batches.append(collector.collect(iteration))
+            critic.learn(batches[-1], iteration)
     first, second = batches
     assert len(first.rollouts) == len(second.rollouts) == 6 * 4
     assert "critic/explained_variance" not in first.metrics
@@ -231,38 +233,24 @@ def test_with_a_critic_every_group_teaches_and_none_is_replaced():
 
 def test_pacs_starts_as_rloo_and_departs_from_it_with_the_policy():
     policy = load_fake_policy("weak", "cpu")
-    tasks, settings = {0: 20, 1: 20}, {"negative_weight": 0.5}
-    with EnvironmentPool("fake", 8, 0, factory="tests.fakes:get_suite") as pool:
+    tasks: dict[int, int] = {0: 20, 1: 20}
 
-        def advantages(name: str, reference: TrainableFakePolicy | None) -> NDArray[np.float32]:
-            algo = AlgoConfig(
-                group_size=4, groups_per_iteration=6, reward="binary", temperature=1.0, advantage=name, **settings
-            )
-            return collect_batch(
-                policy,
-                pool,
-                FakeSuite(),
-                BinaryReward(),
-                tasks,
-                algo,
-                seed=0,
-                iteration=0,
-                judges=Judges(reference=reference),
-            ).advantages
+    def advantages(name: str, **parts: Any) -> NDArray[np.float32]:
+        return collect(policy, BINARY, tasks, advantage=name, negative_weight=0.5, **parts).advantages
 
-        rloo = advantages("rloo", None)
-        np.testing.assert_allclose(advantages("pacs", load_fake_policy("weak", "cpu")), rloo, atol=1e-5)
-        moved = advantages("pacs", TrainableFakePolicy(gain=0.25))
+    rloo = advantages("rloo")
+    np.testing.assert_allclose(advantages("pacs", reference=lambda: load_fake_policy("weak", "cpu")), rloo, atol=1e-5)
+    moved = advantages("pacs", reference=lambda: TrainableFakePolicy(gain=0.25))
     assert not np.allclose(moved, rloo, atol=1e-3)
     assert np.array_equal(moved == 0, rloo == 0), "groups without spread still teach nothing"
     with pytest.raises(ReflexError, match="needs the policy that training started from"):
-        collect(policy, BinaryReward(), tasks, advantage="pacs")
+        collect(policy, BINARY, tasks, advantage="pacs")
 
 
 def test_likely_successes_are_preferred_and_rewards_stay_what_they_were():
     policy = load_fake_policy("weak", "cpu")
-    plain = collect(policy, BinaryReward(), {0: 20, 1: 20}, advantage="rloo")
-    liked = collect(policy, BinaryReward(), {0: 20, 1: 20}, advantage="rloo", likely_success_bonus=0.5)
+    plain = collect(policy, BINARY, {0: 20, 1: 20}, advantage="rloo")
+    liked = collect(policy, BINARY, {0: 20, 1: 20}, advantage="rloo", variants=["grpo_care"])
     assert liked.rewards.tolist() == plain.rewards.tolist()
     assert liked.metrics["advantage/likely_successes"] > 0
     groups, gained = np.array(plain.groups), liked.advantages > plain.advantages + 1e-6
@@ -275,9 +263,9 @@ def test_likely_successes_are_preferred_and_rewards_stay_what_they_were():
 
 def test_steps_that_rollouts_share_are_credited_with_their_mean():
     policy = load_fake_policy("weak", "cpu")
-    plain = collect(policy, BinaryReward(), {0: 20, 1: 20})
-    none = collect(policy, BinaryReward(), {0: 20, 1: 20}, step_credit="shared", step_tolerance=0.0)
-    merged = collect(policy, BinaryReward(), {0: 20, 1: 20}, step_credit="shared", step_tolerance=1.0)
+    plain = collect(policy, BINARY, {0: 20, 1: 20})
+    none = collect(policy, BINARY, {0: 20, 1: 20}, variants=["salt"], settings={"salt": {"tolerance": 0.0}})
+    merged = collect(policy, BINARY, {0: 20, 1: 20}, variants=["salt"], settings={"salt": {"tolerance": 1.0}})
     assert none.metrics["advantage/shared_steps"] == 0.0, "no two rollouts are in exactly the same state after a step"
     for own, steps in zip(plain.advantages, none.decision_advantages, strict=True):
         assert steps.tolist() == [own] * len(steps)
@@ -287,8 +275,8 @@ def test_steps_that_rollouts_share_are_credited_with_their_mean():
 
 def test_decisions_that_come_nearer_to_successes_are_credited():
     policy = load_fake_policy("weak", "cpu")
-    batch = collect(policy, BinaryReward(), {0: 20, 1: 20}, step_credit="progress")
-    plain = collect(policy, BinaryReward(), {0: 20, 1: 20})
+    batch = collect(policy, BINARY, {0: 20, 1: 20}, variants=["step_progress"])
+    plain = collect(policy, BINARY, {0: 20, 1: 20})
     assert 0.0 < batch.metrics["advantage/failures_progress"] < 1.0
     for own, steps in zip(plain.advantages, batch.decision_advantages, strict=True):
         assert np.ptp(steps) > 0 if own else not steps.any()
@@ -304,7 +292,7 @@ def test_the_policy_decides_for_all_slots_at_once_and_only_for_rollouts_that_sti
         return act(observations, *rest, **options)
 
     policy.act = counted  # type: ignore[method-assign]
-    batch = collect(policy, BinaryReward(), {0: 20}, max_sampling_rounds=1)
+    batch = collect(policy, BINARY, {0: 20}, max_sampling_rounds=1)
     lengths = {len(rollout.tokens) for rollout in batch.rollouts}
     assert len(lengths) > 1, "rollouts must end at different times for this to say anything"
     assert sum(rows) == sum(len(rollout.tokens) for rollout in batch.rollouts)
@@ -318,7 +306,7 @@ def test_an_encoder_that_fails_ends_the_iteration_instead_of_paying_nothing():
 
     for beside in (False, True):
         with pytest.raises(WorldModelError, match="weights are damaged"):
-            collect(load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(Broken())), {0: 20}, beside)
+            collect(load_fake_policy("weak", "cpu"), reward("srpo", FrameEmbedding(Broken())), {0: 20}, beside)
 
 
 def test_embedding_beside_the_rollouts_changes_nothing():
@@ -329,7 +317,7 @@ def test_embedding_beside_the_rollouts_changes_nothing():
             seen.append(threading.current_thread().name)
             return super().encode(clips)
 
-    policy, model = load_fake_policy("weak", "cpu"), SrpoReward(FrameEmbedding(Noting()))
+    policy, model = load_fake_policy("weak", "cpu"), reward("srpo", FrameEmbedding(Noting()))
     at_once = collect(policy, model, {0: 20}, groups_per_iteration=10)
     assert set(seen) == {threading.current_thread().name}
     del seen[:]
@@ -344,7 +332,7 @@ def test_a_batch_holds_rollouts_of_its_own_policy_only():
     """What they were sampled with is what that policy gives them; nothing is left over from an iteration before."""
     for gain in (0.25, 0.4):
         policy = TrainableFakePolicy(gain=gain)
-        batch = collect(policy, BinaryReward(), {0: 20}, max_sampling_rounds=1)
+        batch = collect(policy, BINARY, {0: 20}, max_sampling_rounds=1)
         taught = [rollout for rollout in batch.rollouts if rollout.inputs is not None]
         assert taught
         for rollout in taught:

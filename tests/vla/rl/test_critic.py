@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 from vla.errors import ReflexError
 from vla.rl.batch import Rollout
-from vla.rl.config import AlgoConfig
-from vla.rl.credit import critic_advantages
-from vla.rl.critic import Critic, explained_variance, generalised_advantages
+from vla.rl.critic import Critic, critic_advantages, explained_variance, generalised_advantages
 
 VALUES = st.lists(st.floats(0.0, 1.0, width=32), min_size=1, max_size=9)
 
@@ -47,16 +45,14 @@ def test_explained_variance_by_hand() -> None:
 
 def test_batch_advantages_have_deviation_one_before_the_negative_weight() -> None:
     values = [np.array([0.5, 0.5], np.float32), np.array([0.5], np.float32), np.array([0.9], np.float32)]
-    algo = AlgoConfig(advantage="critic", critic_decay=1.0, negative_weight=0.5)
-    found = critic_advantages(
-        values, np.array([1.0, 0.0, 0.0], np.float32), np.array([1.0, 1.0, 0.0], np.float32), algo
-    )
+    rewards, weights = np.array([1.0, 0.0, 0.0], np.float32), np.array([1.0, 1.0, 0.0], np.float32)
+    found = critic_advantages(values, rewards, weights, decay=1.0, negative_weight=0.5)
     # Raw 0.5 0.5 -0.5, deviation 0.5 * sqrt(8) / 3; the third rollout's group taught nothing.
     scale = 3 / np.sqrt(8)
     assert found[0] == pytest.approx([scale, scale], rel=1e-4)
     assert found[1] == pytest.approx([-scale * 0.5], rel=1e-4)
     assert found[2].tolist() == [0.0]
-    nothing = critic_advantages(values, np.zeros(3, np.float32), np.zeros(3, np.float32), algo)
+    nothing = critic_advantages(values, np.zeros(3, np.float32), np.zeros(3, np.float32), 1.0, 0.5)
     assert not np.concatenate(nothing).any()
 
 

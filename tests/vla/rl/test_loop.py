@@ -16,7 +16,7 @@ from tests.fakes import HORIZON
 from tests.vla.rl.helpers import components, load_fake_policy, resumable_config, small_config
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, reflex_tiny_config
-from vla.rl import loop as trainer_module
+from vla.rl.collection import Collector
 from vla.rl.loop import Components, train
 from vla.rollout.collect import CollectConfig, collect
 from vla.run.interrupts import held_interrupts
@@ -46,11 +46,11 @@ def train_and_die(output: Path, reward: str, iteration: int, decisions: int) -> 
         {"algo_reward": "srpo"},
         {"algo_advantage": "raft"},
         {"algo_advantage": "pacs"},
-        {"algo_step_credit": "shared"},
-        {"algo_step_credit": "progress"},
-        {"algo_step_credit": "implicit"},
-        {"algo_replay": 4},
-        {"algo_likely_success_bonus": 0.5},
+        {"algo_variants": ["salt"]},
+        {"algo_variants": ["step_progress"]},
+        {"algo_variants": ["oprl"]},
+        {"algo_variants": ["webrl_replay"]},
+        {"algo_variants": ["grpo_care"]},
     ],
 )
 def test_it_learns_on_held_out_initial_states(tmp_path, algo):
@@ -114,7 +114,10 @@ def test_resuming_goes_on_where_a_finished_run_stopped(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"algo_step_credit": "implicit"}, "advantage/preference_loss"), ({"algo_replay": 2}, "update/replayed")],
+    [
+        ({"algo_variants": ["oprl"]}, "advantage/preference_loss"),
+        ({"algo_variants": ["webrl_replay"], "algo_settings": {"webrl_replay": {"capacity": 2}}}, "update/replayed"),
+    ],
 )
 def test_what_remembers_earlier_iterations_goes_on_over_a_resume(tmp_path, settings, said):
     settings = settings | {"evaluate_every": 0}
@@ -132,7 +135,8 @@ def test_groups_go_on_from_demonstrations_and_a_resumed_run_chooses_the_same(tmp
     )
     collect(collect_settings, factory="tests.fakes:get_suite")
     settings = {
-        "demonstrations": str(tmp_path / "demonstrations"), "evaluate_every": 0, "algo_demonstration_starts": 0.5,
+        "demonstrations": str(tmp_path / "demonstrations"), "evaluate_every": 0,
+        "algo_variants": ["demonstration_starts"], "algo_settings": {"demonstration_starts": {"share": 0.5}},
     }  # fmt: skip
     train(small_config(tmp_path / "long", iterations=4, **settings), components())
     train(small_config(tmp_path / "short", iterations=2, **settings), components())
@@ -163,7 +167,7 @@ def test_an_evaluation_cut_off_before_its_result_is_made_again_once(tmp_path):
 
 
 def test_ctrl_c_leaves_a_whole_checkpoint_of_the_last_iteration(tmp_path, monkeypatch):
-    original, calls = trainer_module.collect_batch, []
+    original, calls = Collector.collect, []
 
     def interrupt_third(*arguments, **keywords):
         calls.append(1)
@@ -171,7 +175,7 @@ def test_ctrl_c_leaves_a_whole_checkpoint_of_the_last_iteration(tmp_path, monkey
             os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments, **keywords)
 
-    monkeypatch.setattr(trainer_module, "collect_batch", interrupt_third)
+    monkeypatch.setattr(Collector, "collect", interrupt_third)
     messages: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         train(small_config(tmp_path / "run", iterations=6, checkpoint_every=2), components(messages))

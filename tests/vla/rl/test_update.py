@@ -14,6 +14,7 @@ from tests.fakes import FakeSuite
 from tests.vla.rl.helpers import FakeInputs, TrainableFakePolicy, random_generator
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, reflex_tiny_config
+from vla.policies.sampling import Sampling
 from vla.rl.batch import Rollout, Samples, build_samples
 from vla.rl.config import AlgoConfig
 from vla.rl.update import accumulate_gradient, learning_rate, make_optimiser, minibatches, update_policy
@@ -35,8 +36,8 @@ def samples_of(policy: TrainableFakePolicy, count: int = 24, temperature: float 
 
 
 def run(policy: TrainableFakePolicy, samples: Samples, **algo: Any) -> dict[str, float]:
-    sampling = {"temperature": 1.0, "token_noise": 0.0}
-    config = AlgoConfig(reward="binary", **({"minibatch_size": 8, "warmup_iterations": 0} | sampling | algo))
+    sampling = Sampling(temperature=algo.pop("temperature", 1.0), token_noise=algo.pop("token_noise", 0.0))
+    config = AlgoConfig(reward="binary", sampling=sampling, **({"minibatch_size": 8, "warmup_iterations": 0} | algo))
     optimiser = make_optimiser(policy, config)
     return update_policy(policy, optimiser, samples, config, iteration=0, generator=random_generator())
 
@@ -74,7 +75,13 @@ def test_micro_batches_give_the_gradient_of_the_whole_minibatch(micro_batch_size
 def test_the_first_gradient_is_the_policy_gradient():
     policy = TrainableFakePolicy(gain=0.4)
     samples = samples_of(policy)
-    accumulate_gradient(policy, samples, torch.arange(len(samples)), AlgoConfig(temperature=1.0, token_noise=0.0), None)
+    accumulate_gradient(
+        policy,
+        samples,
+        torch.arange(len(samples)),
+        AlgoConfig(sampling=Sampling(temperature=1.0, token_noise=0.0)),
+        None,
+    )
     got = policy.bias.grad.clone()
     policy.zero_grad()
     log_probs, _ = policy.log_prob_from_inputs(samples.inputs, samples.tokens, 1.0)
@@ -135,6 +142,7 @@ def test_the_reference_penalty_holds_the_policy_back():
         update_policy(
             policy, make_optimiser(policy, algo), samples, algo, iteration=0, generator=random_generator(),
             reference=reference,
+            kl_weight=coefficient,
         )  # fmt: skip
         moved[coefficient] = float((policy.bias - reference.bias).abs().sum().detach())
     assert moved[5.0] < 0.7 * moved[0.0]

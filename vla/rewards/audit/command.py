@@ -19,12 +19,13 @@ from sim.suites import get_suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, load_policy
+from vla.policies.sampling import Sampling
 from vla.rewards.audit.embeddings import CONTROLS, TimeEmbedding
 from vla.rewards.audit.measures import Estimate
 from vla.rewards.audit.rollouts import SCRIPTED, AuditRollout, Kind, RolloutMaker, from_policy, make_rollouts
 from vla.rewards.audit.scoring import MEASURES, MODES, Row, recommend, score
 from vla.rewards.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding, rollout_clip
-from vla.rl.config import AlgoConfig
+from vla.rewards.reward import reward_class
 from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
 from vla.run.cores import available_cpus
 from vla.run.devices import resolve_device, set_threads
@@ -38,27 +39,6 @@ SPLIT: Split = "train"
 
 TABLE_WIDTH = 140
 """Characters a line of the table has in a log."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a policy's actions are sampled; see the same fields of `vla.rl.config.AlgoConfig`."""
-
-    temperature: float = AlgoConfig.temperature
-    """Sampling temperature."""
-    token_noise: float = AlgoConfig.token_noise
-    """Standard deviation, in bins, of noise on every token."""
-    chunk_correlation: float = AlgoConfig.chunk_correlation
-    """Correlation of an action dimension's samples over the steps of a chunk, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ReflexError(f"sampling.temperature is {self.temperature}; it must be positive")
-        if self.token_noise < 0 or not 0.0 <= self.chunk_correlation < 1.0:
-            raise ReflexError(
-                f"sampling.token_noise is {self.token_noise} and sampling.chunk_correlation {self.chunk_correlation}; "
-                "the first must be at least 0, the second in [0, 1)"
-            )
 
 
 @dataclass(frozen=True)
@@ -76,7 +56,7 @@ class AuditConfig:
     folder or hub id, the controls "proprioception" and "time", which see no picture, and "true_progress", the
     simulator's own, which is as good as any could be."""
     modes: list[str] = field(default_factory=lambda: list(MODES))
-    """Reward modes: srpo, srpo_cosine, siirl, calibrated."""
+    """Reward modes: srpo, srpo_cosine, siirl, calibrated, another reward's name, or package.module:Class."""
     rollouts: int = 6
     """Rollouts of each kind and task; of successes there are twice as many, half of them references."""
     policy: str | None = "reflex-tiny"
@@ -102,9 +82,11 @@ class AuditConfig:
         for name in ("rollouts", "group_size", "frame_stride", "reward_frames", "encoder_steps"):
             if getattr(self, name) < (2 if name in ("rollouts", "group_size", "reward_frames") else 1):
                 raise ReflexError(f"{name}={getattr(self, name)} is too few")
-        unknown = [mode for mode in self.modes if mode not in MODES]
-        if unknown or not self.modes or not self.encoders:
-            raise ReflexError(f"modes={self.modes} and encoders={self.encoders}: modes are {', '.join(MODES)}")
+        if not self.modes or not self.encoders:
+            raise ReflexError(f"modes={self.modes} and encoders={self.encoders}: name one of each at least")
+        for mode in self.modes:
+            if mode not in MODES:
+                reward_class(mode, f"modes are {', '.join(MODES)}, or rewards by name; one of them")
         if "policy" in self.encoders and self.policy is None:
             raise ReflexError("encoders=[policy] needs a policy: give policy=..., or leave it out of encoders")
 
@@ -190,9 +172,7 @@ def _policy_episodes(config: AuditConfig, policy: PrismaticPolicy, suite: Suite,
             suite,
             requests,
             mode="sample",
-            temperature=config.sampling.temperature,
-            token_noise=config.sampling.token_noise,
-            chunk_correlation=config.sampling.chunk_correlation,
+            **asdict(config.sampling),
             frame_stride=config.frame_stride,
         )
 

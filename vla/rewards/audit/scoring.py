@@ -7,13 +7,14 @@ Controls are scored apart, with the same references, so that they do not shift w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla.data.episode import Episode
 from vla.rewards.audit import measures
 from vla.rewards.audit.embeddings import CEILING
 from vla.rewards.audit.embeddings import CONTROLS as CONTROL_EMBEDDINGS
@@ -21,22 +22,16 @@ from vla.rewards.audit.measures import Estimate, Vector
 from vla.rewards.audit.rollouts import CONTROLS, AuditRollout
 from vla.rewards.embedding_queue import EMBEDDING_BATCH
 from vla.rewards.embeddings import RolloutEmbedding
-from vla.rewards.modes import calibrated_rewards, siirl_rewards
-from vla.rewards.srpo import srpo_rewards
+from vla.rewards.reward import Floats, Reward, RewardParts, make_reward
+from vla.rewards.srpo import RewardError
 
-Floats = NDArray[np.float32]
-
-RewardMode = Callable[[Floats, Floats, NDArray[np.bool_], NDArray[np.int64]], Floats]
-"""(embeddings [N, D], embeddings of standing still [N, D], successes [N], tasks [N]) -> rewards [N]."""
-
-MODES: dict[str, RewardMode] = {
-    "srpo": lambda moving, still, successes, tasks: srpo_rewards(moving, successes, tasks).rewards,
-    "srpo_cosine": lambda moving, still, successes, tasks: (
-        srpo_rewards(moving, successes, tasks, metric="cosine").rewards
-    ),
-    "siirl": lambda moving, still, successes, tasks: siirl_rewards(moving, successes, tasks),
-    "calibrated": calibrated_rewards,
+MODES: dict[str, tuple[str, dict[str, Any]]] = {
+    "srpo": ("srpo", {}),
+    "srpo_cosine": ("srpo", {"metric": "cosine"}),
+    "siirl": ("siirl", {}),
+    "calibrated": ("calibrated", {}),
 }
+"""Reward mode -> reward and settings. Any other reward's name, or package.module:Class, is a mode as well."""
 
 MEASURES: dict[str, str] = {
     "rank": "Spearman's correlation of reward and true progress among failures; 0 is chance",
@@ -82,16 +77,47 @@ def choose_references(rollouts: Sequence[AuditRollout]) -> NDArray[np.bool_]:
 
 
 def score(rollouts: Sequence[AuditRollout], name: str, embedding: RolloutEmbedding, modes: Sequence[str]) -> list[Row]:
-    """Every mode on one embedding, which the rows call `name`. Raises `KeyError` for an unknown mode."""
+    """Every mode on one embedding, which the rows call `name`.
+
+    Raises:
+        ReflexError: there is no such mode.
+        RewardError: an embedding is not finite.
+    """
     episodes = [rollout.episode for rollout in rollouts]
     parts = [episodes[first : first + EMBEDDING_BATCH] for first in range(0, len(episodes), EMBEDDING_BATCH)]
     moving, still = (
         np.concatenate([embed(part) for part in parts]) for embed in (embedding.embed, embedding.embed_starts)
     )
-    return [Row(name, mode, _measure(rollouts, moving, still, MODES[mode])) for mode in modes]
+    if not np.isfinite(moving).all():
+        raise RewardError(f"encoder {name} gives embeddings with NaN or infinity; check it and its frames")
+    known = _Known(moving, still)
+    rewards = {mode: reward_of(mode, known) for mode in modes}
+    return [Row(name, mode, _measure(rollouts, reward.embed(episodes), reward)) for mode, reward in rewards.items()]
 
 
-def _measure(rollouts: Sequence[AuditRollout], moving: Floats, still: Floats, mode: RewardMode) -> dict[str, Vector]:
+@dataclass(frozen=True)
+class _Known:
+    """Embeddings of all rollouts, computed once for every mode."""
+
+    moving: Floats
+    still: Floats
+
+    def embed(self, episodes: Sequence[Episode]) -> Floats:
+        """[N, D]"""
+        return self.moving
+
+    def embed_starts(self, episodes: Sequence[Episode]) -> Floats:
+        """[N, D]"""
+        return self.still
+
+
+def reward_of(mode: str, embedding: RolloutEmbedding) -> Reward:
+    """The reward of a mode. Raises `ReflexError` when there is none."""
+    name, settings = MODES.get(mode, (mode, {}))
+    return make_reward(name, RewardParts(embedding, settings={name: settings}), "modes")
+
+
+def _measure(rollouts: Sequence[AuditRollout], embeddings: Floats, reward: Reward) -> dict[str, Vector]:
     kinds = np.array([rollout.kind for rollout in rollouts])
     tasks = np.array([rollout.episode.task_id for rollout in rollouts], dtype=np.int64)
     progress = np.array([rollout.progress for rollout in rollouts])
@@ -104,7 +130,8 @@ def _measure(rollouts: Sequence[AuditRollout], moving: Floats, still: Floats, mo
         """[N] of the chosen, judged by the references; NaN elsewhere."""
         members = np.flatnonzero(references | chosen)
         given = np.full(len(rollouts), np.nan)
-        given[members] = mode(moving[members], still[members], references[members], tasks[members])
+        scored = reward.score(embeddings[members], references[members], tasks[members], states[members])
+        given[members] = scored.rewards
         return given
 
     main, beside = rewards(~controls), rewards(held_out | controls)

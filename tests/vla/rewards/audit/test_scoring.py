@@ -219,7 +219,7 @@ def test_bad_settings_are_refused(options: dict[str, object], message: str) -> N
     [
         ({"temperature": 0.0}, "sampling.temperature is 0.0"),
         ({"token_noise": -1.0}, "sampling.token_noise is -1.0"),
-        ({"chunk_correlation": 1.0}, "sampling.chunk_correlation 1.0"),
+        ({"chunk_correlation": 1.0}, "sampling.chunk_correlation is 1.0"),
     ],
 )
 def test_bad_sampling_is_refused(options: dict[str, float], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Likelihoods under another policy: bonuses and PACS, by hand."""
+"""PACS, by hand and as the gradient it is."""
 
 from __future__ import annotations
 
@@ -7,22 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.rl.advantages import group_advantages
-from vla.rl.likelihood import likely_success_bonus, pacs_advantages
-
-
-def test_likely_successes_of_a_group_get_the_bonus():
-    # Group 0: successes of probability 0.2 and 0.6 (mean 0.4), a failure of 0.9. Group 1: one success.
-    log_probs = np.log([0.2, 0.6, 0.9, 0.01])
-    bonus = likely_success_bonus([1, 1, 0, 1], [0, 0, 0, 1], log_probs, coefficient=0.5, margin=0.0)
-    assert bonus.tolist() == [0.0, 0.5, 0.0, 0.5]
-    lenient = likely_success_bonus([1, 1, 0, 1], [0, 0, 0, 1], log_probs, coefficient=0.5, margin=0.25)
-    assert lenient.tolist() == [0.5, 0.5, 0.0, 0.5]
-
-
-def test_an_unknown_likelihood_gets_nothing_and_counts_for_nothing():
-    bonus = likely_success_bonus([1, 1], [0, 0], [np.nan, np.log(0.3)], coefficient=1.0, margin=0.0)
-    assert bonus.tolist() == [0.0, 1.0]
+from vla.rl.advantages import by_group
+from vla.rl.variants.pacs import pacs_advantages
+from vla.rl.variants.rloo import leave_one_out
 
 
 def test_pacs_worked_by_hand():
@@ -38,7 +25,7 @@ def test_pacs_worked_by_hand():
 @settings(max_examples=50, deadline=None)
 def test_pacs_at_the_reference_is_rloo(rewards: list[float], beta: float):
     groups = [0] * len(rewards)
-    expected = group_advantages(rewards, groups, name="rloo")
+    expected = by_group(rewards, groups, leave_one_out)
     result = pacs_advantages(rewards, groups, np.full(len(rewards), -0.3), beta)
     np.testing.assert_allclose(result, expected, atol=1e-6)
 

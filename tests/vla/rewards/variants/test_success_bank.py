@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.vla.rl.helpers import reward
 from tests.vla.rl.test_collection import FinalFrame
 from vla.errors import ReflexError
 from vla.rewards.embeddings import FrameEmbedding
-from vla.rewards.models import CalibratedReward, SrpoReward
-from vla.rewards.success_bank import SuccessBank
+from vla.rewards.reward import Reward, Scores
+from vla.rewards.variants.success_bank import SuccessBank
 
 
 def rows(*values: float) -> NDArray[np.float32]:
@@ -72,26 +74,41 @@ def test_it_survives_a_checkpoint(tmp_path: Path) -> None:
         again.load(tmp_path / "nowhere")
 
 
+def banked(**settings: Any) -> Reward:
+    settings = {"reward": "srpo", "capacity": 5, "age": 3} | settings
+    return reward("success_bank", FrameEmbedding(FinalFrame()), **settings)
+
+
+def learn(model: Reward, *values: float) -> None:
+    """Successes of task 0."""
+    model.learn(0, rows(*values), np.ones(len(values), bool), np.zeros(len(values), np.int64))
+
+
+def score(model: Reward, embeddings: NDArray[np.float32], *successes: bool) -> Scores:
+    """A batch of task 0, each rollout in a group of its own."""
+    count = len(embeddings)
+    return model.score(embeddings, np.array(successes, bool), np.zeros(count, np.int64), np.arange(count))
+
+
 def test_a_batch_without_a_success_is_judged_by_the_bank() -> None:
-    bank = SuccessBank(capacity=5, max_age=3)
-    reward = SrpoReward(FrameEmbedding(FinalFrame()), bank=bank)
-    batch = rows(0.0, 4.0, 9.0), np.zeros(3, bool), np.zeros(3, np.int64)
-    without = reward.score(*batch)
+    model = banked()
+    batch = rows(0.0, 4.0, 9.0), False, False, False
+    without = score(model, *batch)
     assert not without.rewards.any()
     assert without.metrics["bank/rescued_rollouts"] == 0.0
-    add(bank, 0, [10.0])
-    found = reward.score(*batch)
+    learn(model, 10.0)
+    found = score(model, *batch)
     assert len(found.rewards) == 3
     assert 0 < found.rewards[0] < found.rewards[1] < found.rewards[2] < 1
     assert found.metrics["bank/rescued_rollouts"] == 3.0
     assert found.metrics["bank/successes"] == 1.0
+    assert found.metrics["reward/failure_mean"] == pytest.approx(found.rewards.mean())
 
 
 def test_with_a_success_in_the_batch_both_are_references_and_nothing_is_rescued() -> None:
-    bank = SuccessBank(capacity=5, max_age=3)
-    add(bank, 0, [10.0])
-    reward = SrpoReward(FrameEmbedding(FinalFrame()), bank=bank)
-    found = reward.score(rows(0.0, 1.0, 9.0), np.array([True, False, False]), np.zeros(3, np.int64))
+    model = banked()
+    learn(model, 10.0)
+    found = score(model, rows(0.0, 1.0, 9.0), True, False, False)
     assert found.rewards[0] == 1.0
     assert found.rewards[1] == found.rewards[2], "one unit from the batch's success, and from the bank's"
     assert found.metrics["bank/rescued_rollouts"] == 0.0
@@ -99,8 +116,18 @@ def test_with_a_success_in_the_batch_both_are_references_and_nothing_is_rescued(
 
 def test_the_bank_s_rows_hold_whatever_the_reward_embeds() -> None:
     """Under "calibrated" a row holds the start as well."""
-    bank = SuccessBank(capacity=5, max_age=3)
-    bank.add(0, np.array([[10.0, 0.0]], np.float32), np.array([True]), np.array([0]))
-    reward = CalibratedReward(FrameEmbedding(FinalFrame()), bank=bank)
-    found = reward.score(np.array([[5.0, 0.0], [0.0, 0.0]], np.float32), np.zeros(2, bool), np.zeros(2, np.int64))
+    model = banked(reward="calibrated")
+    model.learn(0, np.array([[10.0, 0.0]], np.float32), np.array([True]), np.array([0]))
+    found = score(model, np.array([[5.0, 0.0], [0.0, 0.0]], np.float32), False, False)
     assert found.rewards.tolist() == pytest.approx([0.4, 0.0])
+
+
+def test_the_reward_with_its_bank_survives_a_checkpoint_and_keeps_to_its_bounds(tmp_path: Path) -> None:
+    model = banked(capacity=1)
+    learn(model, 10.0, 2.0)
+    model.save(tmp_path)
+    again = banked(capacity=1)
+    again.load(tmp_path)
+    batch = rows(0.0, 4.0), False, False
+    assert score(again, *batch).rewards.tolist() == score(model, *batch).rewards.tolist()
+    assert score(again, *batch).metrics["bank/successes"] == 1.0, "the newest"

@@ -5,7 +5,7 @@ A resumed run, which reads those from `episodes.jsonl`, so makes the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,11 +15,9 @@ from vla.run.seeding import derive_seed
 
 Start = tuple[int, int, int]
 """(task, initial state, control steps of a demonstration before it: 0 for none)."""
-Sampling = Literal["even", "uncertain", "gate"]
+InitialStates = Literal["even", "uncertain"]
 SOLVED_WEIGHT = 0.1
 """Of a state whose last group succeeded throughout, against 1 for one where half the rollouts succeeded."""
-GATE = (0.05, 0.75)
-"""Success from which on a task is worth trying, and up to which it is worth training, under "gate"."""
 UNSOLVED_WEIGHT = 0.5
 """Of a state whose last group failed throughout: a rare success there is worth most, and "srpo" ranks the failures."""
 
@@ -50,8 +48,9 @@ def choose_groups(
     iteration: int,
     sampling_round: int = 0,
     exclude: Collection[Start] = (),
-    sampling: Sampling = "even",
+    initial_states: InitialStates = "even",
     success_rates: Mapping[Start, float] | None = None,
+    eligible: Callable[[Sequence[int], Mapping[Start, float]], list[int]] | None = None,
 ) -> list[GroupRequest]:
     """Choose `count` different initial states outside `exclude`.
 
@@ -61,9 +60,9 @@ def choose_groups(
         group_size: rollouts in each group.
         seed, iteration, sampling_round: together they determine the result.
         exclude: states this iteration has rolled out already.
-        sampling: "even" takes all tasks alike, "uncertain" draws states with `state_weight`, "gate" takes alike the
-            tasks whose success is within `GATE`, and all while none is.
+        initial_states: "even" takes all tasks alike, "uncertain" draws states with `state_weight`.
         success_rates: share of successes of each state's last group, as far as there was one.
+        eligible: maps tasks and success rates to the tasks to choose from; None for all.
     """
     generator = stream_generator("groups", seed, iteration, sampling_round)
     free = {
@@ -71,33 +70,19 @@ def choose_groups(
         for task, total in sorted(init_states.items())
     }
     rates = success_rates or {}
-    if sampling == "uncertain":
+    if eligible is not None:
+        free = {task: free[task] for task in eligible(list(free), rates)}
+    if initial_states == "uncertain":
         starts = _by_weight(
             [(task, state, 0) for task, states in free.items() for state in states], count, rates, generator
         )
     else:
-        gated = gated_tasks(init_states, rates) if sampling == "gate" else list(free)
-        starts = _evenly({task: free[task] for task in gated}, count, generator)
+        starts = _evenly(free, count, generator)
     seeds = rollout_seeds(len(starts) * group_size, seed, iteration, sampling_round)
     return [
         GroupRequest(task, state, tuple(seeds[index * group_size : (index + 1) * group_size]))
         for index, (task, state, _) in enumerate(starts)
     ]
-
-
-def gated_tasks(tasks: Iterable[int], success_rates: Mapping[Start, float]) -> list[int]:
-    """The tasks whose mean success over their states' last groups is within `GATE`; one not tried yet is within.
-
-    All tasks when none is. WebRL (arXiv 2411.02337) so keeps what its critic finds neither hopeless nor mastered; here
-    the outcomes themselves are asked.
-    """
-    ordered = sorted(tasks)
-    tried: dict[int, list[float]] = {task: [] for task in ordered}
-    for (task, _, led), rate in success_rates.items():
-        if task in tried and not led:
-            tried[task].append(rate)
-    low, high = GATE
-    return [task for task in ordered if not tried[task] or low <= np.mean(tried[task]) <= high] or ordered
 
 
 def _evenly(free: dict[int, list[int]], count: int, generator: np.random.Generator) -> list[Start]:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.vla.data.samples import make_episode
+from tests.vla.rl.helpers import components, small_config
 from vla.errors import ReflexError
-from vla.rl.config import ConfigError
-from vla.rl.demonstration_starts import Lead, leads_of, with_demonstration_starts
-from vla.rl.sampler import choose_groups
+from vla.rl.loop import train
+from vla.rl.sampling import choose_groups
+from vla.rl.variants.demonstration_starts import Lead, leads_of, with_demonstration_starts
 
 
 def test_starts_lie_along_each_demonstration():
@@ -55,7 +56,5 @@ def test_the_share_is_kept_and_failing_starts_are_drawn_more_often():
 
 
 def test_starts_need_demonstrations(tmp_path):
-    from tests.vla.rl.helpers import small_config
-
-    with pytest.raises(ConfigError, match="no demonstration to go on from"):
-        small_config(tmp_path / "run", algo_demonstration_starts=0.2)
+    with pytest.raises(ReflexError, match="no demonstration to go on from"):
+        train(small_config(tmp_path / "run", algo_variants=["demonstration_starts"]), components())

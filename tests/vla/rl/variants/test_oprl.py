@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.vla.rl.helpers import FakeInputs, TrainableFakePolicy
+from tests.vla.rl.helpers import FakeInputs, TrainableFakePolicy, training_parts
 from vla.rl.batch import Rollout
 from vla.rl.config import AlgoConfig
-from vla.rl.implicit_reward import ImplicitReward, decision_rewards, preference_loss, preference_pairs
+from vla.rl.variants.oprl import FOLDER, Oprl, decision_rewards, preference_loss, preference_pairs
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=12), st.integers(0, 99))
@@ -61,32 +61,48 @@ def rollout(success: bool, sideways: float) -> Rollout:
     )
 
 
+def saved_judges(folder: str) -> TrainableFakePolicy:
+    """A judge as `load` reads it: the toy policy keeps all of itself in a file of torch's."""
+    policy = TrainableFakePolicy()
+    weights = Path(folder) / "judge.pt"
+    if weights.exists():
+        policy.load_state_dict(torch.load(weights, weights_only=True))
+    return policy
+
+
+def make_oprl(learning_rate: float = 5e-4) -> Oprl:
+    algo = AlgoConfig(variants=["oprl"], learning_rate=learning_rate)
+    return Oprl(Oprl.Settings(), training_parts(algo, trainable=saved_judges))
+
+
 def test_the_judge_learns_what_won_and_keeps_it_in_a_checkpoint(tmp_path: Path):
-    algo = AlgoConfig(step_credit="implicit", learning_rate=0.05)
     rollouts = [rollout(True, 1.0), rollout(False, -1.0), rollout(True, 0.5), rollout(False, -0.5)]
-    implicit = ImplicitReward(TrainableFakePolicy(), algo)
+    oprl = make_oprl(learning_rate=0.05)
     generator = np.random.default_rng(0)
     losses = [
-        implicit.learn(rollouts, [True, False, True, False], [0, 0, 0, 0], generator)["advantage/preference_loss"]
+        oprl.learn_from(rollouts, [True, False, True, False], [0, 0, 0, 0], generator)["advantage/preference_loss"]
         for _ in range(30)
     ]
     assert losses[-1] < 0.5 * losses[0]
-    rewards = implicit.judge(rollouts)
+    rewards = oprl.rewards_of(rollouts)
     assert [len(steps) for steps in rewards] == [2, 2, 2, 2]
     assert min(rewards[0].sum(), rewards[2].sum()) > max(rewards[1].sum(), rewards[3].sum())
-    implicit.save(tmp_path)
-    judge = TrainableFakePolicy()
-    with torch.no_grad():
-        judge.load_state_dict(implicit._judge.state_dict())  # type: ignore[attr-defined]
-    again = ImplicitReward(judge, algo)
-    again.load_optimiser(tmp_path)
-    for left, right in zip(again.judge(rollouts), rewards, strict=True):
+    oprl.save(tmp_path)
+    torch.save(oprl.judge.state_dict(), tmp_path / FOLDER / "judge.pt")  # type: ignore[attr-defined]
+    again = make_oprl(learning_rate=0.05)
+    again.load(tmp_path)
+    for left, right in zip(again.rewards_of(rollouts), rewards, strict=True):
+        np.testing.assert_array_equal(left, right)
+    # The optimiser goes on too: one more pass over the same pairs leaves the same judge.
+    for judge in (oprl, again):
+        judge.learn_from(rollouts, [True, False, True, False], [0, 0, 0, 0], np.random.default_rng(5))
+    for left, right in zip(again.rewards_of(rollouts), oprl.rewards_of(rollouts), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
 def test_without_a_contrast_there_is_nothing_to_learn_and_dropped_rollouts_get_nothing():
-    implicit = ImplicitReward(TrainableFakePolicy(), AlgoConfig(step_credit="implicit"))
+    oprl = make_oprl()
     alike = [rollout(True, 1.0), rollout(True, 0.5)]
-    assert implicit.learn(alike, [True, True], [0, 0], np.random.default_rng(0)) == {}
+    assert oprl.learn_from(alike, [True, True], [0, 0], np.random.default_rng(0)) == {}
     alike[0].inputs = None
-    assert implicit.judge(alike)[0].tolist() == [0.0, 0.0]
+    assert oprl.rewards_of(alike)[0].tolist() == [0.0, 0.0]

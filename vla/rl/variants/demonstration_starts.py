@@ -2,6 +2,7 @@
 
 What comes late in a task is learnt only after what comes before it, unless some rollouts begin there. Start states
 along demonstrations, drawn by how badly the policy does there: SkillMimic-V2's adaptive sampling (arXiv 2505.02094).
+Not compared on tasks yet.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.rl.sampler import GroupRequest, Start, stream_generator
+from vla.rl.method import Variant
+from vla.rl.parts import TrainingParts
+from vla.rl.sampling import GroupRequest, Start, stream_generator
 
 SHARPNESS = 5.0
 """A start's weight is exp(-SHARPNESS * success): that of one always mastered is 1/148 of one never."""
@@ -36,6 +39,48 @@ class Lead:
         return self.task_id, self.init_state_id, len(self.actions)
 
 
+class DemonstrationStarts(Variant):
+    """Moves a share of the groups."""
+
+    @dataclass(frozen=True)
+    class Settings:
+        """Of `algo.variants=[demonstration_starts]`."""
+
+        share: float = 0.25
+        """Share of groups that go on from along a demonstration; the others start where evaluations do."""
+
+        def __post_init__(self) -> None:
+            if not 0.0 <= self.share <= 0.9:
+                raise ReflexError(f"algo.settings.demonstration_starts.share is {self.share}; it must lie in [0, 0.9]")
+
+    def __init__(self, settings: Settings, parts: TrainingParts) -> None:
+        super().__init__(settings, parts)
+        if not parts.demonstrations:
+            raise ReflexError(
+                "algo.variants has demonstration_starts, but there is no demonstration to go on from; name a dataset "
+                "of vla collect with demonstrations"
+            )
+        self._leads = leads_of(parts.demonstrations)
+
+    def choose(
+        self,
+        requests: Sequence[GroupRequest],
+        success_rates: Mapping[Start, float],
+        iteration: int,
+        sampling_round: int,
+    ) -> list[GroupRequest]:
+        """See `with_demonstration_starts`."""
+        return with_demonstration_starts(
+            requests,
+            self._leads,
+            self.settings.share,
+            success_rates,
+            seed=self.parts.seed,
+            iteration=iteration,
+            sampling_round=sampling_round,
+        )
+
+
 def leads_of(demonstrations: Mapping[int, Sequence[Episode]]) -> list[Lead]:
     """Starts along each task's demonstrations.
 
@@ -47,7 +92,7 @@ def leads_of(demonstrations: Mapping[int, Sequence[Episode]]) -> list[Lead]:
         for episode in episodes:
             if episode.init_state_id < 0 or episode.split != "train":
                 raise ReflexError(
-                    f"algo.demonstration_starts needs demonstrations from known training states; one of task {task} "
+                    f"demonstration_starts needs demonstrations from known training states; one of task {task} "
                     f"is from {episode.split} state {episode.init_state_id}. Record some with vla collect"
                 )
             actions = tuple(tuple(float(value) for value in action) for action in episode.actions)

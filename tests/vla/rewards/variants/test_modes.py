@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vla.rewards.modes import calibrated_rewards, paid_without_success, siirl_rewards
 from vla.rewards.srpo import RewardError, srpo_rewards
+from vla.rewards.variants.calibrated import calibrated_rewards
+from vla.rewards.variants.siirl import siirl_rewards
+from vla.rewards.variants.without_success import paid_without_success
 
 
 def sigmoid(x: float) -> float:

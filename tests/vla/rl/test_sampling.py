@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla.rl.sampler import choose_groups, gated_tasks, last_success_rates, state_weight, stream_generator
+from vla.rl.sampling import choose_groups, last_success_rates, state_weight, stream_generator
+from vla.rl.variants.webrl_gate import gated_tasks
 
 
 def choose(count=12, **changes):
@@ -47,17 +48,18 @@ def test_uncertain_states_are_drawn_more_often_and_never_twice():
     counts = np.zeros(2)
     for iteration in range(30):
         groups = choose_groups(
-            {0: 50, 3: 50}, 10, 2, seed=0, iteration=iteration, sampling="uncertain", success_rates=rates
+            {0: 50, 3: 50}, 10, 2, seed=0, iteration=iteration, initial_states="uncertain", success_rates=rates
         )
         assert len({group.start for group in groups}) == 10
         counts += [sum(group.task_id == task for group in groups) for task in (0, 3)]
     # ten to one in weight; the solved task is still looked at
     assert 0.02 < counts[1] / counts.sum() < 0.2
-    everything = choose_groups({0: 5}, 50, 2, seed=0, iteration=0, sampling="uncertain", success_rates=rates)
+    everything = choose_groups({0: 5}, 50, 2, seed=0, iteration=0, initial_states="uncertain", success_rates=rates)
     assert sorted(group.start for group in everything) == [(0, state, 0) for state in range(5)]
     taken = {(0, state, 0) for state in range(5)}
     assert (
-        choose_groups({0: 5}, 5, 2, seed=0, iteration=0, sampling="uncertain", success_rates=rates, exclude=taken) == []
+        choose_groups({0: 5}, 5, 2, seed=0, iteration=0, initial_states="uncertain", success_rates=rates, exclude=taken)
+        == []
     )
 
 
@@ -80,5 +82,5 @@ def test_the_gate_keeps_tasks_that_are_neither_hopeless_nor_mastered():
     # Means: 0.8 (mastered), 0.125, 0 (hopeless), 0.75 (just within); 4 was never tried.
     assert gated_tasks([0, 1, 2, 3, 4], rates) == [1, 3, 4]
     assert gated_tasks([0, 2], rates) == [0, 2], "all, where none is within"
-    groups = choose_groups({0: 50, 1: 50}, 8, 2, seed=0, iteration=3, sampling="gate", success_rates=rates)
+    groups = choose_groups({0: 50, 1: 50}, 8, 2, seed=0, iteration=3, eligible=gated_tasks, success_rates=rates)
     assert {group.task_id for group in groups} == {1} and len({group.start for group in groups}) == 8

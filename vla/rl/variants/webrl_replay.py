@@ -3,13 +3,14 @@
 WebRL (arXiv 2411.02337) replays one success of each task and keeps of it the decisions whose tokens its policy finds
 neither certain nor unlikely (probabilities of 0.5 to 0.95). Tokens of a continuous action are never that probable, so
 that here they are compared with what they were when the policy sampled them: what it has not forgotten teaches nothing,
-and what has become foreign to it is left alone.
+and what has become foreign to it is left alone. Measured from a weak start on ten tabletop tasks, one seed
+(docs/results/advantages.md): within what GRPO's seeds span.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from vla.errors import restoring
-from vla.rl.advantages import length_weights
-from vla.rl.batch import Rollout, Samples, TrainablePolicy
-from vla.rl.config import AlgoConfig
+from vla.errors import ReflexError, restoring
+from vla.rl.advantages import LengthNormalisation, length_weights
+from vla.rl.batch import Batch, Rollout, Samples
+from vla.rl.method import Variant
+from vla.rl.parts import TrainingParts
+from vla.rl.sampling import stream_generator
 
 FILE = "replay.pt"
 WINDOW = (0.5, 0.95)
@@ -42,37 +45,51 @@ def forgotten(now: ArrayLike, then: ArrayLike, executed: ArrayLike) -> NDArray[n
     return np.asarray((likelihoods > low) & (likelihoods <= high) & counted.any(axis=1))
 
 
-class Replay:
+class WebrlReplay(Variant):
     """The newest successes of each task, as far as they are of groups that also failed."""
 
-    def __init__(self, capacity: int) -> None:
-        """At most `capacity` of a task are kept."""
-        self._capacity = capacity
+    @dataclass(frozen=True)
+    class Settings:
+        """Of `algo.variants=[webrl_replay]`."""
+
+        capacity: int = 16
+        """Successes of each task that are kept to be learnt from again."""
+
+        def __post_init__(self) -> None:
+            if self.capacity < 1:
+                raise ReflexError(f"algo.settings.webrl_replay.capacity is {self.capacity}; it must be at least 1")
+
+    def __init__(self, settings: Settings, parts: TrainingParts) -> None:
+        super().__init__(settings, parts)
         self._kept: dict[int, list[dict[str, Any]]] = {}
         """Task -> arrays of each rollout and its inputs' fields, oldest first."""
 
-    def add(self, rollouts: Iterable[Rollout]) -> None:
+    def learn(self, batch: Batch, iteration: int) -> dict[str, float]:
         """Take in the successes of an iteration whose inputs are still there."""
+        self.add(batch.rollouts)
+        return {}
+
+    def add(self, rollouts: Iterable[Rollout]) -> None:
+        """Keep the successes among rollouts whose inputs are still there."""
         for rollout in rollouts:
             if rollout.success and rollout.inputs is not None:
                 entry: dict[str, Any] = {name: torch.from_numpy(getattr(rollout, name)) for name in ARRAYS}
                 entry["inputs"] = dict(vars(rollout.inputs))
                 self._kept.setdefault(rollout.task_id, []).append(entry)
-        self._kept = {task: kept[-self._capacity :] for task, kept in self._kept.items()}
+        self._kept = {task: kept[-self.settings.capacity :] for task, kept in self._kept.items()}
 
-    def samples(
-        self, policy: TrainablePolicy, inputs_type: type[Any], algo: AlgoConfig, generator: np.random.Generator
-    ) -> Samples | None:
-        """The forgotten decisions of one success of each task, drawn at random, with advantage 1; None for none.
-
-        `inputs_type` is that of the policy's prepared inputs.
-        """
+    def more_samples(self, samples: Samples, iteration: int) -> Samples | None:
+        """The forgotten decisions of one success of each task, drawn at random, with advantage 1; None for none."""
+        generator = stream_generator("replay", self.parts.seed, iteration)
+        inputs_type, sampling = type(samples.inputs), self.parts.algo.sampling
         parts: list[Samples] = []
         for _, kept in sorted(self._kept.items()):
             entry = kept[int(generator.integers(len(kept)))]
             inputs = inputs_type(**entry["inputs"])
             with torch.inference_mode():
-                now, _ = policy.log_prob_from_inputs(inputs, entry["tokens"], algo.temperature, algo.token_noise)
+                now, _ = self.parts.policy.log_prob_from_inputs(
+                    inputs, entry["tokens"], sampling.temperature, sampling.token_noise
+                )
             known = now.float().cpu()
             rows = torch.from_numpy(
                 np.flatnonzero(forgotten(known.numpy(), entry["log_probs"].numpy(), entry["executed"].numpy()))
@@ -87,7 +104,7 @@ class Replay:
                     weights=torch.ones(len(known)),
                 )
                 parts.append(whole[rows])
-        return _weighed(parts, algo) if parts else None
+        return _weighed(parts, self.parts.algo.aggregation) if parts else None
 
     def __len__(self) -> int:
         return sum(map(len, self._kept.values()))
@@ -102,9 +119,9 @@ class Replay:
             self._kept = torch.load(folder / FILE, map_location="cpu", weights_only=True)
 
 
-def _weighed(parts: Sequence[Samples], algo: AlgoConfig) -> Samples:
+def _weighed(parts: Sequence[Samples], normalisation: LengthNormalisation) -> Samples:
     """Joined, tokens weighed as those of fresh rollouts are."""
-    weights = length_weights([int(part.executed.sum()) for part in parts], algo.aggregation)
+    weights = length_weights([int(part.executed.sum()) for part in parts], normalisation)
     return Samples.concatenate(
         [
             replace(part, weights=torch.full((len(part),), float(weight)))

@@ -7,13 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.rl.step_credit import (
-    ALONE,
-    advantages_with_steps,
-    meeting_places,
-    shared_step_advantages,
-    task_progress,
-)
+from vla.rl.variants.salt import ALONE, meeting_places, shared_step_advantages
 
 
 def test_rollouts_meet_where_they_look_alike_before_the_same_decision():
@@ -71,33 +65,3 @@ def test_shared_credit_stays_between_the_groups_extremes_and_follows_the_order_o
     )
     for position, index in enumerate(order):
         np.testing.assert_allclose(again[position], credited[index], atol=1e-6)
-
-
-def test_progress_is_that_of_the_most_similar_moment_of_another_success():
-    success = np.array([[0.0], [1.0], [2.0], [3.0]])  # 0, 1/4, 1/2, 3/4 of the way
-    failure = np.array([[0.1], [1.9], [0.9]])
-    other_task = np.array([[3.0]])
-    progress = task_progress([success, failure, other_task], [True, False, False], [0, 0, 1])
-    assert progress[0].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0], "alone it is as far as it was"
-    assert progress[1].tolist() == [0.0, 0.5, 0.25, 0.25], "it went back"
-    assert progress[2].tolist() == [0.0, 0.0]
-
-
-def test_a_success_is_measured_by_the_others():
-    first, second = np.array([[0.0], [2.0]]), np.array([[0.0], [1.0], [2.0], [3.0]])
-    progress = task_progress([first, second], [True, True], [0, 0])
-    assert progress[0].tolist() == [0.0, 0.5, 1.0]
-    assert progress[1].tolist() == [0.0, 0.0, 0.5, 0.5, 1.0]
-
-
-def test_decisions_that_made_progress_gain_over_those_that_did_not():
-    # Increments 1, 0 | 0, 1: mean 1/2, deviation 1/2.
-    credited = advantages_with_steps([1.0, -1.0], [np.array([1, 0]), np.array([0, 1])], [0, 0], weight=0.5)
-    assert credited[0].tolist() == pytest.approx([1.5, 0.5], abs=1e-4)
-    assert credited[1].tolist() == pytest.approx([-1.5, -0.5], abs=1e-4)
-
-
-def test_progress_teaches_nothing_where_rewards_are_equal_and_nothing_without_weight():
-    steps = [np.array([0.5, 0.5]), np.array([0.1])]
-    assert [row.tolist() for row in advantages_with_steps([0, 0], steps, [0, 0], weight=0.5)] == [[0, 0], [0]]
-    assert [row.tolist() for row in advantages_with_steps([1, -1], steps, [0, 0], weight=0.0)] == [[1, 1], [-1]]

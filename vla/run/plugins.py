@@ -1,0 +1,159 @@
+"""Classes by name: those that ship with Reflex, one file each, and a user's own by import path or entry point.
+
+A shipped one is called by its file's name: `rloo` is the class in `vla/rl/variants/rloo.py`, so a new file is all that
+a new one takes. One of a user's own is `package.module:Class`, or the name of an entry point in the group
+`reflex.plugins`.
+
+What can be set of it is the dataclass `Settings` of its class. Values come as a dictionary, since the classes are not
+known before they are named; they are checked against that dataclass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import pkgutil
+import types
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from vla.errors import ReflexError
+
+ENTRY_POINTS = "reflex.plugins"
+
+
+class Part:
+    """Something a run is made of, found by name. What can be set of it is the dataclass `Settings`."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        """Nothing to set."""
+
+    def save(self, folder: Path) -> None:
+        """Write what it remembers into a checkpoint; most remember nothing."""
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote. Raises `ReflexError` when a file is damaged or missing."""
+
+
+def load_class(name: str, base: type[Any], places: Sequence[str], setting: str) -> type[Any]:
+    """The class called `name`, a subclass of `base`.
+
+    Args:
+        name: of a shipped one, of an entry point, or "package.module:Class".
+        base: what it must be.
+        places: modules and packages that hold the shipped ones; a module is known by its last name.
+        setting: what to call it in a message, e.g. "algo.advantage".
+
+    Raises:
+        ReflexError: there is none of that name, it cannot be imported, or it is something else.
+    """
+    if ":" in name:
+        return _checked(_import(name, setting), base, name, setting)
+    modules = _modules(places)
+    if name in modules:
+        own = _class_in(modules[name], base)
+        if own is not None:
+            return own
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name == name:
+            return _checked(_import(entry.value, setting), base, name, setting)
+    known = sorted(key for key, module in modules.items() if _class_in(module, base) is not None)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    raise ReflexError(
+        f"{setting} is {name!r}{hint}; it must be one of {', '.join(known)}, or package.module:Class of your own"
+    )
+
+
+def settings_key(name: str) -> str:
+    """What the settings of the class called `name` are filed under: the name, or the class of an import path."""
+    return name.rpartition(":")[2]
+
+
+def make_settings(cls: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
+    """The `Settings` of a class from a dictionary.
+
+    Raises:
+        ReflexError: a key that the dataclass does not have, or a value of another type, by its whole name.
+    """
+    kind: type[Any] = cls.Settings
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            nearest = difflib.get_close_matches(key, hints, n=1)
+            hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+            known = ", ".join(hints) or "nothing to set"
+            raise ReflexError(f"{prefix}.{key} does not exist{hint}; {prefix} has {known}")
+        if not _fits(value, hints[key]):
+            raise ReflexError(f"{prefix}.{key} is {value!r}; it must be {_in_words(hints[key])}")
+    made = kind(**values)
+    # A whole number that stands for a real one becomes it, so that both are one configuration.
+    reals = {key: float(value) for key, value in values.items() if hints[key] is float}
+    return dataclasses.replace(made, **reals)
+
+
+def _modules(places: Sequence[str]) -> dict[str, str]:
+    """Module names by their last part: the places themselves, or what is in them where they are packages."""
+    found: dict[str, str] = {}
+    for place in places:
+        module = importlib.import_module(place)
+        if hasattr(module, "__path__"):
+            found |= {info.name: f"{place}.{info.name}" for info in pkgutil.iter_modules(module.__path__)}
+        else:
+            found[place.rpartition(".")[2]] = place
+    return found
+
+
+def _class_in(module_name: str, base: type[Any]) -> type[Any] | None:
+    module = importlib.import_module(module_name)
+    for value in vars(module).values():
+        own = isinstance(value, type) and issubclass(value, base) and value.__module__ == module_name
+        if own and not inspect.isabstract(value):
+            found: type[Any] = value
+            return found
+    return None
+
+
+def _import(path: str, setting: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ReflexError(
+            f"{setting} is {path!r}, which cannot be imported ({type(error).__name__}: {error}); it must read "
+            "package.module:Class, of a package that is installed or in the folder of the command"
+        ) from error
+
+
+def _checked(found: Any, base: type[Any], name: str, setting: str) -> type[Any]:
+    if isinstance(found, type) and issubclass(found, base):
+        return found
+    raise ReflexError(f"{setting} is {name!r}, which is no subclass of {base.__module__}.{base.__name__}")
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in get_args(annotation))
+    if origin is Literal:
+        return value in get_args(annotation)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or annotation)
+
+
+def _in_words(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_in_words(part) for part in get_args(annotation))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(annotation)))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+    return words.get(annotation, str(annotation))
