@@ -18,10 +18,11 @@ import vla.cli
 import vla.run.progress_bar
 from sim.contract import EnvironmentRequestError
 from vla.cli import CONFIGURED, ConfiguredCommand, main
-from vla.conf.schema import fields_of, is_config, strip_optional
+from vla.conf.schema import fields_of, is_config
 from vla.errors import ReflexError
 from vla.rl.config import TrainConfig
 from vla.run.cores import available_cpus
+from vla.run.settings import strip_optional
 from world_models.errors import WorldModelError
 
 

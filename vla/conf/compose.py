@@ -20,8 +20,9 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from vla.conf.schema import FieldInfo, build, describe, fields_of, is_config, mirror, strip_optional
+from vla.conf.schema import FieldInfo, build, describe, fields_of, is_config, mirror
 from vla.errors import ReflexError
+from vla.run.settings import strip_optional
 
 
 @dataclass(frozen=True)

@@ -205,8 +205,8 @@ def test_the_command_writes_everything_once(tmp_path: Path, capsys: pytest.Captu
     ("options", "message"),
     [
         ({"modes": ["srop"]}, "modes are srpo, srpo_cosine, siirl, calibrated"),
-        ({"rollouts": 1}, "rollouts=1 is too few"),
-        ({"group_size": 1}, "group_size=1 is too few"),
+        ({"rollouts": 1}, "rollouts is 1; it must be at least 2"),
+        ({"group_size": 1}, "group_size is 1; it must be at least 2"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, object], message: str) -> None:
@@ -219,7 +219,7 @@ def test_bad_settings_are_refused(options: dict[str, object], message: str) -> N
     [
         ({"temperature": 0.0}, "sampling.temperature is 0.0"),
         ({"token_noise": -1.0}, "sampling.token_noise is -1.0"),
-        ({"chunk_correlation": 1.0}, "sampling.chunk_correlation 1.0"),
+        ({"chunk_correlation": 1.0}, "sampling.chunk_correlation is 1.0"),
     ],
 )
 def test_bad_sampling_is_refused(options: dict[str, float], message: str) -> None:
