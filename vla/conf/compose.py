@@ -20,6 +20,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from vla.conf.former_names import explain_choice, explain_setting
 from vla.conf.schema import FieldInfo, build, describe, fields_of, is_config, mirror
 from vla.errors import ReflexError
 from vla.run.settings import strip_optional
@@ -128,7 +129,11 @@ def _check(text: str, fields: dict[str, FieldInfo], groups: dict[str, list[str]]
             raise ReflexError(
                 f"{key} is a group of fields: set them one by one, such as {_first_field(key, fields)}=..."
             )
+        if former := explain_choice(key, str(override.value())):
+            raise ReflexError(f"vla {command}: {former}")
         return
+    if meant := explain_setting(key, text.partition("=")[2], {*fields, *groups}):
+        raise ReflexError(f"vla {command}: {meant}")
     if not any(key.startswith(f"{known}.") and _is_mapping(info) for known, info in fields.items()):
         raise ReflexError(
             f"vla {command} has no field {key!r}{_nearest(key, [*fields, *groups])}; see vla {command} --help"
