@@ -1,10 +1,16 @@
-"""The arrows between the packages: real_robot -> vla -> {sim, world_models}."""
+"""The arrows between the packages: real_robot -> vla -> {sim, world_models}; and no circle among their modules."""
 
+import ast
 import subprocess
 import sys
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("sim", "vla", "world_models", "real_robot")
 
 
 def lint(config: Path) -> subprocess.CompletedProcess[str]:
@@ -28,3 +34,61 @@ def test_the_reversed_contract_fails(tmp_path: Path) -> None:
     result = lint(reversed_contract)
     assert result.returncode == 1
     assert "BROKEN" in result.stdout
+
+
+def import_graph(root: Path, packages: tuple[str, ...]) -> dict[str, set[str]]:
+    """Module -> the modules of `packages` that it imports: anywhere, in functions and for type checkers too.
+
+    That importing `a.b.c` runs `a.b` first is not counted: a package may gather what its modules offer.
+    """
+    modules = {_module_name(path, root): path for name in packages for path in (root / name).rglob("*.py")}
+    return {module: set(_imported(path, module, modules.keys())) - {module} for module, path in modules.items()}
+
+
+def _module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported(path: Path, module: str, modules: Collection[str]) -> Iterator[str]:
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:  # relative: each further dot is one package up
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            for alias in node.names:  # `from package import module` is of the module, not of its package
+                name = f"{base}.{alias.name}"
+                yield from [name] if name in modules else [base] if base in modules else []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    try:
+        TopologicalSorter(import_graph(ROOT, PACKAGES)).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(reversed(error.args[1]))}")
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from pack.one import name",
+        "from pack import one",
+        "from . import one",
+        "from .one import name",
+        "import pack.one",
+        "def late():\n    import pack.one",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pack.one import Name",
+    ],
+)
+def test_a_circle_is_found_however_it_closes(tmp_path: Path, back: str) -> None:
+    (tmp_path / "pack").mkdir()
+    for name, text in (("__init__", "from pack.one import name"), ("one", "import pack.two"), ("two", "import os")):
+        (tmp_path / "pack" / f"{name}.py").write_text(text)
+    assert import_graph(tmp_path, ("pack",)) == {"pack": {"pack.one"}, "pack.one": {"pack.two"}, "pack.two": set()}
+    (tmp_path / "pack" / "two.py").write_text(back)
+    with pytest.raises(CycleError):
+        TopologicalSorter(import_graph(tmp_path, ("pack",))).prepare()

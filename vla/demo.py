@@ -17,9 +17,9 @@ from vla.imitation.fine_tune import FineTuneConfig, fine_tune
 from vla.rl.config import AlgoConfig, TrainConfig
 from vla.rl.loop import train
 from vla.rollout.collect import CollectConfig, collect
-from vla.run.cores import available_cpus
 from vla.run.files import read_json, write_json
 from vla.run.run_folder import RunFolder
+from vla.run.settings import Checks
 
 SUMMARY_KEYS = ("success_rate", "episodes", "wilson_low", "wilson_high")
 
@@ -57,16 +57,19 @@ class DemoConfig:
     seed: int = 0
     """Seed of everything random."""
     num_workers: int | None = None
-    """Simulator processes; null for one per available core."""
+    """Simulator processes; null for one per available core, 0 to simulate in this process."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<n>."""
     threads: int | None = None
-    """Threads of torch's CPU kernels; null leaves it to each part. Another number is another run."""
+    """Threads of torch's CPU kernels; null for one per available core. Another number rounds sums otherwise."""
 
     def __post_init__(self) -> None:
         if not self.tasks:
             raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[0,1,3,4]")
-        for name in ("demonstrations_per_task", "fine_tune_steps", "evaluation_episodes_per_task", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check = Checks(self)
+        check.shared()
+        check.at_least(1, "demonstrations_per_task", "fine_tune_steps", "evaluate_every")
+        check.positive("train_minutes")
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
                 pace=config.demonstration_pace,
                 output=str(dataset),
                 seed=config.seed,
-                num_workers=config.num_workers or available_cpus(),
+                num_workers=config.num_workers,
             )
         )
     console.print("[bold]2/4[/] fine-tuning on them")
@@ -111,6 +114,7 @@ def fine_tune_config(config: DemoConfig, dataset: Path, output: Path) -> FineTun
         batch_size=32,
         augmentation=small_picture_augmentation(),
         seed=config.seed,
+        device=config.device,
         threads=config.threads,
         resume=output.exists(),
     )
@@ -133,6 +137,7 @@ def train_config(config: DemoConfig, dataset: Path, tuned: Path, output: Path) -
         evaluation_episodes_per_task=config.evaluation_episodes_per_task,
         seed=config.seed,
         num_workers=config.num_workers,
+        device=config.device,
         threads=config.threads,
         keep_checkpoints=2,
         resume=output.exists(),

@@ -26,8 +26,11 @@ from vla.policies import load_policy
 from vla.policies.configuration_prismatic import reflex_tiny_config
 from vla.policies.keypoints import PATCH, WORD_RADIUS, expected_positions
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
+from vla.run.cores import worker_count
+from vla.run.devices import set_threads
 from vla.run.files import read_json, write_json
 from vla.run.run_folder import RunFolder
+from vla.run.settings import Checks
 
 WORD_WEIGHT = 0.3
 """Weight of the words' places among the localisation losses: a cross-entropy over a thousand places is large."""
@@ -47,10 +50,10 @@ class PretrainConfig:
     """Where the play shards are kept (24 kB a sample)."""
     play_episodes: int = 24_000
     """Episodes of scripted play."""
-    num_workers: int = 2
-    """Processes that play."""
-    threads: int = 2
-    """Threads of the training step."""
+    num_workers: int | None = None
+    """Simulator processes; null for one per available core."""
+    threads: int | None = None
+    """Threads of torch's CPU kernels; null for one per available core. Another number rounds sums otherwise."""
     localisation_weight: float = 1.0
     """Weight of the localisation losses."""
     latent_weight: float = 0.1
@@ -71,6 +74,12 @@ class PretrainConfig:
         )
     )
     """Optimisation."""
+
+    def __post_init__(self) -> None:
+        check = Checks(self)
+        check.shared()
+        check.at_least(1, "num_workers", "play_episodes")
+        check.at_least(0, "localisation_weight", "latent_weight")
 
 
 class PlayAuxiliary(AuxiliaryLoss):
@@ -197,7 +206,7 @@ def _masked_regression(prediction: torch.Tensor, target: NDArray[np.float32]) ->
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """Pretrain, resumable; returns the provenance record that is stored beside the weights."""
     started = time.monotonic()
-    torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     run = RunFolder(Path(config.output), resume=config.resume)
     run.write_config(dataclasses.asdict(config))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -207,7 +216,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             Path(config.play_folder),
             config.play_episodes,
             config.imitation.seed,
-            config.num_workers,
+            worker_count(config.num_workers, config.play_episodes),
             lambda done, total: progress.update(bar, completed=done, total=total),
         )
         samples = load_play(paths)

@@ -18,10 +18,11 @@ import vla.cli
 import vla.run.progress_bar
 from sim.contract import EnvironmentRequestError
 from vla.cli import CONFIGURED, ConfiguredCommand, main
-from vla.conf.schema import fields_of, is_config, strip_optional
+from vla.conf.schema import fields_of, is_config
 from vla.errors import ReflexError
 from vla.rl.config import TrainConfig
 from vla.run.cores import available_cpus
+from vla.run.settings import strip_optional
 from world_models.errors import WorldModelError
 
 
@@ -133,7 +134,7 @@ def test_an_interrupt_says_how_to_go_on(toy: list[BaseException], capsys: pytest
         (["train", "seed=x"], "seed must be an integer"),
         (["train", "algo=ppo"], "algo has no option 'ppo'; it has grpo, srpo"),
         (["train", "--seed", "3"], "not '--seed'"),
-        (["train", "algo.alpha=2"], "algo.alpha is 2.0"),
+        (["train", "algo.settings.srpo.alpha=2"], "algo.settings.srpo.alpha is 2"),
         (["report"], "arguments are required: RUN; usage: vla report"),
         (["report", "no/such/folder"], "there is no run folder no/such/folder"),
         (["doctor", "--fix"], "not '--fix'"),

@@ -20,8 +20,10 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from vla.conf.schema import FieldInfo, build, describe, fields_of, is_config, mirror, strip_optional
+from vla.conf.former_names import explain_choice, explain_setting
+from vla.conf.schema import FieldInfo, build, describe, fields_of, is_config, mirror
 from vla.errors import ReflexError
+from vla.run.settings import strip_optional
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,16 @@ def compose_config(command: str, config_class: type[Any], overrides: Sequence[st
     groups = list_groups(command)
     for text in overrides:
         _check(text, fields, groups, command)
+    # A mapping's keys are not in the schema, so Hydra is told to add them; what they may be is checked by its owner.
+    written = [f"++{text}" if _names_key_of_mapping(text, fields) else text for text in overrides]
     ConfigStore.instance().store(name="schema", node=mirror(config_class))
     try:
         if groups:
             with initialize_config_module(f"vla.conf.{_folder(command)}", job_name="vla", version_base="1.3"):
-                values = compose("config", overrides=list(overrides))
+                values = compose("config", overrides=written)
         else:
             with initialize(None, job_name="vla", version_base="1.3"):
-                values = compose("schema", overrides=list(overrides))
+                values = compose("schema", overrides=written)
     except (HydraException, OmegaConfBaseException) as error:
         raise ReflexError(_explain(error, fields)) from error
     return Composed(values=values, config_class=config_class)
@@ -121,6 +125,8 @@ def _check(text: str, fields: dict[str, FieldInfo], groups: dict[str, list[str]]
                 f"{key} has no option {option!r}{_nearest(option, groups[key])}; it has {', '.join(groups[key])}"
             )
         return
+    if former := explain_choice(key, str(override.value())):
+        raise ReflexError(f"vla {command}: {former}")
     if key in fields:
         inner, _ = strip_optional(fields[key].annotation)
         if is_config(inner):
@@ -128,10 +134,17 @@ def _check(text: str, fields: dict[str, FieldInfo], groups: dict[str, list[str]]
                 f"{key} is a group of fields: set them one by one, such as {_first_field(key, fields)}=..."
             )
         return
-    if not any(key.startswith(f"{known}.") and _is_mapping(info) for known, info in fields.items()):
+    if meant := explain_setting(key, text.partition("=")[2], {*fields, *groups}):
+        raise ReflexError(f"vla {command}: {meant}")
+    if not _names_key_of_mapping(text, fields):
         raise ReflexError(
             f"vla {command} has no field {key!r}{_nearest(key, [*fields, *groups])}; see vla {command} --help"
         )
+
+
+def _names_key_of_mapping(text: str, fields: dict[str, FieldInfo]) -> bool:
+    key = text.partition("=")[0]
+    return any(key.startswith(f"{known}.") and _is_mapping(info) for known, info in fields.items())
 
 
 def _first_field(key: str, fields: dict[str, FieldInfo]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vla.conf.compose import Composed, default_options, list_groups
-from vla.conf.schema import fields_of, is_config, strip_optional, type_name
+from vla.conf.schema import fields_of, is_config, type_name
+from vla.run.settings import strip_optional
 
 
 def render_help(command: str, summary: str, example: str, composed: Composed) -> str:

@@ -1,8 +1,8 @@
 """Between this project's configuration dataclasses and the types OmegaConf understands.
 
 OmegaConf knows neither `Literal` nor how to fill a frozen dataclass. So a command's dataclass is mirrored into a
-mutable one with plain types for composition, and the composed values then build the real one, where literals are
-checked.
+mutable one with plain types for composition, and the composed values then build the real one, which checks its literals
+(`vla.run.settings.Checks`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import ast
 import dataclasses
 import inspect
 import itertools
-import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
 from vla.errors import ReflexError
+from vla.run.settings import strip_optional
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +36,6 @@ class FieldInfo:
 def is_config(annotation: Any) -> bool:
     """Whether an annotation is a dataclass type (a group of fields)."""
     return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
-
-
-def strip_optional(annotation: Any) -> tuple[Any, bool]:
-    """`X | None` -> (X, True); anything else -> (itself, False)."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        rest = [part for part in get_args(annotation) if part is not type(None)]
-        if len(rest) < len(get_args(annotation)):
-            return (rest[0] if len(rest) == 1 else Union[tuple(rest)]), True  # noqa: UP007 (built at run time)
-    return annotation, False
 
 
 def describe(annotation: Any) -> str:
@@ -164,30 +155,28 @@ def _plain_type(annotation: Any) -> Any:
     return inner | None if optional and inner is not Any else inner
 
 
-def build(cls: type[Any], values: Mapping[str, Any], prefix: str = "") -> Any:
+def build(cls: type[Any], values: Mapping[str, Any]) -> Any:
     """Construct the real dataclass from composed values.
 
     Raises:
-        ReflexError: a literal field holds something else, or the dataclass itself refused its values.
+        ReflexError: the dataclass refused its values.
     """
     hints = get_type_hints(cls)
-    converted = {name: _convert(hints[name], value, prefix + name) for name, value in values.items()}
+    converted = {name: _convert(hints[name], value) for name, value in values.items()}
     try:
         return cls(**converted)
     except ValueError as error:
         raise ReflexError(str(error)) from error
 
 
-def _convert(annotation: Any, value: Any, key: str) -> Any:
+def _convert(annotation: Any, value: Any) -> Any:
     inner, _ = strip_optional(annotation)
     if value is None:
         return None
     if is_config(inner):
-        return build(inner, value, f"{key}.")
+        return build(inner, value)
     origin = get_origin(inner)
-    if origin is Literal and value not in get_args(inner):
-        raise ReflexError(f"{key} must be {describe(annotation)}; got {value!r}")
     if origin in (list, tuple):
         item = get_args(inner)[0]
-        return origin(_convert(item, entry, f"{key}[{index}]") for index, entry in enumerate(value))
+        return origin(_convert(item, entry) for entry in value)
     return value

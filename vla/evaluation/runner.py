@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -25,12 +25,13 @@ from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
 from vla.rollout.expert_episodes import EXPERT, run_experts
 from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
-from vla.run.cores import available_cpus
+from vla.run.cores import worker_count
 from vla.run.devices import draw_beside, resolve_device, set_threads
 from vla.run.files import write_json
 from vla.run.progress_bar import progress_bar
 from vla.run.run_folder import RunFolder
 from vla.run.seeding import derive_seed
+from vla.run.settings import Checks
 
 __all__ = [
     "EvaluationConfig",
@@ -64,25 +65,25 @@ class EvaluationConfig:
     """tabletop, libero_spatial, libero_object, libero_goal or libero_10."""
     protocol: str | None = None
     """For a LIBERO suite: "libero-official" (horizons of OpenVLA, OpenVLA-OFT and openpi) or "libero-512" (512 steps,
-    as in SimpleVLA-RL and SRPO); None takes the suite as it is named."""
+    as in SimpleVLA-RL and SRPO); null takes the suite as it is named."""
     tasks: list[int] | None = None
-    """Task numbers; None takes all of the suite."""
+    """Task numbers; null takes all of the suite."""
     episodes_per_task: int = 50
     """Initial states per task, numbers 0 .. n-1."""
-    split: str = "eval"
+    split: Split = "eval"
     """Which initial states: "eval" (held out) or "train"."""
-    mode: str = "greedy"
+    mode: Mode = "greedy"
     """Decoding: "greedy" or "sample"."""
     temperature: float = 1.0
     """Sampling temperature; greedy decoding ignores it."""
     seed: int = 0
     """Seed of the action sampling; greedy decoding ignores it."""
     image_size: int | None = None
-    """Side of the rendered frames in pixels; None takes the suite's own."""
+    """Side in pixels of the rendered frames; null for the suite's own."""
     num_slots: int = 16
     """Episodes that run at the same time (the policy's batch)."""
     num_workers: int | None = None
-    """Simulation processes; None takes one per available core."""
+    """Simulator processes; null for one per available core, 0 to simulate in this process (experts take one)."""
     shard: str | None = None
     """Part of the evaluation to run, e.g. "2/4" for the second quarter of its episodes; `vla merge` joins the parts."""
     videos_per_task: int = 1
@@ -90,17 +91,12 @@ class EvaluationConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:<n>."""
     threads: int | None = None
-    """Torch threads; None takes every available core."""
+    """Threads of torch's CPU kernels; null for one per available core. Another number rounds sums otherwise."""
     resume: bool = False
-    """Continue a run folder, skipping the episodes it already holds."""
+    """Continue the run in `output`, skipping the episodes it already holds."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes_per_task", "num_slots", "num_workers", "threads", "image_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ReflexError(f"{name} must be at least 1, not {value}")
-        if self.videos_per_task < 0:
-            raise ReflexError(f"videos_per_task must not be negative, not {self.videos_per_task}")
+        Checks(self).shared()
         parse_shard(self.shard)
         suite_name(self.suite, self.protocol)
         if self.policy == EXPERT and self.mode != "greedy":
@@ -231,9 +227,8 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
             resumed holds results of another policy or protocol.
     """
     suite = get_suite(suite_name(config.suite, config.protocol), image_size=config.image_size)
-    split, mode = cast(Split, config.split), cast(Mode, config.mode)
-    protocol = Protocol.of(suite, split, mode, config.temperature, config.seed)
-    wanted = _requests(suite, config.tasks, config.episodes_per_task, split, config.seed, config.shard)
+    protocol = Protocol.of(suite, config.split, config.mode, config.temperature, config.seed)
+    wanted = _requests(suite, config.tasks, config.episodes_per_task, config.split, config.seed, config.shard)
     policy = None if config.policy == EXPERT else _load(config)
     findings = suite.self_test(pictures=policy is not None)
     for reason in findings["off_protocol"]:
@@ -244,7 +239,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
         keys = {_key(item) for item in wanted}
         outcomes = [bool(row["success"]) for row in completed if _row_key(row) in keys]
         slots = min(config.num_slots, len(wanted))
-        workers = min(config.num_workers or available_cpus(), slots)
+        workers = worker_count(config.num_workers, slots)
         with progress_bar("evaluating", len(wanted), len(outcomes)) as show:
 
             def finished(_: int, episode: Episode) -> None:
@@ -255,7 +250,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
             if policy is None:
                 ran = {_row_key(row) for row in completed}
                 pending = [(item.request, item.seed) for item in wanted if _key(item) not in ran]
-                run_experts(suite.name, config.image_size, pending, workers, partial(finished, 0))
+                run_experts(suite.name, config.image_size, pending, max(1, workers), partial(finished, 0))
                 records = {_row_key(row): row for row in run.read_episodes()}
                 result = EvaluationResult([without_step(records[_key(item)]) for item in wanted], protocol.digest())
                 return finish(run, result, EXPERT)
@@ -266,8 +261,8 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
                     pool,
                     tasks=config.tasks,
                     episodes_per_task=config.episodes_per_task,
-                    split=split,
-                    mode=mode,
+                    split=config.split,
+                    mode=config.mode,
                     temperature=config.temperature,
                     seed=config.seed,
                     shard=config.shard,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vla.errors import ReflexError
+from vla.run.settings import Checks
 
 
 @dataclass
@@ -23,9 +23,7 @@ class AugmentationConfig:
     """Each colour channel is scaled by 1 +- this."""
 
     def __post_init__(self) -> None:
-        for name in ("shift_pixels", "brightness", "contrast", "colour"):
-            if getattr(self, name) < 0:
-                raise ReflexError(f"augmentation.{name} is {getattr(self, name)}; it must not be negative")
+        Checks(self, "augmentation.").at_least(0, "shift_pixels", "brightness", "contrast", "colour")
 
 
 def small_picture_augmentation() -> AugmentationConfig:

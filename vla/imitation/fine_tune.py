@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -17,10 +17,12 @@ from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
 from vla.imitation.weighting import Weighting, sample_weights
 from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
+from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
 from vla.run.progress_bar import progress_bar
 from vla.run.run_folder import RunFolder
+from vla.run.settings import Checks
 
 SCRATCH = "scratch"
 """Policy name that means a tiny policy with random weights."""
@@ -72,37 +74,26 @@ class FineTuneConfig(ImitationConfig):
     """Episodes of each task in an evaluation."""
     evaluation_split: Literal["train", "eval"] = "eval"
     """Initial states to evaluate from."""
-    num_workers: int = 1
-    """Simulator processes of an evaluation."""
+    num_workers: int | None = None
+    """Simulator processes; null for one per available core, 0 to simulate in this process."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints to keep."""
+    keep_checkpoints: int | None = 2
+    """Delete all but this many newest checkpoints; null keeps all."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<n>."""
     threads: int | None = None
-    """Threads of torch's CPU kernels; null for torch's own choice. Another number rounds sums otherwise."""
+    """Threads of torch's CPU kernels; null for one per available core. Another number rounds sums otherwise."""
     resume: bool = False
     """Continue the run in `output` from its last checkpoint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = ("checkpoint_every", "keep_checkpoints", "log_every", "evaluation_episodes_per_task", "num_workers")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise ReflexError(f"threads is {self.threads}; it must be at least 1, or null")
-        if self.evaluate_every < 0:
-            raise ReflexError(f"evaluate_every is {self.evaluate_every}; use 0 for no evaluation, or a number of steps")
-        if self.weighting not in get_args(Weighting):
-            raise ReflexError(f"weighting is {self.weighting!r}; choose {', '.join(get_args(Weighting))}")
-        if not self.weighting_temperature > 0:
-            raise ReflexError(f"weighting_temperature is {self.weighting_temperature}; it must be positive")
-        if self.normalisation not in ("keep", "dataset"):
-            raise ReflexError(f"normalisation is {self.normalisation!r}; choose keep or dataset")
+        check = Checks(self)
+        check.at_least(1, "log_every")
+        check.positive("weighting_temperature")
 
 
 def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> dict[str, Any]:
@@ -114,8 +105,7 @@ def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> d
     from vla.data.lerobot_reader import read_demonstrations
 
     device = resolve_device(config.device)
-    if config.threads is not None:
-        set_threads(config.threads)
+    set_threads(config.threads)
     with RunFolder(config.output, resume=config.resume) as run:
         restart = _restart_point(run, config)
         episodes = read_demonstrations(config.dataset, config.tasks, config.episodes_per_task)
@@ -218,7 +208,7 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
         suite = get_suite(suite_name)
         slots = min(32, len(tasks) * config.evaluation_episodes_per_task)
         with (
-            EnvironmentPool(suite_name, num_slots=slots, num_workers=config.num_workers) as pool,
+            EnvironmentPool(suite_name, slots, worker_count(config.num_workers, slots)) as pool,
             in_float32(policy, config.precision),
         ):
             result = evaluate(

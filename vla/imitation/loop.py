@@ -21,6 +21,7 @@ from vla.imitation.samples import EpisodeSamples, SampleSource
 from vla.policies.decoding import gaussian_rows
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.run.devices import autocast
+from vla.run.settings import Checks
 
 Metrics = dict[str, float]
 
@@ -49,25 +50,19 @@ class ImitationConfig:
     """Largest gradient norm."""
     label_sigma: float = 1.0
     """Standard deviation, in bins, of the Gaussian soft targets; 0 gives one-hot targets."""
-    precision: str = "auto"
-    """"float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the training steps: "auto" is bfloat16 where the hardware multiplies it."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Random changes of the pictures."""
     seed: int = 0
     """Determines data order and augmentation, each a function of (seed, step), and random weights."""
 
     def __post_init__(self) -> None:
-        if self.optimiser not in ("adamw", "muon"):
-            raise ReflexError(f"optimiser is {self.optimiser!r}; it must be adamw or muon")
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ReflexError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("learning_rate", "gradient_clip"):
-            if not getattr(self, name) > 0:
-                raise ReflexError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("warmup_steps", "weight_decay", "label_sigma", "final_learning_rate"):
-            if not getattr(self, name) >= 0:
-                raise ReflexError(f"{name} is {getattr(self, name)}; it must not be negative")
+        check = Checks(self)
+        check.shared()
+        check.at_least(1, "steps", "batch_size")
+        check.positive("learning_rate", "gradient_clip")
+        check.at_least(0, "warmup_steps", "weight_decay", "label_sigma", "final_learning_rate")
 
 
 def learning_rate_at(step: int, config: ImitationConfig) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from vla.errors import ReflexError
+from vla.run.settings import Checks
 
 Attention = Literal["bidirectional", "causal_prefix"]
 ActionQueries = Literal["per_dimension", "per_step"]
@@ -93,6 +94,7 @@ class PrismaticConfig:
     """Standard deviation of embeddings at initialisation."""
 
     def __post_init__(self) -> None:
+        Checks(self).literals()
         if not self.vision_towers:
             raise ReflexError("vision_towers is empty; a Prismatic policy needs at least one")
         if not 1 <= self.execute_steps <= self.chunk_horizon:
@@ -109,17 +111,6 @@ class PrismaticConfig:
             raise ReflexError("ground_words needs keypoints, whose patch features words look at; set keypoints")
         if "{instruction}" not in self.prompt_template:
             raise ReflexError("prompt_template must contain {instruction}")
-        choices = {
-            "action_queries": ("per_dimension", "per_step"),
-            "attention": ("bidirectional", "causal_prefix"),
-            "prompt_order": ("text_first", "vision_first"),
-            "projector": ("mlp", "fused_mlp"),
-            "bin_layout": ("uniform", "openvla"),
-            "tokenizer": ("words", "huggingface"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ReflexError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
 
     @property
     def tokens_per_camera(self) -> int:

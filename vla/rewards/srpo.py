@@ -37,11 +37,15 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.rewards.embeddings import RolloutEmbedding
 from vla.rewards.reward import Floats, Reward, RewardParts, Scores, failure_mean
+from vla.run.settings import Checks
 
 Metric = Literal["euclidean", "cosine"]
 
 LARGEST_FAILURE_REWARD = float(np.nextafter(np.float32(1.0), np.float32(0.0)))
 """The greatest float32 below 1, which a failure's reward never exceeds."""
+
+
+ALPHA_REASON = "so that no failure is worth more than a success"
 
 
 class RewardError(ReflexError):
@@ -61,7 +65,7 @@ class SrpoReward(Reward):
         """Distance between embeddings: "euclidean" (the paper) or "cosine"."""
 
         def __post_init__(self) -> None:
-            check_alpha("algo.settings.srpo.alpha", self.alpha)
+            Checks(self, "algo.settings.srpo.").within(0.0, 1.0, "alpha", reason=ALPHA_REASON)
 
     def __init__(self, settings: Any, parts: RewardParts) -> None:
         super().__init__(settings, parts)
@@ -295,14 +299,9 @@ def check_batch(
             "the SRPO reward needs one embedding, one success flag and one task for each rollout; got shapes "
             f"{vectors.shape}, {succeeded.shape} and {tasks.shape}"
         )
-    check_alpha("alpha", alpha)
-    return vectors, succeeded, tasks
-
-
-def check_alpha(name: str, alpha: float) -> None:
-    """Raise `RewardError` unless alpha is in [0, 1]."""
     if not 0.0 <= alpha <= 1.0:
-        raise RewardError(f"{name} is {alpha}; it must lie in [0, 1], so that no failure is worth more than a success")
+        raise RewardError(f"alpha is {alpha}; it must lie in [0, 1], {ALPHA_REASON}")
+    return vectors, succeeded, tasks
 
 
 def rows_by_task(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,10 +10,7 @@ from vla.policies.sampling import Sampling
 from vla.rewards.reward import WrappedReward, reward_class
 from vla.rl.method import Method, estimator_class, settings_of, variant_class
 from vla.run.plugins import settings_key
-
-
-class ConfigError(ReflexError):
-    """A configuration value that cannot work."""
+from vla.run.settings import Checks
 
 
 @dataclass
@@ -88,28 +83,19 @@ class AlgoConfig:
     """Stop an update when the mean KL per token to the sampling policy passes this; null for never."""
 
     def __post_init__(self) -> None:
-        """Check every value. Raises `ConfigError`, or `ReflexError` for a reward, advantage or variant."""
-        _one_of("algo.initial_states", self.initial_states, ("uncertain", "even"))
-        _one_of("algo.aggregation", self.aggregation, ("token", "episode"))
-        _within("algo.average_decay", self.average_decay, 0.0, 0.999)
-        _within("algo.clip_low", self.clip_low, 0.0, 1.0)
-        _within("algo.negative_weight", self.negative_weight, 0.0, 1.0)
-        _at_least("algo.group_size", self.group_size, 2, "advantages compare the rollouts of a group")
-        for name in ("groups_per_iteration", "max_sampling_rounds", "update_epochs", "minibatch_size"):
-            _at_least(f"algo.{name}", getattr(self, name), 1)
-        _at_least("algo.reward_frames", self.reward_frames, 2)
-        _at_least("algo.warmup_iterations", self.warmup_iterations, 0)
-        for name in ("frame_stride", "micro_batch_size", "max_samples_per_update", "constant_iterations"):
-            if getattr(self, name) is not None:
-                _at_least(f"algo.{name}", getattr(self, name), 1)
-        for name in ("learning_rate", "max_gradient_norm", "clip_high"):
-            _positive(f"algo.{name}", getattr(self, name))
-        for name in ("kl_coefficient", "entropy_coefficient", "weight_decay"):
-            _at_least(f"algo.{name}", getattr(self, name), 0)
-        if self.target_kl is not None:
-            _positive("algo.target_kl", self.target_kl)
+        """Check every value. Raises `ReflexError`."""
+        check = Checks(self, "algo.")
+        check.literals()
+        check.within(0.0, 0.999, "average_decay")
+        check.within(0.0, 1.0, "clip_low", "negative_weight")
+        check.at_least(2, "group_size", reason="advantages compare the rollouts of a group")
+        check.at_least(2, "reward_frames")
+        check.at_least(1, "groups_per_iteration", "max_sampling_rounds", "update_epochs", "minibatch_size")
+        check.at_least(1, "frame_stride", "micro_batch_size", "max_samples_per_update", "constant_iterations")
+        check.at_least(0, "warmup_iterations", "kl_coefficient", "entropy_coefficient", "weight_decay")
+        check.positive("learning_rate", "max_gradient_norm", "clip_high", "target_kl")
         if self.dual_clip is not None and not self.dual_clip > 1.0 + self.clip_high:
-            raise ConfigError(
+            raise ReflexError(
                 f"algo.dual_clip is {self.dual_clip}; it must exceed 1 + clip_high ({1 + self.clip_high:g}), or be null"
             )
         self._check_methods()
@@ -117,7 +103,7 @@ class AlgoConfig:
     def _check_methods(self) -> None:
         """Everything named exists, and every setting belongs to something named and fits it."""
         if len(set(self.variants)) != len(self.variants):
-            raise ConfigError(f"algo.variants is {self.variants}; name each once")
+            raise ReflexError(f"algo.variants is {self.variants}; name each once")
         rewards: dict[str, type[Any]] = {}
         name = self.reward
         while name not in rewards:
@@ -126,14 +112,14 @@ class AlgoConfig:
             if isinstance(made, WrappedReward.Settings):
                 name = made.reward
                 if name in rewards:
-                    raise ConfigError(f"algo.settings: the reward {name} is made of itself")
+                    raise ReflexError(f"algo.settings: the reward {name} is made of itself")
         methods: dict[str, type[Method]] = {self.advantage: estimator_class(self.advantage)}
         methods |= {variant: variant_class(variant) for variant in self.variants}
         for name, cls in methods.items():
             settings_of(cls, name, self.settings)
         unused = sorted(set(self.settings) - {settings_key(name) for name in {*rewards, *methods}})
         if unused:
-            raise ConfigError(
+            raise ReflexError(
                 f"algo.settings.{unused[0]} has no use: none of algo.reward={self.reward}, "
                 f"algo.advantage={self.advantage} and algo.variants={self.variants} is called {unused[0]}"
             )
@@ -200,32 +186,19 @@ class TrainConfig:
     """Continue the run in `output` from its last checkpoint (from the start if it has none)."""
 
     def __post_init__(self) -> None:
-        """Check every value. Raises `ConfigError`."""
+        """Check every value. Raises `ReflexError`."""
+        check = Checks(self)
+        check.shared()
+        check.at_least(1, "iterations", "encoder_episodes_per_task", "encoder_steps")
+        check.positive("max_minutes", "max_frame_gigabytes")
+        check.within(0.0, 1.0, "target_success")
         for name in ("suite", "policy", "output", "encoder", "device"):
             if not getattr(self, name):
-                raise ConfigError(f"{name} is empty; give it a value")
+                raise ReflexError(f"{name} is empty; give it a value")
         if self.tasks is not None and (not self.tasks or len(set(self.tasks)) != len(self.tasks)):
-            raise ConfigError(f"tasks is {self.tasks}; list each task once, or use null for all")
-        for name in ("iterations", "evaluation_episodes_per_task", "checkpoint_every", "num_slots"):
-            _at_least(name, getattr(self, name), 1)
-        if self.num_workers is not None:
-            _at_least("num_workers", self.num_workers, 0)
-        for name in ("encoder_episodes_per_task", "encoder_steps"):
-            _at_least(name, getattr(self, name), 1)
-        _one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
-        _at_least("evaluate_every", self.evaluate_every, 0)
-        _at_least("videos_per_task", self.videos_per_task, 0)
-        _at_least("seed", self.seed, 0)
-        for name in ("image_size", "threads", "keep_checkpoints"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        if self.max_minutes is not None:
-            _positive("max_minutes", self.max_minutes)
-        _positive("max_frame_gigabytes", self.max_frame_gigabytes)
-        if self.target_success is not None:
-            _within("target_success", self.target_success, 0.0, 1.0)
-            if self.evaluate_every == 0:
-                raise ConfigError("target_success needs evaluations; set evaluate_every to 1 or more")
+            raise ReflexError(f"tasks is {self.tasks}; list each task once, or use null for all")
+        if self.target_success is not None and self.evaluate_every == 0:
+            raise ReflexError("target_success needs evaluations; set evaluate_every to 1 or more")
 
 
 RESUME_MAY_CHANGE = frozenset(
@@ -244,23 +217,3 @@ RESUME_MAY_CHANGE = frozenset(
     }
 )
 """Fields of `TrainConfig` that a resumed run may set anew; any other change would make two runs of one."""
-
-
-def _one_of(name: str, value: str, allowed: Collection[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(sorted(allowed))}")
-
-
-def _within(name: str, value: float, low: float, high: float, reason: str = "") -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} is {value}; it must lie in [{low:g}, {high:g}]" + (f", {reason}" if reason else ""))
-
-
-def _at_least(name: str, value: float, low: int, reason: str = "") -> None:
-    if not value >= low:
-        raise ConfigError(f"{name} is {value}; it must be at least {low}" + (f": {reason}" if reason else ""))
-
-
-def _positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigError(f"{name} is {value}; it must be a positive number")

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from vla.errors import ReflexError, restoring
+from vla.errors import restoring
 from vla.rl.batch import Batch, Rollout
 from vla.rl.group_mean import GroupMean
 from vla.rl.method import AdvantageEstimator, Advantages
 from vla.rl.parts import TrainingParts
+from vla.run.settings import Checks
 
 FILE = "critic.pt"
 HIDDEN, DROPOUT = 64, 0.2
@@ -96,10 +97,9 @@ class ActorCritic(AdvantageEstimator):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not 0.0 <= self.decay <= 1.0:
-                raise ReflexError(f"algo.settings.critic.decay is {self.decay}; it must lie in [0, 1]")
-            if self.window < 1:
-                raise ReflexError(f"algo.settings.critic.window is {self.window}; it must be at least 1")
+            check = Checks(self, "algo.settings.critic.")
+            check.within(0.0, 1.0, "decay")
+            check.at_least(1, "window")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

@@ -13,10 +13,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from vla.errors import ReflexError
 from vla.rl.advantages import by_group, with_weights
 from vla.rl.batch import Batch
 from vla.rl.method import AdvantageEstimator, Advantages
+from vla.run.settings import Checks
 
 EPSILON = 1e-6
 """Keeps divisions by a deviation defined. Deviations are population deviations."""
@@ -50,9 +50,7 @@ class GroupMean(GroupEstimator):
         Failures that differ a little under "srpo" then count for less than a success among failures does."""
 
         def __post_init__(self) -> None:
-            if not self.minimum_deviation >= 0:
-                name = "algo.settings.group_mean.minimum_deviation"
-                raise ReflexError(f"{name} is {self.minimum_deviation}; it must be at least 0")
+            Checks(self, "algo.settings.group_mean.").at_least(0, "minimum_deviation")
 
     def of_group(self, rewards: NDArray[np.float64], batch: NDArray[np.float64]) -> NDArray[np.float64]:
         """(r - mean) / max(deviation, minimum_deviation)."""

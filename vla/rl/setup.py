@@ -12,11 +12,12 @@ import torch
 
 from sim.contract import Suite
 from vla.data.episode import Episode
+from vla.errors import ReflexError
 from vla.policies.protocol import PolicySpec, TrainablePolicy
 from vla.rewards.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding
 from vla.rewards.reward import Reward, RewardParts, make_reward, reward_class
 from vla.rl.averaging import WeightAverage
-from vla.rl.config import ConfigError, TrainConfig
+from vla.rl.config import TrainConfig
 from vla.rl.parts import TrainingParts
 from vla.rl.state import (
     ENCODER_FOLDER,
@@ -42,18 +43,18 @@ def make_suite(factory: str, config: TrainConfig) -> Suite:
 
 
 def chosen_tasks(config: TrainConfig, suite: Suite) -> list[int]:
-    """The tasks to train on. Raises `ConfigError` for an unknown task or more evaluation states than there are."""
+    """The tasks to train on. Raises `ReflexError` for an unknown task or more evaluation states than there are."""
     tasks = list(suite.task_ids) if config.tasks is None else list(config.tasks)
     unknown = [task for task in tasks if task not in suite.task_ids]
     if unknown:
-        raise ConfigError(
+        raise ReflexError(
             f"tasks names {unknown}, which suite {suite.name} does not have; its tasks are "
             f"{min(suite.task_ids)} to {max(suite.task_ids)}"
         )
     if config.evaluate_every:
         available = min(suite.num_init_states(task, "eval") for task in tasks)
         if config.evaluation_episodes_per_task > available:
-            raise ConfigError(
+            raise ReflexError(
                 f"evaluation_episodes_per_task is {config.evaluation_episodes_per_task}; suite {suite.name} has "
                 f"{available} held-out initial states per task, set it to at most that"
             )
@@ -61,13 +62,13 @@ def chosen_tasks(config: TrainConfig, suite: Suite) -> list[int]:
 
 
 def check_frame_memory(config: TrainConfig, spec: PolicySpec, suite: Suite, tasks: Sequence[int]) -> None:
-    """Refuse a run whose batches may not fit in memory, with the arithmetic. Raises `ConfigError`."""
+    """Refuse a run whose batches may not fit in memory, with the arithmetic. Raises `ReflexError`."""
     algo = config.algo
     decisions = math.ceil(max(suite.horizon(task) for task in tasks) / spec.execute_steps)
     rollouts = algo.groups_per_iteration * algo.group_size * algo.max_sampling_rounds
     size = rollouts * decisions * len(spec.cameras) * 3 * spec.image_size**2
     if size > config.max_frame_gigabytes * 1e9:
-        raise ConfigError(
+        raise ReflexError(
             f"one iteration may hold {size / 1e9:.1f} GB of frames ({rollouts} rollouts x {decisions} decisions x "
             f"{len(spec.cameras)} cameras x {spec.image_size}^2 pixels), more than max_frame_gigabytes="
             f"{config.max_frame_gigabytes:g}; lower algo.groups_per_iteration or algo.max_sampling_rounds, or raise it"

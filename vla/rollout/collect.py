@@ -22,7 +22,7 @@ from sim.pool.worker import load_factory
 from vla.data.episode import Episode
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.staging import stage_episode, staged_keys
-from vla.data.video import PIXEL_FORMAT, PixelFormat, check_pixel_format
+from vla.data.video import PIXEL_FORMAT, PixelFormat
 from vla.errors import ReflexError, writing
 from vla.rollout.collect_worker import (
     EXPERT,
@@ -34,6 +34,8 @@ from vla.rollout.collect_worker import (
     run_in_worker,
     start_worker,
 )
+from vla.run.cores import worker_count
+from vla.run.settings import Checks
 from vla.run.worker_processes import JobRunner
 
 ATTEMPTS = "attempts.jsonl"
@@ -62,32 +64,25 @@ class CollectConfig:
     seed: int = 0
     """Seed of the expert's variation, the action noise and a policy's sampling."""
     image_size: int | None = None
-    """Side of the square frames in pixels; null takes the suite's own."""
+    """Side in pixels of the rendered frames; null for the suite's own."""
     pace: float | None = None
     """The expert's greatest speed as a share of full speed, for demonstrations as slow as people's; null: its own."""
     action_noise: float = 0.0
     """Deviation of Gaussian noise on the expert's executed actions (recorded clean), for data that shows recoveries."""
     pixel_format: PixelFormat = PIXEL_FORMAT
     """Colour format of the videos: yuv420p plays everywhere, yuv444p keeps colour at full resolution."""
-    num_workers: int = 2
-    """Processes that record in parallel."""
+    num_workers: int | None = None
+    """Simulator processes; null for one per available core, 0 to simulate in this process."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes_per_task", "num_workers"):
-            if getattr(self, name) < 1:
-                raise ReflexError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.split not in ("train", "eval"):
-            raise ReflexError(f"split={self.split!r} must be train or eval")
-        check_pixel_format(self.pixel_format)
-        if not 0 <= self.action_noise <= 1:
-            raise ReflexError(f"action_noise={self.action_noise} must be within 0 and 1, in units of full-scale action")
-        if self.pace is not None and not 0 < self.pace <= 1:
-            raise ReflexError(f"pace={self.pace} must be above 0 and at most 1, as a share of full speed, or null")
+        check = Checks(self)
+        check.shared()
+        check.within(0, 1, "action_noise", reason="in units of full-scale action")
+        check.positive("pace")
+        check.within(0, 1, "pace", reason="a share of full speed")
         for name in ("action_noise", "pace"):
             if getattr(self, name) and self.policy != EXPERT:
                 raise ReflexError(f"{name}={getattr(self, name)} needs policy=expert, not {self.policy!r}")
-        if self.seed < 0:
-            raise ReflexError(f"seed={self.seed} must not be negative")
 
 
 @dataclass
@@ -209,10 +204,11 @@ def _run_plans(
                 pixel_format=config.pixel_format,
                 staging=staging,
             )
-            if config.num_workers == 1:
+            workers = worker_count(config.num_workers, total)
+            if workers <= 1:
                 _run_here(settings, plans, on_result)
             else:
-                _run_in_processes(settings, plans, on_result, config.num_workers)
+                _run_in_processes(settings, plans, on_result, workers)
         else:
             _run_policy(config, factory, suite, plans, staging, on_result)
 
@@ -256,7 +252,8 @@ def _run_policy(
     policy = load_policy(config.policy)
     attempts = _outstanding(plans)
     num_slots = max(1, min(len(attempts), POLICY_BATCH))
-    with EnvironmentPool(config.suite, num_slots, config.num_workers, suite.image_size, factory=factory) as pool:
+    workers = worker_count(config.num_workers, num_slots)
+    with EnvironmentPool(config.suite, num_slots, workers, suite.image_size, factory=factory) as pool:
         for start in range(0, len(attempts), POLICY_BATCH):
             batch = attempts[start : start + POLICY_BATCH]
             requests = []

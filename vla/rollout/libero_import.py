@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from rich.console import Console
 
@@ -20,10 +20,12 @@ from sim.libero.suite import LiberoSuite
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.libero_hdf5 import demonstration_files, demonstration_names, read_demonstration, task_name
 from vla.data.staging import staged_keys
-from vla.data.video import PIXEL_FORMAT, PixelFormat, check_pixel_format
+from vla.data.video import PIXEL_FORMAT, PixelFormat
 from vla.errors import ReflexError
 from vla.rollout.libero_replay import Demonstration, ReplaySettings, run_in_worker, start_worker
+from vla.run.cores import worker_count
 from vla.run.progress_bar import progress_bar
+from vla.run.settings import Checks
 from vla.run.worker_processes import JobRunner
 
 Pictures = Literal["replayed", "recorded"]
@@ -41,8 +43,8 @@ class ImportConfig:
     """Folder of the finished dataset; must not exist yet."""
     pictures: Pictures = "replayed"
     """replayed: play the actions in the simulator and keep what succeeds; recorded: take the pictures in the files."""
-    image_size: int = 256
-    """Side of replayed pictures in pixels; recorded ones keep theirs."""
+    image_size: int | None = None
+    """Side in pixels of the rendered frames; null for the suite's own. Recorded pictures keep theirs."""
     drop_idle: bool = True
     """Leave out actions that move nothing (replayed pictures only)."""
     tasks: list[int] | None = None
@@ -51,17 +53,13 @@ class ImportConfig:
     """Demonstrations to try of each task; null tries all."""
     pixel_format: PixelFormat = PIXEL_FORMAT
     """Colour format of the videos: yuv420p plays everywhere, yuv444p keeps colour at full resolution."""
-    num_workers: int = 2
-    """Processes that replay in parallel."""
+    num_workers: int | None = None
+    """Simulator processes; null for one per available core."""
 
     def __post_init__(self) -> None:
-        if self.pictures not in get_args(Pictures):
-            raise ReflexError(f"pictures={self.pictures!r} must be one of {', '.join(get_args(Pictures))}")
-        check_pixel_format(self.pixel_format)
-        for name in ("episodes_per_task", "num_workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ReflexError(f"{name}={value} must be at least 1")
+        check = Checks(self)
+        check.shared()
+        check.at_least(1, "num_workers", reason="demonstrations are read and played again in processes of their own")
 
 
 def import_demonstrations(config: ImportConfig) -> Path:
@@ -73,9 +71,9 @@ def import_demonstrations(config: ImportConfig) -> Path:
         ReflexError: the output exists, a file cannot be read or fits no task of the suite, or nothing could be kept.
         EnvironmentRequestError: an unknown suite or task, or LIBERO is not installed.
     """
-    suite = LiberoSuite(config.suite, config.image_size)
+    suite = LiberoSuite(config.suite, config.image_size or LiberoSuite.OFFICIAL_IMAGE_SIZE)
     jobs = find_jobs(config, suite)
-    size = config.image_size
+    size = suite.image_size
     if config.pictures == "recorded":
         size = read_demonstration(Path(jobs[0].file), jobs[0].name).images.shape[1]
     writer = LeRobotWriter(Path(config.output), suite.name, size, resume=True, pixel_format=config.pixel_format)
@@ -139,7 +137,8 @@ def _run(config: ImportConfig, jobs: Sequence[Demonstration], staging: Path, siz
             kept.extend([job.task_id] if keep else [])
             update(len(jobs) - len(waiting), f"{len(kept)} kept")
 
-        runner = JobRunner(run_in_worker, start_worker, (settings,), config.num_workers)
+        workers = worker_count(config.num_workers, len(jobs))
+        runner = JobRunner(run_in_worker, start_worker, (settings,), workers)
         runner.run(lambda: list(waiting), finished)
     if not kept:
         raise ReflexError(

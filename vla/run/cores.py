@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["available_cpus", "core_numbers"]
+__all__ = ["available_cpus", "core_numbers", "worker_count"]
 
 
 def core_numbers() -> list[int]:
@@ -17,3 +17,11 @@ def core_numbers() -> list[int]:
 def available_cpus() -> int:
     """How many they are."""
     return len(core_numbers())
+
+
+def worker_count(num_workers: int | None, jobs: int) -> int:
+    """Simulator processes that a command's setting `num_workers` asks for, at most one for each of `jobs`.
+
+    None is one per available core, 0 is none: whoever calls simulates in its own process.
+    """
+    return min(available_cpus() if num_workers is None else num_workers, jobs)

@@ -12,6 +12,7 @@ from vla.conf.compose import compose_config, default_options, list_groups
 from vla.conf.schema import build, describe, field_docs, fields_of, mirror, type_name
 from vla.errors import ReflexError
 from vla.rl.config import TrainConfig
+from vla.run.settings import Checks
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Inner:
     kind: Literal["a", "b"] = "a"
     """Which
     kind."""
+
+    def __post_init__(self) -> None:
+        Checks(self, "inner.").literals()
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     """A group."""
     other: Inner | None = None
+
+    def __post_init__(self) -> None:
+        Checks(self).literals()
 
 
 def compose(*overrides: str) -> Outer:
@@ -63,8 +70,8 @@ def test_defaults_are_the_dataclass_defaults() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("split=evaluate", "split must be one of train, eval; got 'evaluate'"),
-        ("inner.kind=c", "inner.kind must be one of a, b; got 'c'"),
+        ("split=evaluate", "split is 'evaluate'; it must be one of train, eval"),
+        ("inner.kind=c", "inner.kind is 'c'; it must be one of a, b"),
         ("inner.rate=fast", "inner.rate must be a number"),
         ("tasks=3", "tasks must be a list of integers, e.g. [0,1] or null"),
         ("tasks=[x]", "tasks must be a list of integers"),

@@ -137,7 +137,7 @@ def test_other_settings_cannot_continue_a_run(workplace: Path, tmp_path: Path) -
 def test_missing_base_policy_and_bad_settings_are_named(workplace: Path, tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match="no policy 'nowhere'"):
         fine_tune(make_config(workplace, tmp_path / "run", policy="nowhere"))
-    with pytest.raises(ReflexError, match="weighting is 'best'; choose none, success, progress"):
+    with pytest.raises(ReflexError, match="weighting is 'best'; it must be one of none, success, progress"):
         make_config(workplace, tmp_path, weighting="best")
     with pytest.raises(ReflexError, match="weighting_temperature is 0"):
         make_config(workplace, tmp_path, weighting="progress", weighting_temperature=0)

@@ -129,15 +129,17 @@ def test_an_expert_that_cannot_do_the_task_ends_in_an_error(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"episodes_per_task": 0}, "episodes_per_task=0 must be at least 1"),
-        ({"num_workers": 0}, "num_workers=0"),
-        ({"split": "test"}, "split='test' must be train or eval"),
-        ({"action_noise": -0.1}, "action_noise=-0.1"),
+        ({"episodes_per_task": 0}, "episodes_per_task is 0; it must be at least 1"),
+        ({"num_workers": -1}, "num_workers is -1; it must be at least 0"),
+        ({"split": "test"}, "split is 'test'; it must be one of train, eval"),
+        ({"action_noise": -0.1}, "action_noise is -0.1; it must lie in .0, 1."),
+        ({"action_noise": 1.1}, "action_noise is 1.1; it must lie in .0, 1."),
         ({"action_noise": 0.1, "policy": "random"}, "needs policy=expert"),
-        ({"pace": 0.0}, "pace=0.0"),
+        ({"pace": 0.0}, "pace is 0.0; it must be a positive number"),
+        ({"pace": 1.1}, "pace is 1.1; it must lie in .0, 1."),
         ({"pace": 0.5, "policy": "random"}, "pace=0.5 needs policy=expert"),
-        ({"pixel_format": "rgb24"}, "pixel_format='rgb24' must be one of yuv420p, yuv444p"),
-        ({"seed": -1}, "seed=-1"),
+        ({"pixel_format": "rgb24"}, "pixel_format is 'rgb24'; it must be one of yuv420p, yuv444p"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:

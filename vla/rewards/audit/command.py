@@ -27,11 +27,12 @@ from vla.rewards.audit.scoring import MEASURES, MODES, Row, recommend, score
 from vla.rewards.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding, rollout_clip
 from vla.rewards.reward import reward_class
 from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
-from vla.run.cores import available_cpus
+from vla.run.cores import worker_count
 from vla.run.devices import resolve_device, set_threads
 from vla.run.files import write_json
 from vla.run.progress_bar import progress_bar
 from vla.run.seeding import derive_seed
+from vla.run.settings import Checks
 from world_models.encoders import load_encoder
 
 SPLIT: Split = "train"
@@ -72,16 +73,21 @@ class AuditConfig:
     encoder_steps: int = 600
     """Gradient steps of the "jepa" encoder."""
     image_size: int | None = None
-    """Side of the rendered frames in pixels; null takes the suite's own."""
+    """Side in pixels of the rendered frames; null for the suite's own."""
     seed: int = 0
     """Seed of everything random."""
+    num_workers: int | None = None
+    """Simulator processes; null for one per available core, 0 to simulate in this process."""
     device: str = "auto"
-    """Torch device: auto, cpu, cuda or cuda:<n>."""
+    """auto, cpu, cuda or cuda:<n>."""
+    threads: int | None = None
+    """Threads of torch's CPU kernels; null for one per available core. Another number rounds sums otherwise."""
 
     def __post_init__(self) -> None:
-        for name in ("rollouts", "group_size", "frame_stride", "reward_frames", "encoder_steps"):
-            if getattr(self, name) < (2 if name in ("rollouts", "group_size", "reward_frames") else 1):
-                raise ReflexError(f"{name}={getattr(self, name)} is too few")
+        check = Checks(self)
+        check.shared()
+        check.at_least(2, "rollouts", "group_size", "reward_frames")
+        check.at_least(1, "frame_stride", "encoder_steps")
         if not self.modes or not self.encoders:
             raise ReflexError(f"modes={self.modes} and encoders={self.encoders}: name one of each at least")
         for mode in self.modes:
@@ -102,7 +108,7 @@ def audit(config: AuditConfig) -> None:
     output = Path(config.output)
     if (output / "reward.json").exists():
         raise ReflexError(f"{output} already holds an audit; choose another output folder or delete it")
-    set_threads(None)
+    set_threads(config.threads)
     suite = get_suite(config.suite, image_size=config.image_size)
     tasks = list(suite.task_ids if config.tasks is None else config.tasks)
     rollouts = _make_all(config, suite, tasks, config.rollouts, derive_seed("audited", config.seed))
@@ -165,7 +171,7 @@ def _policy_episodes(config: AuditConfig, policy: PrismaticPolicy, suite: Suite,
         for number in range(groups * config.group_size)
     ]
     slots = min(16, len(requests))
-    with EnvironmentPool(config.suite, slots, min(available_cpus(), slots), config.image_size) as pool:
+    with EnvironmentPool(config.suite, slots, worker_count(config.num_workers, slots), config.image_size) as pool:
         return collect_rollouts(
             policy,
             pool,

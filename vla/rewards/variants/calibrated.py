@@ -17,14 +17,15 @@ from scipy.spatial.distance import cdist
 from vla.data.episode import Episode
 from vla.rewards.reward import Floats, Reward, RewardParts, Scores, failure_mean
 from vla.rewards.srpo import (
+    ALPHA_REASON,
     LARGEST_FAILURE_REWARD,
     RewardError,
-    check_alpha,
     check_batch,
     cluster_successes,
     embedded_demonstrations,
     rows_by_task,
 )
+from vla.run.settings import Checks
 
 
 class CalibratedReward(Reward):
@@ -41,7 +42,7 @@ class CalibratedReward(Reward):
         """What a failure is worth at most, in [0, 1]."""
 
         def __post_init__(self) -> None:
-            check_alpha("algo.settings.calibrated.alpha", self.alpha)
+            Checks(self, "algo.settings.calibrated.").within(0.0, 1.0, "alpha", reason=ALPHA_REASON)
 
     def __init__(self, settings: Any, parts: RewardParts) -> None:
         super().__init__(settings, parts)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vla.errors import ReflexError, restoring
+from vla.errors import restoring
 from vla.rewards.reward import Floats, RewardParts, Scores, WrappedReward, failure_mean
+from vla.run.settings import Checks
 
 FILE = "success_bank.pt"
 
@@ -34,11 +35,7 @@ class SuccessBankReward(WrappedReward):
         """Iterations for which they are kept."""
 
         def __post_init__(self) -> None:
-            for name in ("capacity", "age"):
-                if getattr(self, name) < 1:
-                    raise ReflexError(
-                        f"algo.settings.success_bank.{name} is {getattr(self, name)}; at least 1 is needed"
-                    )
+            Checks(self, "algo.settings.success_bank.").at_least(1, "capacity", "age")
 
     def __init__(self, settings: Any, parts: RewardParts) -> None:
         super().__init__(settings, parts)

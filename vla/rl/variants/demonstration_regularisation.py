@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from vla.errors import ReflexError
 from vla.rl.method import Variant
 from vla.rl.parts import TrainingParts
+from vla.run.settings import Checks
 
 
 class DemonstrationRegularisation(Variant):
@@ -24,9 +25,7 @@ class DemonstrationRegularisation(Variant):
         """How many the starting policy was fine-tuned on."""
 
         def __post_init__(self) -> None:
-            if self.demonstrations < 1:
-                name = "algo.settings.demonstration_regularisation.demonstrations"
-                raise ReflexError(f"{name} is {self.demonstrations}; it must be at least 1")
+            Checks(self, "algo.settings.demonstration_regularisation.").at_least(1, "demonstrations")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

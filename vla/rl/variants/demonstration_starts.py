@@ -17,6 +17,7 @@ from vla.errors import ReflexError
 from vla.rl.method import Variant
 from vla.rl.parts import TrainingParts
 from vla.rl.sampling import GroupRequest, Start, stream_generator
+from vla.run.settings import Checks
 
 SHARPNESS = 5.0
 """A start's weight is exp(-SHARPNESS * success): that of one always mastered is 1/148 of one never."""
@@ -50,8 +51,7 @@ class DemonstrationStarts(Variant):
         """Share of groups that go on from along a demonstration; the others start where evaluations do."""
 
         def __post_init__(self) -> None:
-            if not 0.0 <= self.share <= 0.9:
-                raise ReflexError(f"algo.settings.demonstration_starts.share is {self.share}; it must lie in [0, 0.9]")
+            Checks(self, "algo.settings.demonstration_starts.").within(0.0, 0.9, "share")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

@@ -15,6 +15,7 @@ from vla.rl.batch import Batch
 from vla.rl.likelihood import mean_log_probs
 from vla.rl.method import Variant
 from vla.rl.parts import TrainingParts
+from vla.run.settings import Checks
 
 
 class GrpoCare(Variant):
@@ -30,9 +31,7 @@ class GrpoCare(Variant):
         """How much less likely (in probability of a token) than the mean of the group's successes it may be."""
 
         def __post_init__(self) -> None:
-            for name in ("bonus", "margin"):
-                if not getattr(self, name) >= 0:
-                    raise ReflexError(f"algo.settings.grpo_care.{name} is {getattr(self, name)}; at least 0 is needed")
+            Checks(self, "algo.settings.grpo_care.").at_least(0, "bonus", "margin")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

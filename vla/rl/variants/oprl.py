@@ -21,7 +21,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional
 
-from vla.errors import ReflexError, restoring
+from vla.errors import restoring
 from vla.policies.protocol import TrainablePolicy
 from vla.rl.advantages import advantages_with_steps
 from vla.rl.batch import Batch, Rollout
@@ -30,6 +30,7 @@ from vla.rl.method import Variant
 from vla.rl.parts import TrainingParts
 from vla.rl.sampling import stream_generator
 from vla.rl.update import make_optimiser
+from vla.run.settings import Checks
 
 FOLDER = "implicit_reward"
 """In a checkpoint."""
@@ -51,10 +52,9 @@ class Oprl(Variant):
         """Reward of a decision per unit of its tokens' summed log-ratios."""
 
         def __post_init__(self) -> None:
-            if not self.weight >= 0:
-                raise ReflexError(f"algo.settings.oprl.weight is {self.weight}; it must be at least 0")
-            if not self.beta > 0:
-                raise ReflexError(f"algo.settings.oprl.beta is {self.beta}; it must be positive")
+            check = Checks(self, "algo.settings.oprl.")
+            check.at_least(0, "weight")
+            check.positive("beta")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vla.errors import ReflexError
 from vla.rl.advantages import MINIMUM_SPREAD, with_weights
 from vla.rl.batch import Batch
 from vla.rl.likelihood import mean_log_probs, sampled_log_probs
 from vla.rl.method import AdvantageEstimator, Advantages
 from vla.rl.parts import TrainingParts
 from vla.rl.variants.rloo import leave_one_out
+from vla.run.settings import Checks
 
 
 class Pacs(AdvantageEstimator):
@@ -30,8 +30,7 @@ class Pacs(AdvantageEstimator):
         """Logits of success per unit of the mean log-ratio to the starting policy."""
 
         def __post_init__(self) -> None:
-            if not self.beta > 0:
-                raise ReflexError(f"algo.settings.pacs.beta is {self.beta}; it must be positive")
+            Checks(self, "algo.settings.pacs.").positive("beta")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

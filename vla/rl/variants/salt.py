@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
-from vla.errors import ReflexError
 from vla.rewards.srpo import linked_components
 from vla.rl.batch import Batch
 from vla.rl.method import Variant
 from vla.rl.parts import TrainingParts
+from vla.run.settings import Checks
 
 ALONE = -1
 """A place where no other rollout of the group was."""
@@ -36,8 +36,7 @@ class Salt(Variant):
         """How far apart two states may be that count as one, in deviations of the policy's features."""
 
         def __post_init__(self) -> None:
-            if not self.tolerance >= 0:
-                raise ReflexError(f"algo.settings.salt.tolerance is {self.tolerance}; it must be at least 0")
+            Checks(self, "algo.settings.salt.").at_least(0, "tolerance")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla.errors import ReflexError
 from vla.rewards.success_progress import task_progress
 from vla.rl.advantages import advantages_with_steps
 from vla.rl.batch import Batch
 from vla.rl.method import Variant
 from vla.rl.parts import TrainingParts
+from vla.run.settings import Checks
 
 
 class StepProgress(Variant):
@@ -29,8 +29,7 @@ class StepProgress(Variant):
         """What a decision's own part counts beside its rollout's advantage."""
 
         def __post_init__(self) -> None:
-            if not self.weight >= 0:
-                raise ReflexError(f"algo.settings.step_progress.weight is {self.weight}; it must be at least 0")
+            Checks(self, "algo.settings.step_progress.").at_least(0, "weight")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from vla.errors import ReflexError, restoring
+from vla.errors import restoring
 from vla.rl.advantages import LengthNormalisation, length_weights
 from vla.rl.batch import Batch, Rollout, Samples
 from vla.rl.method import Variant
 from vla.rl.parts import TrainingParts
 from vla.rl.sampling import stream_generator
+from vla.run.settings import Checks
 
 FILE = "replay.pt"
 WINDOW = (0.5, 0.95)
@@ -56,8 +57,7 @@ class WebrlReplay(Variant):
         """Successes of each task that are kept to be learnt from again."""
 
         def __post_init__(self) -> None:
-            if self.capacity < 1:
-                raise ReflexError(f"algo.settings.webrl_replay.capacity is {self.capacity}; it must be at least 1")
+            Checks(self, "algo.settings.webrl_replay.").at_least(1, "capacity")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

@@ -205,8 +205,8 @@ def test_the_command_writes_everything_once(tmp_path: Path, capsys: pytest.Captu
     ("options", "message"),
     [
         ({"modes": ["srop"]}, "modes are srpo, srpo_cosine, siirl, calibrated"),
-        ({"rollouts": 1}, "rollouts=1 is too few"),
-        ({"group_size": 1}, "group_size=1 is too few"),
+        ({"rollouts": 1}, "rollouts is 1; it must be at least 2"),
+        ({"group_size": 1}, "group_size is 1; it must be at least 2"),
     ],
 )
 def test_bad_settings_are_refused(options: dict[str, object], message: str) -> None:
