@@ -217,5 +217,6 @@ class Critic:
         count, horizon = len(rollout.tokens), self._horizons[rollout.task_id]
         task = np.zeros((count, len(self._tasks)))
         task[:, self._tasks[rollout.task_id]] = 1.0
-        time = np.stack([rollout.elapsed / horizon, (horizon - rollout.elapsed) / self._longest], axis=1)
+        elapsed = rollout.lead_steps + rollout.elapsed  # an episode that goes on from a demonstration began earlier
+        time = np.stack([elapsed / horizon, (horizon - elapsed) / self._longest], axis=1)
         return np.concatenate([features, rollout.states, time, task], axis=1).astype(np.float32)

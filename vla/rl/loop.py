@@ -177,7 +177,9 @@ class Loop:
             if state.average is not None:
                 state.average.update(counters.iteration)
             counters.episodes += len(batch.rollouts)
-            counters.control_steps += sum(int(rollout.record["steps"]) for rollout in batch.rollouts)
+            counters.control_steps += sum(
+                rollout.lead_steps + int(rollout.record["steps"]) for rollout in batch.rollouts
+            )
             counters.seconds = self.seconds
             now = time.perf_counter()
             times = {"time/update_seconds": now - update_started, "time/iteration_seconds": now - started}

@@ -18,8 +18,6 @@ Start = tuple[int, int, int]
 InitialStates = Literal["even", "uncertain"]
 SOLVED_WEIGHT = 0.1
 """Of a state whose last group succeeded throughout, against 1 for one where half the rollouts succeeded."""
-UNSOLVED_WEIGHT = 0.5
-"""Of a state whose last group failed throughout: a rare success there is worth most, and "srpo" ranks the failures."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def choose_groups(
         free = {task: free[task] for task in eligible(list(free), rates)}
     if initial_states == "uncertain":
         starts = _by_weight(
-            [(task, state, 0) for task, states in free.items() for state in states], count, rates, generator
+            [(task, state, 0) for task, states in free.items() for state in states], count, rates, group_size, generator
         )
     else:
         starts = _evenly(free, count, generator)
@@ -95,20 +93,32 @@ def _evenly(free: dict[int, list[int]], count: int, generator: np.random.Generat
 
 
 def _by_weight(
-    starts: list[Start], count: int, success_rates: Mapping[Start, float], generator: np.random.Generator
+    starts: list[Start],
+    count: int,
+    success_rates: Mapping[Start, float],
+    group_size: int,
+    generator: np.random.Generator,
 ) -> list[Start]:
     if not starts:
         return []
-    weights = np.array([state_weight(success_rates.get(start)) for start in starts])
+    weights = np.array([state_weight(success_rates.get(start), group_size) for start in starts])
     drawn = generator.choice(len(starts), min(count, len(starts)), replace=False, p=weights / weights.sum())
     return [starts[index] for index in drawn.tolist()]
 
 
-def state_weight(success_rate: float | None) -> float:
-    """How much an initial state is wanted, 1 at most: the variance of its outcome; 1 where nothing is known yet."""
+def state_weight(success_rate: float | None, group_size: int) -> float:
+    """How much an initial state is wanted: the variance of its outcome, times 4; 1 where nothing is known yet.
+
+    The chance of success is estimated as (k + 1) / (n + 2) from the k successes of its last group of n (Laplace's rule
+    of succession), so that one success among eight rollouts outweighs none: 4 p (1 - p) is 0.64 and 0.36. A state that
+    succeeded throughout teaches nothing while it does so, and gets `SOLVED_WEIGHT`.
+    """
     if success_rate is None:
         return 1.0
-    return max(UNSOLVED_WEIGHT if success_rate == 0.0 else SOLVED_WEIGHT, 4.0 * success_rate * (1.0 - success_rate))
+    if success_rate == 1.0:
+        return SOLVED_WEIGHT
+    chance = (success_rate * group_size + 1) / (group_size + 2)
+    return 4.0 * chance * (1.0 - chance)
 
 
 def last_success_rates(episodes: Iterable[Mapping[str, Any]]) -> dict[Start, float]:

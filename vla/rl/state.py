@@ -36,7 +36,7 @@ class Counters:
     episodes: int = 0
     """Training rollouts so far, those for the encoder included."""
     control_steps: int = 0
-    """Simulated control steps of those rollouts."""
+    """Simulated control steps of those rollouts, those that lead into them included."""
     seconds: float = 0.0
     """Wall-clock time so far, over all resumes."""
 

@@ -99,6 +99,19 @@ def test_it_learns_what_can_be_known_and_no_more() -> None:
     assert -0.15 < explained_variance([value[:5] for value in values], rewards) < 0.1
 
 
+def test_an_episode_that_goes_on_from_a_demonstration_has_less_time_left() -> None:
+    """Its rows are those of an episode that is as far: 16 led steps count as 16 of its own."""
+    (whole, led), _ = rollouts(2, seed=3)
+    led.task_id, led.features, led.states = whole.task_id, whole.features, whole.states
+    whole.elapsed, led.elapsed, led.lead_steps = np.arange(10) * 8 + 16, np.arange(10) * 8, 16
+    critic = Critic({2: 160, 5: 192}, window=4)
+    rows = [critic._rows(rollout) for rollout in (whole, led)]
+    np.testing.assert_array_equal(rows[0], rows[1])
+    horizon = 160 if whole.task_id == 2 else 192
+    time = rows[0][:, 3 + 8 : 3 + 8 + 2]  # after three features and eight numbers of state
+    np.testing.assert_allclose(time[0], [16 / horizon, (horizon - 16) / 192], rtol=1e-6)
+
+
 def test_it_goes_on_from_a_checkpoint_to_the_bit(tmp_path: Path) -> None:
     critic = trained(2)
     critic.save(tmp_path)

@@ -147,6 +147,8 @@ def test_groups_go_on_from_demonstrations_and_a_resumed_run_chooses_the_same(tmp
     assert 0.4 < len(led) / len(long) < 0.6
     assert {line["init_state_id"] for line in led} == {0}
     assert all(line["steps"] + line["lead_steps"] <= HORIZON for line in led)
+    simulated = sum(line["steps"] + line["lead_steps"] for line in long)
+    assert lines(tmp_path / "long")[-1]["progress/control_steps"] == simulated
 
 
 def test_resuming_without_a_checkpoint_starts_over(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vla.rl.sampling import choose_groups, last_success_rates, state_weight, stream_generator
 from vla.rl.variants.webrl_gate import gated_tasks
@@ -38,9 +40,15 @@ def test_excluded_states_are_left_out_and_exhaustion_ends_it():
 
 
 def test_states_with_both_outcomes_are_wanted_most():
-    # 4 p (1 - p): half the rollouts succeeded 1, one in four 0.75; floors of a half unsolved, a tenth solved
-    weights = [state_weight(rate) for rate in (None, 0.5, 0.25, 0.75, 0.0, 1.0)]
-    assert weights == pytest.approx([1.0, 1.0, 0.75, 0.75, 0.5, 0.1])
+    # 4 p (1 - p) with p = (k + 1) / (n + 2), n = 8: k = 4 gives 1/2, k = 2 gives 3/10, k = 1 gives 2/10, none 1/10.
+    weights = [state_weight(rate, 8) for rate in (None, 0.5, 0.25, 0.75, 0.125, 0.875, 0.0, 1.0)]
+    assert weights == pytest.approx([1.0, 1.0, 0.84, 0.84, 0.64, 0.64, 0.36, 0.1])
+
+
+@given(st.integers(2, 64))
+def test_one_success_outweighs_none_and_both_outweigh_a_mastered_state(group_size: int):
+    none, one, all_of_them = (state_weight(successes / group_size, group_size) for successes in (0, 1, group_size))
+    assert one > none and none > 0 and all_of_them == 0.1
 
 
 def test_uncertain_states_are_drawn_more_often_and_never_twice():
