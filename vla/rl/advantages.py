@@ -40,6 +40,13 @@ def by_group(
     return advantages
 
 
+def leave_one_out(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each of n >= 2 values less the mean of the others: n / (n - 1) times its difference to the mean of all."""
+    count = len(values)
+    centred: NDArray[np.float64] = values - values.mean()
+    return centred * count / (count - 1)
+
+
 def with_weights(
     advantages: NDArray[np.float64], negative_weight: float, weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:

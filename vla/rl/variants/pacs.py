@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vla.rl.advantages import MINIMUM_SPREAD, with_weights
+from vla.rl.advantages import MINIMUM_SPREAD, leave_one_out, with_weights
 from vla.rl.batch import Batch
 from vla.rl.likelihood import mean_log_probs, sampled_log_probs
 from vla.rl.method import AdvantageEstimator, Advantages
 from vla.rl.parts import TrainingParts
-from vla.rl.variants.rloo import leave_one_out
 from vla.run.settings import Checks
 
 

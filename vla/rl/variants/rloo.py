@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from vla.rl.advantages import leave_one_out
 from vla.rl.group_mean import GroupEstimator
 
 
@@ -17,10 +18,3 @@ class Rloo(GroupEstimator):
     def of_group(self, rewards: NDArray[np.float64], batch: NDArray[np.float64]) -> NDArray[np.float64]:
         """r - mean of the others."""
         return leave_one_out(rewards)
-
-
-def leave_one_out(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each of n >= 2 values less the mean of the others: n / (n - 1) times its difference to the mean of all."""
-    count = len(values)
-    centred: NDArray[np.float64] = values - values.mean()
-    return centred * count / (count - 1)

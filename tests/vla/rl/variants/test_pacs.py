@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.rl.advantages import by_group
+from vla.rl.advantages import by_group, leave_one_out
 from vla.rl.variants.pacs import pacs_advantages
-from vla.rl.variants.rloo import leave_one_out
 
 
 def test_pacs_worked_by_hand():
