@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.vla.policies.helpers import generators, make_observations, small_policy
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, load_policy
-from vla.policies.storage import SHIPPED_WEIGHTS, shipped_names
+from vla.policies.registry import SHIPPED_WEIGHTS, shipped_names
 from vla.run.run_folder import RunFolder
 
 
