@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,11 @@ from numpy.typing import NDArray
 from vla.data import lerobot_keys as keys
 from vla.data.statistics import Statistics
 from vla.errors import ReflexError
+from vla.run.files import read_json_object
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+INCOMPLETE = "this is not a whole LeRobotDataset: restore this file"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def read_info(root: Path) -> DatasetInfo:
     the project's contract (state [8], action [7]).
     """
     path = root / keys.INFO_PATH
-    content = read_json(path)
+    content = read_json_object(path, INCOMPLETE)
     version = str(content.get("codebase_version"))
     if not version.startswith("v3."):
         raise ReflexError(
@@ -116,22 +118,9 @@ def _check_features(info: DatasetInfo) -> None:
             raise ReflexError(f"{info.path} has a video feature {name} but no video_path; restore this file")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises `ReflexError` when the file is missing or damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ReflexError(f"{path} is missing; this is not a whole LeRobotDataset") from error
-    except (OSError, ValueError) as error:
-        raise ReflexError(f"{path} cannot be read ({error}); restore this file") from error
-    if not isinstance(content, dict):
-        raise ReflexError(f"{path} does not hold a JSON object; restore this file")
-    return content
-
-
 def read_statistics(root: Path) -> dict[str, Statistics]:
     """Read `meta/stats.json`: feature name -> statistic name -> array."""
-    content = read_json(root / keys.STATS_PATH)
+    content = read_json_object(root / keys.STATS_PATH, INCOMPLETE)
     try:
         return {name: {key: np.asarray(value) for key, value in feature.items()} for name, feature in content.items()}
     except (AttributeError, ValueError) as error:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.vla.data.samples import SIZE, sample_episodes, write_dataset
+from tests.vla.data.samples import SIZE, join_dataset_videos, sample_episodes, write_dataset
 from vla.data.lerobot_reader import UNKNOWN, LeRobotDataset, read_demonstrations
 from vla.data.statistics import STATISTIC_NAMES
 from vla.errors import ReflexError
@@ -35,6 +35,18 @@ def folder(written: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written, tmp_path / "demos"))
 
 
+@pytest.fixture(scope="module")
+def written_joined(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same dataset with all episodes of a camera in one mp4."""
+    return join_dataset_videos(Path(shutil.copytree(written, tmp_path_factory.mktemp("joined") / "demos")))
+
+
+@pytest.fixture
+def joined(written_joined: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(written_joined, tmp_path / "joined"))
+
+
 def read_all(folder: Path) -> None:
     dataset = LeRobotDataset(folder)
     assert dataset.stats
@@ -42,8 +54,9 @@ def read_all(folder: Path) -> None:
         dataset.episode(index)
 
 
-def test_episodes_come_back(folder: Path) -> None:
-    dataset = LeRobotDataset(folder)
+@pytest.mark.parametrize("layout", ["folder", "joined"])
+def test_episodes_come_back(layout: str, request: pytest.FixtureRequest) -> None:
+    dataset = LeRobotDataset(request.getfixturevalue(layout))
     assert (dataset.num_episodes, dataset.num_frames) == (5, 23)
     assert dataset.tasks == ["fill gauge 3", "fill gauge 8"]
     for index, written in enumerate(sample_episodes()):
@@ -60,7 +73,9 @@ def test_episodes_come_back(folder: Path) -> None:
         dataset.episode(5)
 
 
-def test_episodes_can_be_read_in_any_order_and_share_no_memory(folder: Path) -> None:
+@pytest.mark.parametrize("layout", ["folder", "joined"])
+def test_episodes_can_be_read_in_any_order_and_share_no_memory(layout: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(layout)
     dataset = LeRobotDataset(folder)
     last, first = dataset.episode(3), dataset.episode(0)
     assert np.array_equal(LeRobotDataset(folder).episode(3).images, last.images)
@@ -182,7 +197,11 @@ def change_column(path: str, name: str, change: Callable[[list[Any]], list[Any]]
 
 DAMAGE = {
     "info missing": (remove("meta/info.json"), r"info\.json is missing"),
-    "info torn": (truncate("meta/info.json"), r"info\.json cannot be read"),
+    "info is a list": (
+        lambda folder: (folder / "meta/info.json").write_text("[]") and None,
+        r"info\.json does not hold a JSON object",
+    ),
+    "info torn": (truncate("meta/info.json"), r"info\.json is not valid JSON .* restore this file"),
     "old format": (change_info("codebase_version", value="v2.1"), r"info\.json is of format v2\.1"),
     "info lacks fps": (change_info("fps", value=None), r"info\.json lacks or garbles"),
     "no wrist camera": (
@@ -234,6 +253,15 @@ def test_a_damaged_dataset_is_one_clear_error(folder: Path, name: str) -> None:
     with pytest.raises(ReflexError, match=message) as caught:
         read_all(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["video missing", "video torn", "video flipped"])
+def test_damage_to_a_video_of_several_episodes_is_one_clear_error(joined: Path, name: str) -> None:
+    read_all(joined)
+    damage, message = DAMAGE[name]
+    damage(joined)
+    with pytest.raises(ReflexError, match=message):
+        read_all(joined)
 
 
 def test_neither_a_folder_nor_a_hub_id(tmp_path: Path) -> None:
