@@ -88,7 +88,7 @@ def video_feature(image_size: int, fps: int, pixel_format: str) -> dict[str, Any
     }
 
 
-def file_place(number: int, chunks_size: int) -> dict[str, int]:
-    """Chunk and place in it of file `number` (from 0), with `chunks_size` files in a chunk: what templates ask for."""
-    chunk_index, file_index = divmod(number, chunks_size)
+def file_place(number: int) -> dict[str, int]:
+    """The chunk of file `number` (from 0) and its place there: what the templates of paths ask for."""
+    chunk_index, file_index = divmod(number, CHUNKS_SIZE)
     return {"chunk_index": chunk_index, "file_index": file_index}

@@ -22,16 +22,6 @@ from vla.errors import ReflexError
 from vla.run.files import write_json
 
 
-@dataclass(frozen=True)
-class FileLimits:
-    """When the writer begins a new file, and a new chunk folder."""
-
-    chunks_size: int = keys.CHUNKS_SIZE
-    """Files in one chunk folder."""
-    data_megabytes: float = keys.DATA_FILE_MEGABYTES
-    """Size of a data or episode parquet file."""
-
-
 def frame_columns(episode: StagedEpisode, start: int, index: int, task_index: int, fps: int) -> dict[str, NDArray[Any]]:
     """The data columns of one episode, each [T] or [T, D]; `start` is its first frame's number in the dataset."""
     length = episode.length
@@ -65,7 +55,6 @@ class DatasetMerge:
     image_size: int
     fps: int
     pixel_format: PixelFormat
-    limits: FileLimits
     tasks: dict[str, int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     provenance: list[dict[str, Any]] = field(default_factory=list)
@@ -114,12 +103,12 @@ class DatasetMerge:
     def _add_data(self, columns: dict[str, NDArray[Any]]) -> dict[str, int]:
         """Queue the rows of one episode; returns the place of the file they will be in."""
         schema = pa.schema([(name, _arrow_type(spec)) for name, spec in keys.numeric_features().items()])
-        table = pa.table({name: _arrow_column(values) for name, values in columns.items()}, schema=schema)
+        table = pa.table({name: list(values) for name, values in columns.items()}, schema=schema)
         queued = sum(part.nbytes for part in self.data_tables)
-        if self.data_tables and queued + table.nbytes >= self.limits.data_megabytes * keys.MEGABYTE:
+        if self.data_tables and queued + table.nbytes >= keys.DATA_FILE_MEGABYTES * keys.MEGABYTE:
             self._flush_data()
         self.data_tables.append(table)
-        place = keys.file_place(self.num_data_files, self.limits.chunks_size)
+        place = keys.file_place(self.num_data_files)
         return {f"data/{name}": value for name, value in place.items()}
 
     def _flush_data(self) -> None:
@@ -141,12 +130,12 @@ class DatasetMerge:
             )
         shutil.copyfile(source, self._new_file(keys.VIDEO_PATH, number, video_key=camera))
         times = {"from_timestamp": 0.0, "to_timestamp": episode.length / self.fps}
-        location = keys.file_place(number, self.limits.chunks_size) | times
+        location = keys.file_place(number) | times
         return {f"videos/{camera}/{name}": value for name, value in location.items()}, checksum
 
     def _new_file(self, template: str, number: int, **names: str) -> Path:
         """The path of file `number` of one kind, with its folder made."""
-        path = self.root / template.format(**keys.file_place(number, self.limits.chunks_size), **names)
+        path = self.root / template.format(**keys.file_place(number), **names)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -154,7 +143,7 @@ class DatasetMerge:
         count = self._rows_that_fit()
         for number, first in enumerate(range(0, len(self.rows), count)):
             rows = self.rows[first : first + count]
-            place = keys.file_place(number, self.limits.chunks_size)
+            place = keys.file_place(number)
             for row in rows:
                 row |= {f"meta/episodes/{name}": value for name, value in place.items()}
             pq.write_table(pa.Table.from_pylist(rows), self._new_file(keys.EPISODES_PATH, number), compression="snappy")
@@ -162,25 +151,15 @@ class DatasetMerge:
     def _rows_that_fit(self) -> int:
         """How many episode rows, which are all of about the size of the first, fit in a file."""
         bytes_per_row = pa.Table.from_pylist(self.rows[:1]).nbytes
-        return max(1, int(self.limits.data_megabytes * keys.MEGABYTE / bytes_per_row))
+        return max(1, int(keys.DATA_FILE_MEGABYTES * keys.MEGABYTE / bytes_per_row))
 
     def _write_tasks(self) -> None:
-        """The tasks as pandas writes a table indexed by the task text, which is how LeRobot looks them up."""
-        index_name = "__index_level_0__"
-        table = pa.table({"task_index": list(self.tasks.values()), index_name: list(self.tasks)})
-        column: dict[str, Any] = {"name": "task_index", "field_name": "task_index", "metadata": None}
-        column |= {"pandas_type": "int64", "numpy_type": "int64"}
-        index = {"name": None, "field_name": index_name, "metadata": None}
-        index |= {"pandas_type": "unicode", "numpy_type": "object"}
-        labels = {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object"}
-        pandas = {
-            "index_columns": [index_name],
-            "column_indexes": [labels | {"metadata": {"encoding": "UTF-8"}}],
-            "columns": [column, index],
-            "creator": {"library": "pyarrow", "version": pa.__version__},
-            "pandas_version": "2.2.0",
-        }
-        pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), self.root / keys.TASKS_PATH)
+        """The tasks as a table that pandas indexes by the task text, which is how LeRobot looks them up."""
+        index = "__index_level_0__"
+        column = {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object", "metadata": None}
+        table = pa.table({"task_index": list(self.tasks.values()), index: list(self.tasks)})
+        pandas = json.dumps({"index_columns": [index], "columns": [column]})
+        pq.write_table(table.replace_schema_metadata({"pandas": pandas}), self.root / keys.TASKS_PATH)
 
     def _dataset_statistics(self) -> dict[str, Statistics]:
         statistics = {
@@ -198,8 +177,8 @@ class DatasetMerge:
             "total_episodes": len(self.rows),
             "total_frames": self.num_frames,
             "total_tasks": len(self.tasks),
-            "chunks_size": self.limits.chunks_size,
-            "data_files_size_in_mb": self.limits.data_megabytes,
+            "chunks_size": keys.CHUNKS_SIZE,
+            "data_files_size_in_mb": keys.DATA_FILE_MEGABYTES,
             "video_files_size_in_mb": keys.VIDEO_FILE_MEGABYTES,
             "fps": self.fps,
             "splits": {"train": f"0:{len(self.rows)}"},
@@ -217,12 +196,6 @@ def _arrow_type(feature: dict[str, Any]) -> pa.DataType:
     kind = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}[feature["dtype"]]
     size = feature["shape"][0]
     return kind if size == 1 else pa.list_(kind, size)
-
-
-def _arrow_column(values: NDArray[Any]) -> pa.Array:
-    if values.ndim == 1:
-        return pa.array(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
 def _to_lists(statistics: dict[str, Statistics]) -> dict[str, Any]:

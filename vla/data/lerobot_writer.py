@@ -14,7 +14,7 @@ from typing import Any
 from sim.contract import CONTROL_FREQUENCY
 from vla.data import lerobot_keys as keys
 from vla.data.episode import Episode
-from vla.data.lerobot_merge import DatasetMerge, FileLimits
+from vla.data.lerobot_merge import DatasetMerge
 from vla.data.staging import read_staged, stage_episode, staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat
 from vla.errors import ReflexError, writing
@@ -49,7 +49,6 @@ class LeRobotWriter:
         resume: bool = False,
         *,
         pixel_format: PixelFormat = PIXEL_FORMAT,
-        limits: FileLimits | None = None,
     ) -> None:
         if image_size < 16 or image_size % 2:
             raise ReflexError(
@@ -58,7 +57,6 @@ class LeRobotWriter:
         self.folder = Path(folder)
         self.staging = self.folder.with_name(self.folder.name + ".partial")
         self.suite, self.image_size, self.fps, self.pixel_format = suite, image_size, fps, pixel_format
-        self._limits = limits or FileLimits()
         if self.folder.exists():
             raise ReflexError(f"{self.folder} already exists; choose another output folder or delete it")
         if self.staging.exists() and not resume:
@@ -69,7 +67,8 @@ class LeRobotWriter:
             self.staging.mkdir(parents=True, exist_ok=True)
             self._lock = (self.staging / "lock").open("w")
             self._take_lock()
-            self._check_settings()
+            settings = {"suite": suite, "image_size": image_size, "fps": fps, "pixel_format": pixel_format}
+            check_same_settings(self.staging / FORMAT, settings)
         self._next = len(staged_keys(self.staging))
 
     @property
@@ -98,7 +97,7 @@ class LeRobotWriter:
             raise ReflexError(f"no episode was recorded for {self.folder}; a dataset needs at least one")
 
         def merge(root: Path) -> None:
-            merged = DatasetMerge(root, self.image_size, self.fps, self.pixel_format, self._limits)
+            merged = DatasetMerge(root, self.image_size, self.fps, self.pixel_format)
             merged.run(read_staged(self.staging, name) for name in names)
             if collection is not None:
                 write_json(root / keys.COLLECTION_PATH, collection)
@@ -123,15 +122,6 @@ class LeRobotWriter:
             raise ReflexError(
                 f"another process is recording into {self.staging}; wait for it or choose another folder"
             ) from error
-
-    def _check_settings(self) -> None:
-        settings = {
-            "suite": self.suite,
-            "image_size": self.image_size,
-            "fps": self.fps,
-            "pixel_format": self.pixel_format,
-        }
-        check_same_settings(self.staging / FORMAT, settings)
 
 
 def check_same_settings(path: Path, settings: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from vla.policies.action_coding import ActionCoding
 from vla.policies.action_tokenizer import Normalisation
 from vla.policies.configuration_prismatic import PrismaticConfig
 from vla.policies.processing_prismatic import HuggingFaceTokenizer, InstructionTokenizer, WordTokenizer
-from vla.run.files import read_json_object, replace_folder
+from vla.run.files import read_json_object, replace_folder, write_json
 
 CONFIG_FILE = "config.json"
 NORMALISATION_FILE = "normalisation.json"
@@ -34,9 +33,9 @@ def write_policy(policy: ActionCoding, tokenizer: InstructionTokenizer, folder: 
         raise ReflexError(f"cannot store weights as {dtype!r}; choose one of {', '.join(_DTYPES)}")
 
     def fill(temporary: Path) -> None:
-        (temporary / CONFIG_FILE).write_text(json.dumps({"format": FORMAT, **policy.config.to_dict()}, indent=1))
+        write_json(temporary / CONFIG_FILE, {"format": FORMAT, **policy.config.to_dict()})
         tokenizer.save(temporary)
-        (temporary / NORMALISATION_FILE).write_text(json.dumps(_normalisation_to_dict(policy), indent=1))
+        write_json(temporary / NORMALISATION_FILE, _normalisation_to_dict(policy))
         target = _DTYPES[dtype] if dtype is not None else None
         state = {name: value.detach().to("cpu", target).contiguous() for name, value in policy.state_dict().items()}
         save_file(state, str(temporary / WEIGHTS_FILE))

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.data.episode import Episode
-from vla.data.lerobot_merge import FileLimits
 from vla.data.lerobot_writer import LeRobotWriter
 
 SIZE = 32
@@ -54,9 +53,9 @@ def sample_episodes() -> list[Episode]:
     return [*episodes, make_episode(4, 5, 3, success=False)]
 
 
-def write_dataset(folder: Path, episodes: list[Episode] | None = None, limits: FileLimits | None = None) -> Path:
+def write_dataset(folder: Path, episodes: list[Episode] | None = None) -> Path:
     """Write the sample episodes, or those given."""
-    writer = LeRobotWriter(folder, "point", SIZE, limits=limits)
+    writer = LeRobotWriter(folder, "point", SIZE)
     for episode in episodes or sample_episodes():
         writer.add_episode(episode)
     return writer.finalize()

@@ -113,7 +113,7 @@ def test_a_dataset_without_our_columns_and_files(folder: Path) -> None:
     assert (episode.suite, episode.policy_id) == ("demos", "demonstration")
 
 
-def test_frames_embedded_as_pictures(folder: Path) -> None:
+def embed_pictures(folder: Path) -> None:
     """As in the PNG copies of LIBERO: dtype "image", bytes in the data file, channels declared first."""
     episodes = sample_episodes()
     table = pq.read_table(folder / DATA)
@@ -128,10 +128,35 @@ def test_frames_embedded_as_pictures(folder: Path) -> None:
     pq.write_table(table, folder / DATA, row_group_size=9)  # episodes straddle row groups
     info["video_path"] = None
     (folder / "meta/info.json").write_text(json.dumps(info))
+
+
+def test_frames_embedded_as_pictures(folder: Path) -> None:
+    embed_pictures(folder)
     dataset = LeRobotDataset(folder)
-    for index, written in enumerate(episodes):
+    for index, written in enumerate(sample_episodes()):
         assert np.array_equal(dataset.episode(index).images, written.images)
         assert np.array_equal(dataset.episode(index).wrist_images, written.wrist_images)
+
+
+@pytest.mark.parametrize("content", [None, b"no picture", cv2.imencode(".png", np.zeros((8, 8, 3)))[1].tobytes()])
+def test_a_frame_that_is_no_picture_of_that_size_is_named(folder: Path, content: bytes | None) -> None:
+    embed_pictures(folder)
+
+    def replace_one(cells: list[Any]) -> list[Any]:
+        return [*cells[:9], {"bytes": content, "path": "x.png"}, *cells[10:]]
+
+    change_column(DATA, "observation.images.image2", replace_one)(folder)
+    dataset = LeRobotDataset(folder)
+    assert np.array_equal(dataset.episode(0).images, sample_episodes()[0].images)
+    message = r"no 32x32 picture in column 'observation\.images\.image2', frame 2 of episode 1"
+    with pytest.raises(ReflexError, match=message):
+        dataset.episode(1)
+
+
+def test_names_of_folders_above_a_dataset_are_no_columns_of_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "action=1").mkdir()
+    moved = folder.rename(tmp_path / "action=1" / "task_index=5")
+    read_all(moved)
 
 
 @pytest.mark.parametrize("kind", ["video", "pictures"])
@@ -223,6 +248,10 @@ DAMAGE = {
     "data missing": (remove(DATA), r"data/chunk-000/file-000\.parquet is missing"),
     "data torn": (truncate(DATA), r"data/chunk-000/file-000\.parquet is damaged"),
     "data flipped": (overwrite(DATA, 0.1, 64), r"data/chunk-000/file-000\.parquet is damaged"),
+    "data lacks a column": (
+        lambda folder: pq.write_table(pq.read_table(folder / DATA).drop_columns("action"), folder / DATA),
+        r"file-000\.parquet has no column 'action'",
+    ),
     "state of another size": (
         change_column(DATA, "observation.state", lambda rows: [row[:6] for row in rows]),
         r"file-000\.parquet has rows of another length than 8 in column 'observation\.state'",

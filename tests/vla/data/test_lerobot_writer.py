@@ -16,8 +16,8 @@ import pytest
 
 from tests.vla.data.samples import SIZE, as_rollout, make_episode, sample_episodes, write_dataset
 from tests.vla.run.file_calls import FileCalls, Killed
+from vla.data import lerobot_keys as keys
 from vla.data.episode import Episode
-from vla.data.lerobot_merge import FileLimits
 from vla.data.lerobot_reader import LeRobotDataset
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.staging import read_staged, stage_episode, staged_keys
@@ -108,10 +108,13 @@ def test_episode_rows_and_statistics(tmp_path: Path) -> None:
     assert np.squeeze(stats[IMAGES[0]]["mean"]) == pytest.approx(pixels.mean(axis=(0, 1, 2)))
 
 
-def test_size_limits_begin_new_files_and_chunks(tmp_path: Path) -> None:
-    tiny = FileLimits(chunks_size=2, data_megabytes=0.001)
-    folder = write_dataset(tmp_path / "demos", limits=tiny)
+def test_size_limits_begin_new_files_and_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = LeRobotDataset(write_dataset(tmp_path / "plain"))
+    monkeypatch.setattr(keys, "CHUNKS_SIZE", 2)
+    monkeypatch.setattr(keys, "DATA_FILE_MEGABYTES", 0.001)
+    folder = write_dataset(tmp_path / "demos")
+    info = json.loads((folder / "meta/info.json").read_text())
+    assert (info["chunks_size"], info["data_files_size_in_mb"]) == (2, 0.001)
     split = LeRobotDataset(folder)
     for kind, suffix in (("data", "parquet"), ("meta/episodes", "parquet"), ("videos/" + IMAGES[0], "mp4")):
         names = [str(path.relative_to(folder / kind)) for path in sorted((folder / kind).rglob("*." + suffix))]
