@@ -67,7 +67,7 @@ class LeRobotDataset:
         statistics = files.read_statistics(self.root)
         for name in (keys.STATE, keys.ACTION):
             if not set(QUANTILES) <= set(statistics.get(name, {})):
-                chunks = [self._data(*location)[name] for location in self._data_locations()]
+                chunks = [self._data(*location)[name] for location in dict.fromkeys(map(_data_location, self._rows))]
                 statistics[name] = vector_statistics(np.concatenate(chunks))
         return statistics
 
@@ -132,10 +132,6 @@ class LeRobotDataset:
         start = float(row[prefix + "from_timestamp"])
         return decode_video(self.root / video, start, length, self.fps, size, checksum)
 
-    def _data_locations(self) -> list[tuple[int, int]]:
-        """Chunk and file of every data file, in order, each once."""
-        return list(dict.fromkeys((int(row["data/chunk_index"]), int(row["data/file_index"])) for row in self._rows))
-
     def _data_file(self, chunk_index: int, file_index: int) -> Path:
         return self.root / self.info.data_path.format(chunk_index=chunk_index, file_index=file_index)
 
@@ -152,7 +148,7 @@ class LeRobotDataset:
 
     def _episode_columns(self, row: dict[str, Any]) -> tuple[Path, dict[str, NDArray[Any]]]:
         """The data file of an episode, and its own part of every column (copied)."""
-        location = int(row["data/chunk_index"]), int(row["data/file_index"])
+        location = _data_location(row)
         path, length = self._data_file(*location), int(row["length"])
         columns = self._data(*location)
         rows = np.flatnonzero(columns[keys.EPISODE_INDEX] == row["episode_index"])
@@ -211,6 +207,10 @@ class LeRobotDataset:
                 f"{folder} lists {len(self._rows)} episodes with {frames} frames where {self.info.path} says "
                 f"{self.info.num_episodes} with {self.info.num_frames}; the copy is not complete: fetch it again"
             )
+
+
+def _data_location(row: dict[str, Any]) -> tuple[int, int]:
+    return int(row["data/chunk_index"]), int(row["data/file_index"])
 
 
 def read_demonstrations(

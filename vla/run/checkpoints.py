@@ -38,7 +38,10 @@ def write_checkpoint(folder: Path, step: int, writer: Callable[[Path], None]) ->
     def fill(temporary: Path) -> None:
         writer(temporary)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        entries = {path.relative_to(temporary).as_posix(): _describe(path) for path in files}
+        entries = {
+            path.relative_to(temporary).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in files
+        }
         write_json(temporary / MANIFEST, {"step": step, "files": entries})
 
     replace_folder(target, fill)
@@ -107,10 +110,6 @@ def _point_last(folder: Path, step: int) -> None:
             return
         temporary.replace(pointer)
         sync(folder)
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def _sha256(path: Path) -> str:

@@ -57,6 +57,8 @@ class RunFolder:
         if logger not in LOGGERS:
             raise ReflexError(f"logger={logger!r} must be one of {', '.join(LOGGERS)}")
         self.path = Path(path)
+        self.metrics_path, self.episodes_path = self.path / "metrics.jsonl", self.path / "episodes.jsonl"
+        self.checkpoints_path, self.videos_path = self.path / "checkpoints", self.path / "videos"
         self._sinks: list[MetricSink] = [TensorBoardSink(self.path / "tensorboard")]
         if self.path.exists() and not self.path.is_dir():
             raise ReflexError(f"{self.path} is a file; choose another output folder")
@@ -74,26 +76,6 @@ class RunFolder:
             drop_torn_line(self.episodes_path)
         if logger == "wandb":
             self._sinks.append(WandbSink(self.path))
-
-    @property
-    def metrics_path(self) -> Path:
-        """``metrics.jsonl``."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def episodes_path(self) -> Path:
-        """``episodes.jsonl``."""
-        return self.path / "episodes.jsonl"
-
-    @property
-    def checkpoints_path(self) -> Path:
-        """``checkpoints/``."""
-        return self.path / "checkpoints"
-
-    @property
-    def videos_path(self) -> Path:
-        """``videos/``."""
-        return self.path / "videos"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``, and show it in every sink."""

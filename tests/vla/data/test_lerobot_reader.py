@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -282,6 +283,22 @@ def test_a_damaged_dataset_is_one_clear_error(folder: Path, name: str) -> None:
     with pytest.raises(ReflexError, match=message) as caught:
         read_all(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["folder", "joined"])
+def test_a_bit_that_the_decoder_would_not_miss_is_found(layout: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(layout) / VIDEO
+    content = path.read_bytes()
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    at = packets[5][0] + packets[5][1] - 3  # near the end of the sixth picture of the first episode
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    dataset = LeRobotDataset(path.parents[3])
+    with pytest.raises(ReflexError, match=r"image2/chunk-000/file-000\.mp4 is damaged in the episode at second 0\.000"):
+        dataset.episode(0)
+    dataset.episode(1)
+    (dataset.root / "meta/reflex_episodes.parquet").unlink()
+    LeRobotDataset(dataset.root).episode(0)  # without the checksum it goes unnoticed
 
 
 @pytest.mark.parametrize("name", ["video missing", "video torn", "video flipped"])

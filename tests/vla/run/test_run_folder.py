@@ -312,6 +312,28 @@ def test_a_kill_between_any_two_steps_leaves_a_whole_checkpoint(tmp_path: Path) 
     assert kill_at > 25  # each of the calls above was the first to fail once
 
 
+def test_lines_that_a_kill_cut_short_are_dropped_on_resume(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        run.append_metrics(0, {"loss": 1.0})
+        run.append_episodes([{"id": 0}], step=0)
+    for path in (run.metrics_path, run.episodes_path):
+        with path.open("a") as stream:
+            stream.write('{"step": 1, "lo')
+    with RunFolder(tmp_path, resume=True) as run:
+        run.append_metrics(1, {"loss": 0.5})
+        run.append_episodes([{"id": 1}], step=1)
+    assert run.read_metrics() == [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
+    assert run.read_episodes() == [{"step": 0, "id": 0}, {"step": 1, "id": 1}]
+
+
+def test_half_written_files_are_cleared_on_resume(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_summary({"success_rate": 0.5})
+    (tmp_path / ".writing-summary.json-0011aabb").write_text("{")
+    (tmp_path / ".replaced-videos").mkdir()
+    RunFolder(tmp_path, resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "videos"]
+
+
 def test_a_checkpoint_moved_aside_comes_back_on_resume(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     path = run.save_checkpoint(5, weights("5"))
