@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from numpy.typing import NDArray
 from vla.data import lerobot_keys as keys
 from vla.data.statistics import Statistics
 from vla.errors import ReflexError
+from vla.run.files import read_json_object
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+INCOMPLETE = "this is not a whole LeRobotDataset: restore this file"
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def read_info(root: Path) -> DatasetInfo:
     the project's contract (state [8], action [7]).
     """
     path = root / keys.INFO_PATH
-    content = read_json(path)
+    content = read_json_object(path, INCOMPLETE)
     version = str(content.get("codebase_version"))
     if not version.startswith("v3."):
         raise ReflexError(
@@ -116,52 +120,50 @@ def _check_features(info: DatasetInfo) -> None:
             raise ReflexError(f"{info.path} has a video feature {name} but no video_path; restore this file")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises `ReflexError` when the file is missing or damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ReflexError(f"{path} is missing; this is not a whole LeRobotDataset") from error
-    except (OSError, ValueError) as error:
-        raise ReflexError(f"{path} cannot be read ({error}); restore this file") from error
-    if not isinstance(content, dict):
-        raise ReflexError(f"{path} does not hold a JSON object; restore this file")
-    return content
-
-
 def read_statistics(root: Path) -> dict[str, Statistics]:
     """Read `meta/stats.json`: feature name -> statistic name -> array."""
-    content = read_json(root / keys.STATS_PATH)
+    content = read_json_object(root / keys.STATS_PATH, INCOMPLETE)
     try:
         return {name: {key: np.asarray(value) for key, value in feature.items()} for name, feature in content.items()}
     except (AttributeError, ValueError) as error:
         raise ReflexError(f"{root / keys.STATS_PATH} is damaged ({error}); restore this file") from error
 
 
-def read_parquet(path: Path, columns: list[str] | None = None, row_groups: list[int] | None = None) -> pa.Table:
-    """Read a parquet file, or some of it. Raises `ReflexError` when it is missing, damaged or lacks a column."""
+def read_parquet(path: Path, columns: list[str] | None = None, episode: int | None = None) -> pa.Table:
+    """Read a parquet file, or some of its columns, or the rows of one episode.
+
+    Raises `ReflexError` when it is missing, damaged or lacks a column.
+    """
+    lacking = [name for name in columns or [] if name not in column_names(path)]
+    if lacking:
+        raise ReflexError(f"{path} has no column {lacking[0]!r}; restore this file")
+    rows = None if episode is None else [(keys.EPISODE_INDEX, "==", episode)]
+    with _reading(path):
+        # No partitioning: the names of folders above the dataset are not columns of it.
+        return pq.read_table(path, columns=columns, filters=rows, partitioning=None, page_checksum_verification=True)
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a parquet file. Raises `ReflexError` when it is missing or damaged."""
+    with _reading(path):
+        return list(pq.read_schema(path).names)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What goes wrong while a parquet file is read becomes a `ReflexError`."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            lacking = [name for name in columns or [] if name not in file.schema_arrow.names]
-            if lacking:
-                raise ReflexError(f"{path} has no column {lacking[0]!r}; restore this file")
-            groups = list(range(file.num_row_groups)) if row_groups is None else row_groups
-            return file.read_row_groups(groups, columns=columns)
+        yield
     except FileNotFoundError as error:
         raise ReflexError(f"{path} is missing; restore this file") from error
     except (pa.ArrowException, OSError) as error:
         raise ReflexError(f"{path} is damaged ({str(error).splitlines()[0]}); restore this file") from error
 
 
-def column_names(path: Path) -> list[str]:
-    """Names of the columns of a parquet file. Raises `ReflexError` when it is missing or damaged."""
-    return list(read_parquet(path, row_groups=[]).column_names)
-
-
 def read_tasks(root: Path) -> list[str]:
     """The instructions, in the order of their task index."""
     path = root / keys.TASKS_PATH
-    table = read_parquet(path, None)
+    table = read_parquet(path)
     texts = [name for name in table.column_names if pa.types.is_string(table.schema.field(name).type)]
     texts += [name for name in table.column_names if pa.types.is_large_string(table.schema.field(name).type)]
     if keys.TASK_INDEX not in table.column_names or not texts:
@@ -213,23 +215,15 @@ def column_array(table: pa.Table, name: str, size: int, path: Path) -> NDArray[A
     return values if size == 1 else values.reshape(num_rows, size)
 
 
-def read_pictures(path: Path, column: str, first_row: int, count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decode `count` encoded pictures (PNG or JPEG bytes inside the data file) from `first_row` on: [T, H, W, 3]."""
-    try:
-        with pq.ParquetFile(path) as file:
-            starts = np.cumsum([0, *(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))])
-    except (pa.ArrowException, OSError) as error:
-        raise ReflexError(f"{path} is damaged ({error}); restore this file") from error
-    overlapping = np.flatnonzero((starts[1:] > first_row) & (starts[:-1] < first_row + count))
-    cells = read_parquet(path, [column], overlapping.tolist())[column]
-    cells = cells.slice(first_row - int(starts[overlapping[0]]), count).to_pylist()
+def read_pictures(path: Path, column: str, episode: int, count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode the `count` encoded pictures (PNG or JPEG bytes inside the data file) of an episode: [T, H, W, 3]."""
     frames = np.empty((count, *size, 3), dtype=np.uint8)
-    for index, cell in enumerate(cells):
+    for index, cell in enumerate(read_parquet(path, [column], episode)[column].to_pylist()):
         encoded = cell["bytes"] if isinstance(cell, dict) else None
         picture = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), cv2.IMREAD_COLOR) if encoded else None
         if picture is None or picture.shape != frames.shape[1:]:
             raise ReflexError(
-                f"{path} has no {size[0]}x{size[1]} picture in column {column!r}, row {first_row + index}"
+                f"{path} has no {size[0]}x{size[1]} picture in column {column!r}, frame {index} of episode {episode}"
             )
         frames[index] = picture[..., ::-1]  # OpenCV decodes to BGR
     return frames

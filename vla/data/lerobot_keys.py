@@ -41,7 +41,9 @@ VIDEO_PATH = "videos/{video_key}/" + FILE_TEMPLATE + ".mp4"
 CHUNKS_SIZE = 1000
 """Files in one chunk folder."""
 DATA_FILE_MEGABYTES = 100
+"""Size at which a data or episode file is full."""
 VIDEO_FILE_MEGABYTES = 200
+"""LeRobot's own limit, for its tools that append to a dataset; here every episode is a video file of its own."""
 MEGABYTE = 1024**2
 
 STATE_NAMES = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"]
@@ -86,8 +88,7 @@ def video_feature(image_size: int, fps: int, pixel_format: str) -> dict[str, Any
     }
 
 
-def next_file(chunk_index: int, file_index: int, chunks_size: int) -> tuple[int, int]:
-    """The chunk and file that follow, with `chunks_size` files in a chunk."""
-    if file_index == chunks_size - 1:
-        return chunk_index + 1, 0
-    return chunk_index, file_index + 1
+def file_place(number: int) -> dict[str, int]:
+    """The chunk of file `number` (from 0) and its place there: what the templates of paths ask for."""
+    chunk_index, file_index = divmod(number, CHUNKS_SIZE)
+    return {"chunk_index": chunk_index, "file_index": file_index}

@@ -67,13 +67,9 @@ class LeRobotDataset:
         statistics = files.read_statistics(self.root)
         for name in (keys.STATE, keys.ACTION):
             if not set(QUANTILES) <= set(statistics.get(name, {})):
-                chunks = [self._data(*location)[name] for location in self._data_locations()]
+                chunks = [self._data(*location)[name] for location in dict.fromkeys(map(_data_location, self._rows))]
                 statistics[name] = vector_statistics(np.concatenate(chunks))
         return statistics
-
-    def length(self, index: int) -> int:
-        """Control steps of one episode."""
-        return int(self._row(index)["length"])
 
     def task_id(self, index: int) -> int:
         """The suite's task number where the dataset records it, else the dataset's own task index."""
@@ -87,7 +83,7 @@ class LeRobotDataset:
         """
         row = self._row(index)
         length = int(row["length"])
-        path, columns, first_row = self._episode_columns(row)
+        path, columns = self._episode_columns(row)
         task_index = int(columns[keys.TASK_INDEX][0])
         if not 0 <= task_index < len(self.tasks):
             raise ReflexError(f"{path} has task_index {task_index} in episode {index}; meta/tasks.parquet does not")
@@ -107,8 +103,8 @@ class LeRobotDataset:
             success=success,
             actions=columns[keys.ACTION],
             observation_steps=np.arange(length, dtype=np.int64),
-            images=self._frames(row, keys.IMAGE, path, first_row),
-            wrist_images=self._frames(row, keys.WRIST_IMAGE, path, first_row),
+            images=self._frames(row, keys.IMAGE, path),
+            wrist_images=self._frames(row, keys.WRIST_IMAGE, path),
             states=columns[keys.STATE],
             rewards=columns.get(keys.REWARD, default_reward),
             costs=columns.get(keys.COST, zeros),
@@ -123,10 +119,10 @@ class LeRobotDataset:
     def _instruction(self, index: int) -> str:
         return str(self._row(index)["tasks"][0])
 
-    def _frames(self, row: dict[str, Any], camera: str, data: Path, first_row: int) -> NDArray[np.uint8]:
+    def _frames(self, row: dict[str, Any], camera: str, data: Path) -> NDArray[np.uint8]:
         length, size = int(row["length"]), self.info.picture_size(camera)
         if self.info.features[camera]["dtype"] == "image":
-            return files.read_pictures(data, camera, first_row, length, size)
+            return files.read_pictures(data, camera, int(row["episode_index"]), length, size)
         prefix = f"videos/{camera}/"
         template = self.info.video_path or ""
         video = template.format(
@@ -135,10 +131,6 @@ class LeRobotDataset:
         checksum = self._provenance.get(int(row["episode_index"]), {}).get(f"checksum/{camera}")
         start = float(row[prefix + "from_timestamp"])
         return decode_video(self.root / video, start, length, self.fps, size, checksum)
-
-    def _data_locations(self) -> list[tuple[int, int]]:
-        """Chunk and file of every data file, in order, each once."""
-        return list(dict.fromkeys((int(row["data/chunk_index"]), int(row["data/file_index"])) for row in self._rows))
 
     def _data_file(self, chunk_index: int, file_index: int) -> Path:
         return self.root / self.info.data_path.format(chunk_index=chunk_index, file_index=file_index)
@@ -154,9 +146,9 @@ class LeRobotDataset:
         table = files.read_parquet(path, list(wanted))
         return {name: files.column_array(table, name, size, path) for name, size in wanted.items()}
 
-    def _episode_columns(self, row: dict[str, Any]) -> tuple[Path, dict[str, NDArray[Any]], int]:
-        """The data file of an episode, its own part of every column (copied), and its first row in that file."""
-        location = int(row["data/chunk_index"]), int(row["data/file_index"])
+    def _episode_columns(self, row: dict[str, Any]) -> tuple[Path, dict[str, NDArray[Any]]]:
+        """The data file of an episode, and its own part of every column (copied)."""
+        location = _data_location(row)
         path, length = self._data_file(*location), int(row["length"])
         columns = self._data(*location)
         rows = np.flatnonzero(columns[keys.EPISODE_INDEX] == row["episode_index"])
@@ -170,7 +162,7 @@ class LeRobotDataset:
         for name in (keys.STATE, keys.ACTION, keys.REWARD, keys.COST, keys.PROGRESS):
             if name in part:
                 part[name] = part[name].astype(np.float32)
-        return path, part, int(rows[0])
+        return path, part
 
     @staticmethod
     def _success(columns: dict[str, NDArray[Any]], known: dict[str, Any]) -> bool:
@@ -215,6 +207,10 @@ class LeRobotDataset:
                 f"{folder} lists {len(self._rows)} episodes with {frames} frames where {self.info.path} says "
                 f"{self.info.num_episodes} with {self.info.num_frames}; the copy is not complete: fetch it again"
             )
+
+
+def _data_location(row: dict[str, Any]) -> tuple[int, int]:
+    return int(row["data/chunk_index"]), int(row["data/file_index"])
 
 
 def read_demonstrations(

@@ -7,7 +7,6 @@ its final name, so the final name never holds anything half-written and an inter
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from typing import Any
 from sim.contract import CONTROL_FREQUENCY
 from vla.data import lerobot_keys as keys
 from vla.data.episode import Episode
-from vla.data.lerobot_merge import DatasetMerge, FileLimits, write_json
-from vla.data.staging import read_staged, stage_episode, staged_keys, write_file
+from vla.data.lerobot_merge import DatasetMerge
+from vla.data.staging import read_staged, stage_episode, staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat
 from vla.errors import ReflexError, writing
+from vla.run.files import read_json_object, replace_folder, sync, write_json
 
 MERGED = "dataset"
 FORMAT = "format.json"
@@ -49,7 +49,6 @@ class LeRobotWriter:
         resume: bool = False,
         *,
         pixel_format: PixelFormat = PIXEL_FORMAT,
-        limits: FileLimits | None = None,
     ) -> None:
         if image_size < 16 or image_size % 2:
             raise ReflexError(
@@ -58,7 +57,6 @@ class LeRobotWriter:
         self.folder = Path(folder)
         self.staging = self.folder.with_name(self.folder.name + ".partial")
         self.suite, self.image_size, self.fps, self.pixel_format = suite, image_size, fps, pixel_format
-        self._limits = limits or FileLimits()
         if self.folder.exists():
             raise ReflexError(f"{self.folder} already exists; choose another output folder or delete it")
         if self.staging.exists() and not resume:
@@ -69,7 +67,8 @@ class LeRobotWriter:
             self.staging.mkdir(parents=True, exist_ok=True)
             self._lock = (self.staging / "lock").open("w")
             self._take_lock()
-            self._check_settings()
+            settings = {"suite": suite, "image_size": image_size, "fps": fps, "pixel_format": pixel_format}
+            check_same_settings(self.staging / FORMAT, settings)
         self._next = len(staged_keys(self.staging))
 
     @property
@@ -96,18 +95,18 @@ class LeRobotWriter:
         names = staged_keys(self.staging)
         if not names:
             raise ReflexError(f"no episode was recorded for {self.folder}; a dataset needs at least one")
+
+        def merge(root: Path) -> None:
+            merged = DatasetMerge(root, self.image_size, self.fps, self.pixel_format)
+            merged.run(read_staged(self.staging, name) for name in names)
+            if collection is not None:
+                write_json(root / keys.COLLECTION_PATH, collection)
+
         root = self.staging / MERGED
         with writing(self.folder):
-            shutil.rmtree(root, ignore_errors=True)
-            try:
-                merge = DatasetMerge(root, self.image_size, self.fps, self.pixel_format, self._limits)
-                merge.run(read_staged(self.staging, name) for name in names)
-                if collection is not None:
-                    write_json(root / keys.COLLECTION_PATH, collection)
-                root.rename(self.folder)
-            except BaseException:
-                shutil.rmtree(root, ignore_errors=True)
-                raise
+            replace_folder(root, merge)  # every file is on the disk before the final name exists
+            root.rename(self.folder)
+            sync(self.folder.parent)
         self.close()
         shutil.rmtree(self.staging, ignore_errors=True)
         return self.folder
@@ -124,15 +123,6 @@ class LeRobotWriter:
                 f"another process is recording into {self.staging}; wait for it or choose another folder"
             ) from error
 
-    def _check_settings(self) -> None:
-        settings = {
-            "suite": self.suite,
-            "image_size": self.image_size,
-            "fps": self.fps,
-            "pixel_format": self.pixel_format,
-        }
-        check_same_settings(self.staging / FORMAT, settings)
-
 
 def check_same_settings(path: Path, settings: dict[str, Any]) -> None:
     """Write `settings` to `path`, or, when a recording already has them there, require that they are equal.
@@ -140,12 +130,9 @@ def check_same_settings(path: Path, settings: dict[str, Any]) -> None:
     Raises `ReflexError` naming the first setting that differs.
     """
     if not path.exists():
-        write_file(path, json.dumps(settings).encode())
+        write_json(path, settings)
         return
-    try:
-        recorded = json.loads(path.read_text())
-    except ValueError as error:
-        raise ReflexError(f"{path} is damaged; delete {path.parent} and record again") from error
+    recorded = read_json_object(path, f"delete {path.parent} and record again")
     for name, value in settings.items():
         if recorded.get(name) != value:
             raise ReflexError(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,8 @@ from vla.data.episode import Episode
 from vla.data.lerobot_keys import CAMERAS, IMAGE, WRIST_IMAGE
 from vla.data.statistics import image_histogram
 from vla.data.video import PixelFormat, encode_video
-from vla.errors import ReflexError, writing
+from vla.errors import ReflexError
+from vla.run.files import read_json_object, replace_folder
 
 EPISODES = "episodes"
 ARRAYS = "arrays.npz"
@@ -93,8 +92,6 @@ def stage_episode(
     Raises `ReflexError` for an episode that is not a demonstration, and when it cannot be written (full disk).
     """
     check_demonstration(episode, image_size)
-    final = staging / EPISODES / key
-    temporary = staging / EPISODES / f".{key}.{os.getpid()}"
     length = episode.length
     frames = {IMAGE: episode.images[:length], WRIST_IMAGE: episode.wrist_images[:length]}
     arrays: dict[str, NDArray[Any]] = {
@@ -108,28 +105,16 @@ def stage_episode(
     record = {**episode.record(), "instruction": episode.instruction, "length": length}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
+
+    def fill(folder: Path) -> None:
+        (folder / ARRAYS).write_bytes(buffer.getvalue())
+        for camera, name in VIDEOS.items():
+            (folder / name).write_bytes(encode_video(frames[camera], fps, pixel_format))
+        (folder / RECORD).write_text(json.dumps(record))
+
     # Not flushed to the disk: that costs more than recording the episode, and only a power cut could tell. The merge
     # checks every staged episode and flushes the dataset.
-    with writing(staging):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            (temporary / ARRAYS).write_bytes(buffer.getvalue())
-            for camera, name in VIDEOS.items():
-                (temporary / name).write_bytes(encode_video(frames[camera], fps, pixel_format))
-            (temporary / RECORD).write_text(json.dumps(record))
-            temporary.rename(final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write and flush to the disk, so that a rename afterwards can be trusted."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    replace_folder(staging / EPISODES / key, fill, flush=False)
 
 
 def staged_keys(staging: Path) -> list[str]:
@@ -143,12 +128,11 @@ def staged_keys(staging: Path) -> list[str]:
 def read_staged(staging: Path, key: str) -> StagedEpisode:
     """Read one staged episode. Raises `ReflexError` naming the folder when it is damaged."""
     folder = staging / EPISODES / key
+    remedy = f"delete {folder} and run again"
+    record = read_json_object(folder / RECORD, remedy)
     try:
-        record = json.loads((folder / RECORD).read_text())
         with np.load(folder / ARRAYS, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ReflexError(
-            f"the recorded episode {folder} is damaged ({error}); delete that folder and run again"
-        ) from error
+        raise ReflexError(f"the recorded episode {folder} is damaged ({error}); {remedy}") from error
     return StagedEpisode(folder, record, arrays)

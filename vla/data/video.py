@@ -1,9 +1,11 @@
-"""Episode videos: encode frames to h264, join episodes into one mp4 without re-encoding, decode one episode back."""
+"""Episode videos: encode frames to h264, decode one episode of an mp4 back, and checksums that find damage."""
 
 from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
@@ -26,7 +28,7 @@ ENCODER_OPTIONS = {
     "qp": "4",
     # A key frame every second frame makes random access cheap for training.
     "g": "2",
-    # Without B-frames decode and display order agree, which joining episodes packet by packet relies on.
+    # Without B-frames decode and display order agree: a frame's packet can be told by its time, as checksums need.
     "bf": "0",
     # One thread gives the same bytes on every machine; workers encode in parallel anyway.
     "threads": "1",
@@ -54,58 +56,19 @@ def encode_video(frames: NDArray[np.uint8], fps: int, pixel_format: PixelFormat 
     return buffer.getvalue()
 
 
-def encoder_header(video: Path) -> bytes:
-    """The decoder configuration of an mp4; videos can be joined only when theirs are equal."""
-    with av.open(str(video)) as container:
-        return container.streams.video[0].codec_context.extradata or b""
+def video_checksum(path: Path) -> tuple[int, int]:
+    """How many frames an mp4 holds, and the CRC-32 of their packets.
 
-
-class VideoJoiner:
-    """Joins mp4 files of one encoder setting into one, copying packets and shifting their times."""
-
-    def __init__(self, path: Path, fps: int) -> None:
-        # A Python file, because its write errors name their reason (full disk) where ffmpeg's own file layer drops it.
-        self._file = path.open("wb")
-        self._container = av.open(self._file, "w", format="mp4")
-        self._stream: av.VideoStream | None = None
-        self._fps = fps
-        self._num_frames = 0
-
-    def append(self, video: Path, num_frames: int) -> int:
-        """Copy the `num_frames` frames of `video` behind what is there, and return the CRC-32 of their packets.
-
-        Raises `ReflexError` when the file does not hold that many frames.
-        """
-        copied, checksum = 0, 0
-        with av.open(str(video)) as source:
-            template = source.streams.video[0]
-            if self._stream is None:
-                self._stream = self._container.add_stream_from_template(template)
-            for packet in source.demux(template):
-                if packet.pts is None or packet.dts is None:  # the flush packet at the end
-                    continue
+    Raises:
+        ReflexError: the file is missing or damaged.
+    """
+    num_frames, checksum = 0, 0
+    with _opened(path) as container:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.pts is not None:  # the flush packet at the end has none
                 checksum = zlib.crc32(bytes(packet), checksum)
-                shift = int(Fraction(self._num_frames, self._fps) / packet.time_base)
-                packet.pts += shift
-                packet.dts += shift
-                packet.stream = self._stream
-                self._container.mux(packet)
-                copied += 1
-        if copied != num_frames:
-            raise ReflexError(
-                f"{video} holds {copied} frames where {num_frames} were recorded; record this episode again"
-            )
-        self._num_frames += copied
-        return checksum
-
-    def close(self) -> None:
-        """Write the index and close the file. Closing twice does nothing."""
-        if self._file.closed:
-            return
-        try:
-            self._container.close()
-        finally:
-            self._file.close()
+                num_frames += 1
+    return num_frames, checksum
 
 
 def decode_video(
@@ -113,20 +76,16 @@ def decode_video(
 ) -> NDArray[np.uint8]:
     """Decode `num_frames` consecutive frames of size `shape` (H, W) starting at `from_timestamp` seconds: [T, H, W, 3].
 
-    Seeks to the key frame before the start and decodes forward once. `checksum`, where known, is what
-    `VideoJoiner.append` returned: decoders paint over most damage, so that only a checksum finds all of it.
+    The file may hold other episodes too. Seeks to the key frame before the start and decodes forward once. `checksum`,
+    where known, is the CRC-32 of the episode's packets (`video_checksum`): decoders paint over most damage, so that
+    only a checksum finds all of it.
 
     Raises:
         ReflexError: the file is missing, damaged or too short, or its frames have another size or rate.
     """
     frames = np.empty((num_frames, *shape, 3), dtype=np.uint8)
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ReflexError(f"{path} has no video stream; restore this file")
-            found, actual = _decode_into(container, frames, from_timestamp, fps, path)
-    except (av.error.FFmpegError, OSError) as error:
-        raise ReflexError(f"cannot decode {path}: {error.strerror or error}; restore this file") from error
+    with _opened(path) as container:
+        found, actual = _decode_into(container, frames, from_timestamp, fps, path)
     if found != num_frames:
         raise ReflexError(
             f"{path} ends after {found} of the {num_frames} frames from second {from_timestamp:.3f} on; "
@@ -135,6 +94,18 @@ def decode_video(
     if checksum is not None and actual != checksum:
         raise ReflexError(f"{path} is damaged in the episode at second {from_timestamp:.3f}; restore this file")
     return frames
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """An mp4 file; what goes wrong while it is read becomes a `ReflexError`."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ReflexError(f"{path} has no video stream; restore this file")
+            yield container
+    except (av.error.FFmpegError, OSError) as error:
+        raise ReflexError(f"cannot decode {path}: {error.strerror or error}; restore this file") from error
 
 
 def _decode_into(

@@ -4,7 +4,7 @@ from vla.policies.configuration_prismatic import PrismaticConfig, openvla_oft_co
 from vla.policies.prismatic import PrismaticPolicy
 from vla.policies.processing_prismatic import ModelInputs
 from vla.policies.protocol import Mode, Policy, PolicyOutput, PolicySpec
-from vla.policies.storage import load_policy
+from vla.policies.registry import load_policy
 
 __all__ = [
     "Mode",

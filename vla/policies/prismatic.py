@@ -30,6 +30,7 @@ from vla.policies.decoding import (
 from vla.policies.keypoints import KeypointTower, WordGrounding
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
 from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
+from vla.policies.storage import read_description, read_into, write_policy
 from vla.policies.vision_tower import VisionTower, build_projector, multi_layer_perceptron
 from vla.run.devices import autocast, computes_bfloat16
 
@@ -106,14 +107,12 @@ class PrismaticPolicy(ActionCoding):
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> PrismaticPolicy:
         """Read a folder written by `save_pretrained`. Raises `ReflexError` naming the file at fault."""
-        from vla.policies.storage import read_policy
-
-        return read_policy(Path(folder), device)
+        policy = cls(*read_description(Path(folder)))
+        read_into(policy, Path(folder))
+        return policy.to(device).eval()
 
     def load_weights_from(self, folder: str | Path) -> None:
         """Take weights and normalisation of a folder written by a policy of the same configuration, in place."""
-        from vla.policies.storage import read_into
-
         read_into(self, Path(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> None:
@@ -121,9 +120,9 @@ class PrismaticPolicy(ActionCoding):
 
         `dtype` ("float16", "bfloat16", "float32") sets the stored precision; None keeps the parameters' own.
         """
-        from vla.policies.storage import write_policy
-
-        write_policy(self, Path(folder), dtype)
+        if self.processor is None:
+            raise ReflexError(f"policy {self.policy_id} has no tokenizer and cannot be saved; pass one to from_config")
+        write_policy(self, self.processor.tokenizer, Path(folder), dtype)
 
     # description
 

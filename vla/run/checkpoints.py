@@ -7,15 +7,14 @@ flushed and renamed; then ``last`` is replaced.  A kill at any moment leaves the
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vla.errors import writing
-from vla.run.files import TEMPORARY_PREFIX, replace_folder, sync_folder, write_json, write_text
+from vla.errors import ReflexError, writing
+from vla.run.files import TEMPORARY_PREFIX, read_json, replace_folder, sync, write_json, write_text
 
 __all__ = ["MANIFEST", "checkpoint_problem", "list_checkpoints", "newest_checkpoint", "remove_old", "write_checkpoint"]
 
@@ -39,7 +38,10 @@ def write_checkpoint(folder: Path, step: int, writer: Callable[[Path], None]) ->
     def fill(temporary: Path) -> None:
         writer(temporary)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        entries = {path.relative_to(temporary).as_posix(): _describe(path) for path in files}
+        entries = {
+            path.relative_to(temporary).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in files
+        }
         write_json(temporary / MANIFEST, {"step": step, "files": entries})
 
     replace_folder(target, fill)
@@ -67,8 +69,7 @@ def newest_checkpoint(folder: Path) -> tuple[int, Path] | None:
 def checkpoint_problem(path: Path) -> str | None:
     """Why a checkpoint folder cannot be used (missing manifest, missing, short or altered file), or None if it can."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        entries: dict[str, dict[str, Any]] = manifest["files"]
+        entries: dict[str, dict[str, Any]] = read_json(path / MANIFEST)["files"]
         for name, expected in entries.items():
             file = path / name
             if not file.is_file():
@@ -79,7 +80,9 @@ def checkpoint_problem(path: Path) -> str | None:
                 return f"the content of {name} does not match its checksum"
     except OSError as error:
         return f"{error.filename or path} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ReflexError as error:
+        return str(error)
+    except (KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
     return None
 
@@ -106,11 +109,7 @@ def _point_last(folder: Path, step: int) -> None:
             write_text(pointer, f"{step}\n")
             return
         temporary.replace(pointer)
-        sync_folder(folder)
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        sync(folder)
 
 
 def _sha256(path: Path) -> str:

@@ -15,9 +15,10 @@ from vla.errors import ReflexError, writing
 __all__ = [
     "TEMPORARY_PREFIX",
     "read_json",
+    "read_json_object",
     "remove_temporaries",
     "replace_folder",
-    "sync_folder",
+    "sync",
     "write_bytes",
     "write_json",
     "write_text",
@@ -49,7 +50,7 @@ def write_bytes(path: Path, content: bytes) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -72,25 +73,41 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = "restore it or delete it") -> Any:
     """Read a JSON file.
 
     Raises:
-        ReflexError: the file is missing, unreadable or not JSON.
+        ReflexError: the file is missing, unreadable or not JSON; the message ends with ``remedy``, what to do about it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ReflexError(f"{path} is missing; {remedy}") from error
     except OSError as error:
-        raise ReflexError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ReflexError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
     except ValueError as error:
-        raise ReflexError(f"{path} is not valid JSON ({error}); restore it or delete it") from error
+        raise ReflexError(f"{path} is not valid JSON ({error}); {remedy}") from error
 
 
-def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
+def read_json_object(path: Path, remedy: str = "restore it or delete it") -> dict[str, Any]:
+    """Read a JSON file that holds an object.  Raises ``ReflexError`` as ``read_json`` does, and for other content."""
+    content = read_json(path, remedy)
+    if not isinstance(content, dict):
+        raise ReflexError(f"{path} does not hold a JSON object; {remedy}")
+    return content
+
+
+def replace_folder(path: Path, fill: Callable[[Path], None], flush: bool = True) -> None:
     """Publish a folder atomically: ``fill`` writes into a temporary folder beside ``path``, which is then renamed.
 
-    Every file is fsynced before the rename.  An existing ``path`` is moved aside first and deleted afterwards; after a
-    kill between the two renames ``remove_temporaries`` puts it back.
+    An existing ``path`` is moved aside first and deleted afterwards; after a kill between the two renames
+    ``remove_temporaries`` puts it back.
+
+    Args:
+        path: the folder's final name.
+        fill: writes its content.
+        flush: fsync every file before the rename, so that a power cut cannot leave a folder of empty files.  Without
+            it only a kill is survived.
 
     Raises:
         ReflexError: the folder cannot be written; the previous folder is unchanged.
@@ -101,20 +118,31 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
         try:
             temporary.mkdir()
             fill(temporary)
-            _sync_tree(temporary)
+            if flush:
+                _sync_tree(temporary)
             if path.exists():
-                aside = path.with_name(REPLACED_PREFIX + path.name)
-                if aside.exists():
-                    shutil.rmtree(aside)
-                path.replace(aside)
-                temporary.replace(path)
-                shutil.rmtree(aside)
+                _swap(temporary, path)
             else:
                 temporary.replace(path)
-            sync_folder(path.parent)
+            if flush:
+                sync(path.parent)
         finally:
             if temporary.exists():
                 shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Put a folder in the place of an existing one: a folder cannot be renamed over one that is not empty."""
+    aside = path.with_name(REPLACED_PREFIX + path.name)
+    if aside.exists():
+        shutil.rmtree(aside)
+    path.replace(aside)
+    try:
+        temporary.replace(path)
+    except OSError:
+        aside.replace(path)
+        raise
+    shutil.rmtree(aside)
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -138,21 +166,15 @@ def remove_temporaries(folder: Path) -> None:
                 aside.replace(original)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's directory entries, so that a finished rename survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_tree(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or a folder's directory entries, so that they survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_tree(folder: Path) -> None:
-    for root, _, names in os.walk(folder):
-        for name in names:
-            descriptor = os.open(Path(root) / name, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        sync_folder(Path(root))

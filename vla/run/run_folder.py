@@ -3,6 +3,7 @@
 ```
 config.yaml        the configuration, as resolved
 protocol.json      the evaluation protocol and its hash
+wandb.json         the run's id at Weights & Biases, where logger=wandb
 self_test.json     what an evaluation found of its simulator before it started
 metrics.jsonl      one line per step: {"step": 3, "train/loss": ..., "eval/success_rate": ...}
 episodes.jsonl     one line per episode, with the step it belongs to
@@ -22,30 +23,42 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import yaml
 
 from vla.errors import ReflexError, writing
 from vla.run.checkpoints import newest_checkpoint, remove_old, write_checkpoint
-from vla.run.files import read_json, remove_temporaries, write_json, write_text
+from vla.run.files import read_json_object, remove_temporaries, write_json, write_text
 from vla.run.jsonl import append_lines, drop_torn_line, keep_lines, read_lines, write_lines
 from vla.run.sinks import MetricSink, TensorBoardSink, WandbSink
 
-__all__ = ["RunFolder", "comparable_metrics", "read_config"]
+__all__ = ["LOGGERS", "RunFolder", "comparable_metrics", "read_config"]
+
+LOGGERS = ("tensorboard", "wandb")
+"""Where metrics can be watched; TensorBoard's event files are written in either case."""
 
 
 class RunFolder:
     """A run's files.  All writes are atomic or append whole lines; a context manager that closes its sinks."""
 
-    def __init__(self, path: Path | str, resume: bool = False) -> None:
+    def __init__(self, path: Path | str, resume: bool = False, logger: str = "tensorboard") -> None:
         """Open or create a run folder.
 
+        Args:
+            path: the folder.
+            resume: continue the run it holds.
+            logger: "tensorboard", or "wandb" to log to Weights & Biases too.
+
         Raises:
-            ReflexError: the folder already holds something and ``resume`` is false, or it cannot be created.
+            ReflexError: the folder already holds something and ``resume`` is false, it cannot be created, or the logger
+                is unknown or cannot start.
         """
+        if logger not in LOGGERS:
+            raise ReflexError(f"logger={logger!r} must be one of {', '.join(LOGGERS)}")
         self.path = Path(path)
+        self.metrics_path, self.episodes_path = self.path / "metrics.jsonl", self.path / "episodes.jsonl"
+        self.checkpoints_path, self.videos_path = self.path / "checkpoints", self.path / "videos"
         self._sinks: list[MetricSink] = [TensorBoardSink(self.path / "tensorboard")]
         if self.path.exists() and not self.path.is_dir():
             raise ReflexError(f"{self.path} is a file; choose another output folder")
@@ -61,35 +74,15 @@ class RunFolder:
             remove_temporaries(self.checkpoints_path)
             drop_torn_line(self.metrics_path)
             drop_torn_line(self.episodes_path)
-
-    @property
-    def metrics_path(self) -> Path:
-        """``metrics.jsonl``."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def episodes_path(self) -> Path:
-        """``episodes.jsonl``."""
-        return self.path / "episodes.jsonl"
-
-    @property
-    def checkpoints_path(self) -> Path:
-        """``checkpoints/``."""
-        return self.path / "checkpoints"
-
-    @property
-    def videos_path(self) -> Path:
-        """``videos/``."""
-        return self.path / "videos"
-
-    def enable_wandb(self, project: str = "reflex", config: Mapping[str, Any] | None = None) -> None:
-        """Also log to Weights & Biases.  Raises ``ReflexError`` when the package is not installed."""
-        self._sinks.append(WandbSink(self.path, project, config))
+        if logger == "wandb":
+            self._sinks.append(WandbSink(self.path))
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write ``config.yaml``."""
+        """Write ``config.yaml``, and show it in every sink."""
         plain = json.loads(json.dumps(dict(config), default=str))  # tuples become lists, paths become text
         write_text(self.path / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        for sink in self._sinks:
+            sink.configure(plain)
 
     def read_config(self) -> dict[str, Any]:
         """Read ``config.yaml``; empty when there is none.  Raises ``ReflexError`` when it is not a YAML mapping."""
@@ -104,7 +97,7 @@ class RunFolder:
         path = self.path / "protocol.json"
         plain = json.loads(json.dumps(dict(protocol)))
         if path.exists():
-            existing = read_json(path)
+            existing = read_json_object(path)
             changed = sorted(key for key in {*existing, *plain} if existing.get(key) != plain.get(key))
             if changed:
                 raise ReflexError(
@@ -152,7 +145,7 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """Read ``summary.json``; empty when there is none."""
         path = self.path / "summary.json"
-        return dict(read_json(path)) if path.exists() else {}
+        return read_json_object(path) if path.exists() else {}
 
     def save_checkpoint(self, step: int, writer: Callable[[Path], None], keep: int | None = None) -> Path:
         """Write ``checkpoints/<step>`` through ``writer(temporary_folder)``, publish it, and move ``last`` to it.
@@ -197,9 +190,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from vla.errors import require_module, writing
-from vla.run.files import read_json, write_json
+from vla.errors import ReflexError, require_module, writing
+from vla.run.files import read_json_object, write_json
 
 __all__ = ["MetricSink", "TensorBoardSink", "WandbSink"]
 
 
 class MetricSink(Protocol):
     """Something that shows metrics while a run goes on.  ``metrics.jsonl`` stays the record of truth."""
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Show the run's settings, plain JSON values."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record finite metrics at a step."""
@@ -33,6 +38,9 @@ class TensorBoardSink:
         self._folder = folder
         self._purge_step: int | None = None
         self._writer: Any = None
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Nothing to do: TensorBoard shows scalars."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one scalar per metric; non-finite values are left out, TensorBoard cannot draw them."""
@@ -60,23 +68,34 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """One Weights & Biases run per run folder; its id is kept in ``wandb.json`` so that resuming continues it."""
+    """One Weights & Biases run per run folder; its id is kept in ``wandb.json`` so that resuming continues it.
 
-    def __init__(self, folder: Path, project: str, config: Mapping[str, Any] | None = None) -> None:
+    The project is ``reflex`` unless the package's own variable WANDB_PROJECT names another.
+    """
+
+    def __init__(self, folder: Path) -> None:
         """Start or continue the run.
 
         Raises:
-            ReflexError: the ``wandb`` package is not installed.
+            ReflexError: the ``wandb`` package is not installed, or it cannot start (no login, no network).
         """
-        wandb = require_module(
-            "wandb", "logging to Weights & Biases", 'run: pip install "reflex[wandb]", or set wandb=false'
-        )
+        install = 'run: pip install "reflex-vla[wandb]", or set logger=tensorboard'
+        wandb: Any = require_module("wandb", "logger=wandb", install)
         identity = folder / "wandb.json"
-        run_id = read_json(identity)["id"] if identity.exists() else wandb.util.generate_id()
+        run_id = read_json_object(identity).get("id") if identity.exists() else uuid.uuid4().hex[:8]
+        project = os.environ.get("WANDB_PROJECT", "reflex")
+        try:
+            self._run = wandb.init(project=project, id=run_id, name=folder.name, dir=str(folder), resume="allow")
+        except wandb.Error as error:
+            raise ReflexError(
+                f"Weights & Biases cannot start ({error}); log in with `wandb login`, record without a network with "
+                "WANDB_MODE=offline, or set logger=tensorboard"
+            ) from error
         write_json(identity, {"id": run_id})
-        self._run = wandb.init(
-            project=project, id=run_id, name=folder.name, dir=str(folder), resume="allow", config=dict(config or {})
-        )
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Show the settings beside the run; a resumed run may have changed some."""
+        self._run.config.update(dict(config), allow_val_change=True)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log finite values at ``step``."""

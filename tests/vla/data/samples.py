@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vla.data.episode import Episode
-from vla.data.lerobot_merge import FileLimits
 from vla.data.lerobot_writer import LeRobotWriter
 
 SIZE = 32
@@ -49,9 +53,9 @@ def sample_episodes() -> list[Episode]:
     return [*episodes, make_episode(4, 5, 3, success=False)]
 
 
-def write_dataset(folder: Path, episodes: list[Episode] | None = None, limits: FileLimits | None = None) -> Path:
+def write_dataset(folder: Path, episodes: list[Episode] | None = None) -> Path:
     """Write the sample episodes, or those given."""
-    writer = LeRobotWriter(folder, "point", SIZE, limits=limits)
+    writer = LeRobotWriter(folder, "point", SIZE)
     for episode in episodes or sample_episodes():
         writer.add_episode(episode)
     return writer.finalize()
@@ -68,3 +72,43 @@ def as_rollout(episode: Episode) -> Episode:
         wrist_images=episode.wrist_images[rows],
         states=episode.states[rows],
     )
+
+
+def join_videos(target: Path, sources: Sequence[Path], fps: int = 20) -> list[float]:
+    """Copy the packets of several mp4 files into one, as LeRobot does; the second at which each of them begins."""
+    starts, num_frames = [], 0
+    with av.open(str(target), "w", format="mp4") as joined:
+        stream = None
+        for path in sources:
+            starts.append(num_frames / fps)
+            with av.open(str(path)) as source:
+                stream = stream or joined.add_stream_from_template(source.streams.video[0])
+                shift = Fraction(num_frames, fps)
+                for packet in source.demux(source.streams.video[0]):
+                    if packet.pts is None or packet.dts is None:  # the flush packet at the end
+                        continue
+                    packet.pts += int(shift / packet.time_base)
+                    packet.dts += int(shift / packet.time_base)
+                    packet.stream = stream
+                    joined.mux(packet)
+                    num_frames += 1
+    return starts
+
+
+def join_dataset_videos(folder: Path) -> Path:
+    """Turn a written dataset into one with all episodes in one mp4 a camera, as other writers leave them."""
+    table = folder / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.read_table(table).to_pylist()
+    for camera in ("observation.images.image", "observation.images.image2"):
+        place = folder / "videos" / camera / "chunk-000"
+        sources = sorted(place.iterdir())
+        starts = join_videos(place / "joined.mp4", sources)
+        for path in sources:
+            path.unlink()
+        (place / "joined.mp4").rename(place / "file-000.mp4")
+        for row, start in zip(rows, starts, strict=True):
+            row[f"videos/{camera}/file_index"] = 0
+            row[f"videos/{camera}/from_timestamp"] = start
+            row[f"videos/{camera}/to_timestamp"] = start + row["length"] / 20
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    return folder

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.vla.data.samples import SIZE, sample_episodes, write_dataset
+from tests.vla.data.samples import SIZE, join_dataset_videos, sample_episodes, write_dataset
 from vla.data.lerobot_reader import UNKNOWN, LeRobotDataset, read_demonstrations
 from vla.data.statistics import STATISTIC_NAMES
 from vla.errors import ReflexError
@@ -35,6 +36,18 @@ def folder(written: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written, tmp_path / "demos"))
 
 
+@pytest.fixture(scope="module")
+def written_joined(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same dataset with all episodes of a camera in one mp4."""
+    return join_dataset_videos(Path(shutil.copytree(written, tmp_path_factory.mktemp("joined") / "demos")))
+
+
+@pytest.fixture
+def joined(written_joined: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(written_joined, tmp_path / "joined"))
+
+
 def read_all(folder: Path) -> None:
     dataset = LeRobotDataset(folder)
     assert dataset.stats
@@ -42,8 +55,9 @@ def read_all(folder: Path) -> None:
         dataset.episode(index)
 
 
-def test_episodes_come_back(folder: Path) -> None:
-    dataset = LeRobotDataset(folder)
+@pytest.mark.parametrize("layout", ["folder", "joined"])
+def test_episodes_come_back(layout: str, request: pytest.FixtureRequest) -> None:
+    dataset = LeRobotDataset(request.getfixturevalue(layout))
     assert (dataset.num_episodes, dataset.num_frames) == (5, 23)
     assert dataset.tasks == ["fill gauge 3", "fill gauge 8"]
     for index, written in enumerate(sample_episodes()):
@@ -60,7 +74,9 @@ def test_episodes_come_back(folder: Path) -> None:
         dataset.episode(5)
 
 
-def test_episodes_can_be_read_in_any_order_and_share_no_memory(folder: Path) -> None:
+@pytest.mark.parametrize("layout", ["folder", "joined"])
+def test_episodes_can_be_read_in_any_order_and_share_no_memory(layout: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(layout)
     dataset = LeRobotDataset(folder)
     last, first = dataset.episode(3), dataset.episode(0)
     assert np.array_equal(LeRobotDataset(folder).episode(3).images, last.images)
@@ -98,7 +114,7 @@ def test_a_dataset_without_our_columns_and_files(folder: Path) -> None:
     assert (episode.suite, episode.policy_id) == ("demos", "demonstration")
 
 
-def test_frames_embedded_as_pictures(folder: Path) -> None:
+def embed_pictures(folder: Path) -> None:
     """As in the PNG copies of LIBERO: dtype "image", bytes in the data file, channels declared first."""
     episodes = sample_episodes()
     table = pq.read_table(folder / DATA)
@@ -113,10 +129,35 @@ def test_frames_embedded_as_pictures(folder: Path) -> None:
     pq.write_table(table, folder / DATA, row_group_size=9)  # episodes straddle row groups
     info["video_path"] = None
     (folder / "meta/info.json").write_text(json.dumps(info))
+
+
+def test_frames_embedded_as_pictures(folder: Path) -> None:
+    embed_pictures(folder)
     dataset = LeRobotDataset(folder)
-    for index, written in enumerate(episodes):
+    for index, written in enumerate(sample_episodes()):
         assert np.array_equal(dataset.episode(index).images, written.images)
         assert np.array_equal(dataset.episode(index).wrist_images, written.wrist_images)
+
+
+@pytest.mark.parametrize("content", [None, b"no picture", cv2.imencode(".png", np.zeros((8, 8, 3)))[1].tobytes()])
+def test_a_frame_that_is_no_picture_of_that_size_is_named(folder: Path, content: bytes | None) -> None:
+    embed_pictures(folder)
+
+    def replace_one(cells: list[Any]) -> list[Any]:
+        return [*cells[:9], {"bytes": content, "path": "x.png"}, *cells[10:]]
+
+    change_column(DATA, "observation.images.image2", replace_one)(folder)
+    dataset = LeRobotDataset(folder)
+    assert np.array_equal(dataset.episode(0).images, sample_episodes()[0].images)
+    message = r"no 32x32 picture in column 'observation\.images\.image2', frame 2 of episode 1"
+    with pytest.raises(ReflexError, match=message):
+        dataset.episode(1)
+
+
+def test_names_of_folders_above_a_dataset_are_no_columns_of_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "action=1").mkdir()
+    moved = folder.rename(tmp_path / "action=1" / "task_index=5")
+    read_all(moved)
 
 
 @pytest.mark.parametrize("kind", ["video", "pictures"])
@@ -182,7 +223,11 @@ def change_column(path: str, name: str, change: Callable[[list[Any]], list[Any]]
 
 DAMAGE = {
     "info missing": (remove("meta/info.json"), r"info\.json is missing"),
-    "info torn": (truncate("meta/info.json"), r"info\.json cannot be read"),
+    "info is a list": (
+        lambda folder: (folder / "meta/info.json").write_text("[]") and None,
+        r"info\.json does not hold a JSON object",
+    ),
+    "info torn": (truncate("meta/info.json"), r"info\.json is not valid JSON .* restore this file"),
     "old format": (change_info("codebase_version", value="v2.1"), r"info\.json is of format v2\.1"),
     "info lacks fps": (change_info("fps", value=None), r"info\.json lacks or garbles"),
     "no wrist camera": (
@@ -204,6 +249,10 @@ DAMAGE = {
     "data missing": (remove(DATA), r"data/chunk-000/file-000\.parquet is missing"),
     "data torn": (truncate(DATA), r"data/chunk-000/file-000\.parquet is damaged"),
     "data flipped": (overwrite(DATA, 0.1, 64), r"data/chunk-000/file-000\.parquet is damaged"),
+    "data lacks a column": (
+        lambda folder: pq.write_table(pq.read_table(folder / DATA).drop_columns("action"), folder / DATA),
+        r"file-000\.parquet has no column 'action'",
+    ),
     "state of another size": (
         change_column(DATA, "observation.state", lambda rows: [row[:6] for row in rows]),
         r"file-000\.parquet has rows of another length than 8 in column 'observation\.state'",
@@ -234,6 +283,31 @@ def test_a_damaged_dataset_is_one_clear_error(folder: Path, name: str) -> None:
     with pytest.raises(ReflexError, match=message) as caught:
         read_all(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["folder", "joined"])
+def test_a_bit_that_the_decoder_would_not_miss_is_found(layout: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(layout) / VIDEO
+    content = path.read_bytes()
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    at = packets[5][0] + packets[5][1] - 3  # near the end of the sixth picture of the first episode
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    dataset = LeRobotDataset(path.parents[3])
+    with pytest.raises(ReflexError, match=r"image2/chunk-000/file-000\.mp4 is damaged in the episode at second 0\.000"):
+        dataset.episode(0)
+    dataset.episode(1)
+    (dataset.root / "meta/reflex_episodes.parquet").unlink()
+    LeRobotDataset(dataset.root).episode(0)  # without the checksum it goes unnoticed
+
+
+@pytest.mark.parametrize("name", ["video missing", "video torn", "video flipped"])
+def test_damage_to_a_video_of_several_episodes_is_one_clear_error(joined: Path, name: str) -> None:
+    read_all(joined)
+    damage, message = DAMAGE[name]
+    damage(joined)
+    with pytest.raises(ReflexError, match=message):
+        read_all(joined)
 
 
 def test_neither_a_folder_nor_a_hub_id(tmp_path: Path) -> None:

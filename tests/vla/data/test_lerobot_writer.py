@@ -1,24 +1,45 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from tests.vla.data.samples import SIZE, as_rollout, make_episode, sample_episodes, write_dataset
-from vla.data.lerobot_merge import FileLimits
+from tests.vla.run.file_calls import FileCalls, Killed
+from vla.data import lerobot_keys as keys
+from vla.data.episode import Episode
 from vla.data.lerobot_reader import LeRobotDataset
-from vla.data.lerobot_writer import LeRobotWriter
+from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
+from vla.data.staging import read_staged, stage_episode, staged_keys
 from vla.data.statistics import STATISTIC_NAMES
+from vla.data.video import encode_video
 from vla.errors import ReflexError
 
 VECTORS = {"observation.state": 8, "action": 7}
 IMAGES = ("observation.images.image", "observation.images.image2")
+
+
+def same_files(one: Path, two: Path) -> bool:
+    """Whether two folders hold the same names with the same bytes."""
+
+    def content(folder: Path) -> dict[Path, bytes]:
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    return content(one) == content(two)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return list(pq.read_table(path).to_pylist())
 
 
 def test_files_and_info(tmp_path: Path) -> None:
@@ -31,8 +52,7 @@ def test_files_and_info(tmp_path: Path) -> None:
         "meta/reflex_episodes.parquet",
         "meta/stats.json",
         "meta/tasks.parquet",
-        "videos/observation.images.image/chunk-000/file-000.mp4",
-        "videos/observation.images.image2/chunk-000/file-000.mp4",
+        *(f"videos/{camera}/chunk-000/file-00{index}.mp4" for camera in IMAGES for index in range(5)),
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["demos"]  # no staging folder is left
     info = json.loads((folder / "meta/info.json").read_text())
@@ -65,8 +85,12 @@ def test_episode_rows_and_statistics(tmp_path: Path) -> None:
     rows = pq.read_table(folder / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
     assert [(row["dataset_from_index"], row["dataset_to_index"]) for row in rows[:3]] == [(0, 7), (7, 11), (11, 12)]
     assert rows[1]["tasks"] == ["fill gauge 8"]
-    assert rows[1]["videos/observation.images.image/from_timestamp"] == pytest.approx(7 / 20)
-    assert rows[1]["videos/observation.images.image/to_timestamp"] == pytest.approx(11 / 20)
+    for camera in IMAGES:
+        places = [[row[f"videos/{camera}/{name}"] for name in ("chunk_index", "file_index")] for row in rows]
+        assert places == [[0, 0], [0, 1], [0, 2], [0, 3], [0, 4]]
+        assert [row[f"videos/{camera}/from_timestamp"] for row in rows] == [0.0] * 5
+        ends = [row[f"videos/{camera}/to_timestamp"] for row in rows]
+        assert ends == pytest.approx([7 / 20, 4 / 20, 1 / 20, 6 / 20, 5 / 20])
     episodes = sample_episodes()
     assert rows[3]["stats/action/mean"] == pytest.approx(episodes[3].actions.mean(axis=0), rel=1e-6)
     stats = json.loads((folder / "meta/stats.json").read_text())
@@ -84,14 +108,25 @@ def test_episode_rows_and_statistics(tmp_path: Path) -> None:
     assert np.squeeze(stats[IMAGES[0]]["mean"]) == pytest.approx(pixels.mean(axis=(0, 1, 2)))
 
 
-def test_size_limits_begin_new_files_and_chunks(tmp_path: Path) -> None:
-    tiny = FileLimits(chunks_size=2, data_megabytes=0.001, video_megabytes=0.001)
-    folder = write_dataset(tmp_path / "demos", limits=tiny)
+def test_size_limits_begin_new_files_and_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = LeRobotDataset(write_dataset(tmp_path / "plain"))
+    monkeypatch.setattr(keys, "CHUNKS_SIZE", 2)
+    monkeypatch.setattr(keys, "DATA_FILE_MEGABYTES", 0.001)
+    folder = write_dataset(tmp_path / "demos")
+    info = json.loads((folder / "meta/info.json").read_text())
+    assert (info["chunks_size"], info["data_files_size_in_mb"]) == (2, 0.001)
     split = LeRobotDataset(folder)
     for kind, suffix in (("data", "parquet"), ("meta/episodes", "parquet"), ("videos/" + IMAGES[0], "mp4")):
         names = [str(path.relative_to(folder / kind)) for path in sorted((folder / kind).rglob("*." + suffix))]
-        assert names[:3] == [f"chunk-{n // 2:03d}/file-{n % 2:03d}.{suffix}" for n in range(3)], kind
+        assert names == [f"chunk-{n // 2:03d}/file-{n % 2:03d}.{suffix}" for n in range(len(names))], kind
+        assert len(names) >= 3, kind
+    rows = [row for path in sorted((folder / "meta/episodes").rglob("*")) if path.is_file() for row in read_rows(path)]
+    for row in rows:
+        for camera in IMAGES:
+            number = 2 * row[f"videos/{camera}/chunk_index"] + row[f"videos/{camera}/file_index"]
+            assert number == row["episode_index"]
+        place = f"chunk-{row['meta/episodes/chunk_index']:03d}/file-{row['meta/episodes/file_index']:03d}.parquet"
+        assert row["episode_index"] in [other["episode_index"] for other in read_rows(folder / "meta/episodes" / place)]
     for index in range(5):
         one, other = split.episode(index), plain.episode(index)
         assert np.array_equal(one.images, other.images)
@@ -100,9 +135,7 @@ def test_size_limits_begin_new_files_and_chunks(tmp_path: Path) -> None:
 
 def test_the_same_episodes_give_the_same_bytes(tmp_path: Path) -> None:
     one, two = write_dataset(tmp_path / "one"), write_dataset(tmp_path / "two")
-    for path in one.rglob("*"):
-        if path.is_file():
-            assert path.read_bytes() == (two / path.relative_to(one)).read_bytes(), path.name
+    assert same_files(one, two)
 
 
 def test_a_rollout_is_refused(tmp_path: Path) -> None:
@@ -156,9 +189,7 @@ def test_an_interrupted_recording_continues(tmp_path: Path) -> None:
         resumed.add_episode(episode)
     resumed.finalize()
     whole = write_dataset(tmp_path / "whole")
-    for path in whole.rglob("*"):
-        if path.is_file():
-            assert path.read_bytes() == (tmp_path / "demos" / path.relative_to(whole)).read_bytes(), path.name
+    assert same_files(tmp_path / "demos", whole)
 
 
 def test_requests_that_cannot_be_served(tmp_path: Path) -> None:
@@ -172,6 +203,155 @@ def test_requests_that_cannot_be_served(tmp_path: Path) -> None:
         writer.finalize()
     with pytest.raises(ReflexError, match="another process is recording"):
         LeRobotWriter(tmp_path / "empty", "point", SIZE, resume=True)
+
+
+def test_the_statistics_are_those_of_all_episodes_and_of_each_camera(tmp_path: Path) -> None:
+    def plain(seed: int, picture: list[int], wrist: list[int]) -> Episode:
+        episode = make_episode(seed, length=2 + seed)
+        images, wrists = np.empty_like(episode.images), np.empty_like(episode.images)
+        images[:], wrists[:] = picture, wrist
+        return replace(episode, images=images, wrist_images=wrists)
+
+    episodes = [plain(0, [0, 51, 102], [255, 204, 153]), plain(1, [51, 102, 102], [204, 255, 0])]
+    folder = write_dataset(tmp_path / "demos", episodes)
+    stats = LeRobotDataset(folder).stats
+    rows = read_rows(folder / "meta/episodes/chunk-000/file-000.parquet")
+    expected = {  # levels are fifths; 2 frames of the first episode, 3 of the second
+        IMAGES[0]: {"min": [0, 0.2, 0.4], "max": [0.2, 0.4, 0.4], "mean": [0.12, 0.32, 0.4], "q50": [0.2, 0.4, 0.4]},
+        IMAGES[1]: {"min": [0.8, 0.8, 0], "max": [1, 1, 0.6], "mean": [0.88, 0.92, 0.24], "q10": [0.8, 0.8, 0]},
+    }
+    for camera, values in expected.items():
+        for name, value in values.items():
+            assert stats[camera][name][:, 0, 0] == pytest.approx(value), (camera, name)
+        assert stats[camera]["count"] == [5]
+        assert rows[1][f"stats/{camera}/count"] == [3]
+    spread = 0.2 * np.sqrt(0.4 * 0.6)
+    assert stats[IMAGES[0]]["std"][:, 0, 0] == pytest.approx([spread, spread, 0], abs=1e-7)
+    assert np.ravel(rows[0][f"stats/{IMAGES[0]}/max"]) == pytest.approx([0, 0.2, 0.4])
+    assert np.ravel(rows[1][f"stats/{IMAGES[1]}/min"]) == pytest.approx([0.8, 1, 0])
+    for name, key in (("rewards", "next.reward"), ("costs", "next.cost"), ("progress", "next.progress")):
+        values = np.concatenate([getattr(episode, name) for episode in episodes])
+        assert stats[key]["max"] == pytest.approx(values.max())
+        assert stats[key]["std"] == pytest.approx(values.std(), rel=1e-5)
+
+
+def test_every_file_is_on_the_disk_before_the_dataset_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = LeRobotWriter(tmp_path / "demos", "point", SIZE)
+    for episode in sample_episodes():
+        writer.add_episode(episode)
+    layer = FileCalls(monkeypatch, tmp_path)
+    writer.finalize({"suite": "point"})
+    merged = layer.at("replace", "demos.partial/.writing-dataset", "demos.partial/dataset")
+    named = layer.at("rename", "demos.partial/dataset", "demos")
+    assert merged < named < layer.at("rmtree", "demos.partial")
+    assert ("fsync", ".") in layer.calls[named:]
+    flushed = {path for name, path, *_ in layer.calls[:merged] if name == "fsync"}
+    files = [path.relative_to(tmp_path / "demos") for path in (tmp_path / "demos").rglob("*")]
+    assert len(files) > 20
+    assert flushed >= {f"demos.partial/.writing-dataset/{path}" for path in files}
+
+
+def test_a_kill_while_merging_leaves_the_recording(tmp_path: Path) -> None:
+    def record(name: str) -> LeRobotWriter:
+        writer = LeRobotWriter(tmp_path / name, "point", SIZE)
+        for episode in sample_episodes()[:2]:
+            writer.add_episode(episode)
+        return writer
+
+    writer = record("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        layer = FileCalls(patch, tmp_path)
+        whole = writer.finalize()
+        merged = layer.at("replace", "whole.partial/.writing-dataset", "whole.partial/dataset")
+        named = layer.at("rename", "whole.partial/dataset", "whole")
+    for kill_at in (0, merged, named - 1, named):
+        writer = record(f"demos-{kill_at}")
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            FileCalls(patch, tmp_path, kill_at)
+            writer.finalize()
+        writer.close()
+        assert not writer.folder.exists()
+        resumed = LeRobotWriter(writer.folder, "point", SIZE, resume=True)
+        assert resumed.num_episodes == 2
+        assert same_files(resumed.finalize(), whole)
+
+
+def test_an_episode_staged_again_replaces_the_first(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        stage_episode(tmp_path, "task-0", make_episode(seed), SIZE, 20, "yuv420p")
+    assert staged_keys(tmp_path) == ["task-0"]
+    assert read_staged(tmp_path, "task-0").record["seed"] == 101
+
+
+def break_video(folder: Path) -> None:
+    (folder / "image.mp4").write_bytes(encode_video(make_episode(0, 4).images, fps=20))
+
+
+def tear_video(folder: Path) -> None:
+    (folder / "wrist_image.mp4").write_bytes((folder / "wrist_image.mp4").read_bytes()[:300])
+
+
+def pickled_arrays(folder: Path) -> None:
+    (folder / "arrays.npz").write_bytes(pickle.dumps(Trap(folder)))
+
+
+def pickled_array(folder: Path) -> None:
+    np.savez(folder / "arrays.npz", actions=np.array([Trap(folder)], dtype=object))
+
+
+def torn_arrays(folder: Path) -> None:
+    (folder / "arrays.npz").write_bytes((folder / "arrays.npz").read_bytes()[:-40])
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "unpickled"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_video, r"episode-000000/image\.mp4 holds 4 frames where 7 were recorded; delete .* and run again"),
+        (tear_video, r"episode-000000/wrist_image\.mp4"),
+        (pickled_arrays, r"recorded episode .*episode-000000 is damaged .*allow_pickle"),
+        (pickled_array, r"recorded episode .*episode-000000 is damaged .*allow_pickle"),
+        (torn_arrays, r"recorded episode .*episode-000000 is damaged"),
+        (lambda folder: (folder / "record.json").unlink(), r"record\.json is missing; delete .*episode-000000 and run"),
+        (
+            lambda folder: (folder / "record.json").write_text("{"),
+            r"record\.json is not valid JSON .*; delete .* and run",
+        ),
+    ],
+)
+def test_a_damaged_recording_is_one_clear_error(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    writer = LeRobotWriter(tmp_path / "demos", "point", SIZE)
+    for episode in sample_episodes()[:2]:
+        writer.add_episode(episode)
+    staged = writer.staging / "episodes" / "episode-000000"
+    damage(staged)
+    with pytest.raises(ReflexError, match=message):
+        writer.finalize()
+    assert not (staged / "unpickled").exists()
+    assert not (tmp_path / "demos").exists()
+    shutil.rmtree(staged)
+    assert LeRobotDataset(writer.finalize()).num_frames == 4
+
+
+def test_settings_that_cannot_be_read(tmp_path: Path) -> None:
+    check_same_settings(tmp_path / "a.json", {"seed": 0, "tasks": [1]})
+    check_same_settings(tmp_path / "a.json", {"seed": 0, "tasks": [1]})
+    with pytest.raises(ReflexError, match=r"interrupted recording with tasks=\[1\], now tasks=\[2\]"):
+        check_same_settings(tmp_path / "a.json", {"seed": 0, "tasks": [2]})
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ReflexError, match=r"a\.json is not valid JSON .*; delete .* and record again"):
+        check_same_settings(tmp_path / "a.json", {"seed": 0})
 
 
 FULL_DISK = """

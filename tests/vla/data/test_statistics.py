@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from vla.data.statistics import STATISTIC_NAMES, image_histogram, image_statistics, vector_statistics
 
@@ -55,3 +59,43 @@ def test_image_statistics_equal_those_of_the_pixels(seed: int, num_frames: int) 
     for name, share in (("q01", 0.01), ("q50", 0.5), ("q90", 0.9)):
         expected = np.quantile(pixels, share, axis=0, method="inverted_cdf")
         assert statistics[name][:, 0, 0] == pytest.approx(expected)
+
+
+TABLES = arrays(
+    np.float32,
+    array_shapes(min_dims=2, max_dims=2, max_side=12),
+    elements=st.floats(-1e6, 1e6, width=32),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(TABLES, st.randoms(use_true_random=False))
+def test_vector_statistics_of_any_table(values: np.ndarray, order: Random) -> None:
+    statistics = vector_statistics(values)
+    ladder = [statistics[name] for name in ("min", "q01", "q10", "q50", "q90", "q99", "max")]
+    assert all((low <= high).all() for low, high in pairwise(ladder))
+    assert (statistics["min"] == values.min(axis=0)).all() and (statistics["max"] == values.max(axis=0)).all()
+    size = 1 + float(np.abs(values).max())
+    for name, expected in (
+        ("mean", values.mean(axis=0, dtype=np.float64)),
+        ("std", values.std(axis=0, dtype=np.float64)),
+        ("q10", np.percentile(values.astype(np.float64), 10, axis=0)),
+        ("q50", np.median(values.astype(np.float64), axis=0)),
+        ("q99", np.percentile(values.astype(np.float64), 99, axis=0)),
+    ):
+        assert statistics[name] == pytest.approx(expected, abs=1e-9 * size), name
+    assert statistics["count"].tolist() == [len(values)]
+    rows = list(range(len(values)))
+    order.shuffle(rows)
+    for name, value in vector_statistics(values[rows]).items():
+        assert value == pytest.approx(statistics[name], abs=1e-9 * size), name
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 3))
+def test_histograms_of_episodes_add_up_to_that_of_the_dataset(seed: int, first: int, second: int) -> None:
+    frames = np.random.default_rng(seed).integers(0, 256, (first + second, 4, 6, 3), dtype=np.uint8)
+    parts = image_histogram(frames[:first]) + image_histogram(frames[first:])
+    assert (parts == image_histogram(frames)).all()
+    assert parts.sum() == frames.size
+    assert (parts[1, 128:].sum(), parts[2, 128:].sum()) == ((frames[..., 1] > 127).sum(), (frames[..., 2] > 127).sum())

@@ -5,24 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.vla.data.samples import SIZE, make_episode
-from vla.data.video import VideoJoiner, decode_video, encode_video
+from tests.vla.data.samples import SIZE, join_videos, make_episode
+from vla.data.video import decode_video, encode_video, video_checksum
 from vla.errors import ReflexError
 
 SHAPE = (SIZE, SIZE)
 
 
-def joined(folder: Path, lengths: list[int]) -> tuple[Path, list[np.ndarray]]:
-    """Videos of those lengths in one file, and each decoded by itself."""
-    target, singles = folder / "joined.mp4", []
-    joiner = VideoJoiner(target, fps=20)
-    for number, length in enumerate(lengths):
-        single = folder / f"{number}.mp4"
-        single.write_bytes(encode_video(make_episode(10 * number, length).images, fps=20))
-        joiner.append(single, length)
-        singles.append(decode_video(single, 0.0, length, 20, SHAPE))
-    joiner.close()
-    return target, singles
+def singles(folder: Path, lengths: list[int]) -> list[Path]:
+    """One video of each of those lengths, all with different frames."""
+    paths = [folder / f"{number}.mp4" for number in range(len(lengths))]
+    for number, (path, length) in enumerate(zip(paths, lengths, strict=True)):
+        path.write_bytes(encode_video(make_episode(10 * number, length).images, fps=20))
+    return paths
+
+
+def joined(folder: Path, lengths: list[int]) -> Path:
+    """Those videos in one file."""
+    join_videos(folder / "joined.mp4", singles(folder, lengths))
+    return folder / "joined.mp4"
 
 
 def test_frames_survive_encoding(tmp_path: Path) -> None:
@@ -46,26 +47,28 @@ def test_full_colour_format_is_closer(tmp_path: Path) -> None:
     assert errors["yuv444p"] < 3.0 < 30.0 < errors["yuv420p"]
 
 
-def test_joining_changes_no_pixel_and_every_part_is_found_by_its_time(tmp_path: Path) -> None:
+def test_every_episode_of_a_file_with_several_is_found_by_its_time(tmp_path: Path) -> None:
     lengths = [5, 1, 8, 3]
-    target, singles = joined(tmp_path, lengths)
-    starts = np.cumsum([0, *lengths])
-    for start, length, single in zip(starts[:-1], lengths, singles, strict=True):
-        assert np.array_equal(decode_video(target, start / 20, length, 20, SHAPE), single)
+    paths = singles(tmp_path, lengths)
+    starts = join_videos(tmp_path / "joined.mp4", paths)
+    assert starts == pytest.approx([0, 0.25, 0.3, 0.7])
+    for path, start, length in zip(paths, starts, lengths, strict=True):
+        alone = decode_video(path, 0.0, length, 20, SHAPE)
+        assert np.array_equal(decode_video(tmp_path / "joined.mp4", start, length, 20, SHAPE), alone)
 
 
-def test_joining_checks_the_number_of_frames(tmp_path: Path) -> None:
-    single = tmp_path / "single.mp4"
-    single.write_bytes(encode_video(make_episode(0, 4).images, fps=20))
-    joiner = VideoJoiner(tmp_path / "joined.mp4", fps=20)
-    with pytest.raises(ReflexError, match=r"single\.mp4 holds 4 frames where 5 were recorded"):
-        joiner.append(single, 5)
-    joiner.close()
+def test_an_episode_may_begin_between_two_key_frames(tmp_path: Path) -> None:
+    frames = make_episode(0, 12).images
+    path = tmp_path / "video.mp4"
+    path.write_bytes(encode_video(frames, fps=20))  # a key frame every second frame
+    whole = decode_video(path, 0.0, 12, 20, SHAPE)
+    for start in range(12):
+        assert np.array_equal(decode_video(path, start / 20, 12 - start, 20, SHAPE), whole[start:])
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "garbage"])
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: str) -> None:
-    target, _ = joined(tmp_path, [30, 30])
+    target = joined(tmp_path, [30, 30])
     content = target.read_bytes()
     if damage == "missing":
         target.unlink()
@@ -74,16 +77,26 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: str) -> None:
         target.write_bytes(replacement[damage])
     with pytest.raises(ReflexError, match=r"joined\.mp4"):
         decode_video(target, 0.0, 30, 20, SHAPE)
+    with pytest.raises(ReflexError, match=r"joined\.mp4"):
+        video_checksum(target)
+
+
+def test_the_checksum_counts_frames_and_depends_on_them_and_their_order(tmp_path: Path) -> None:
+    frames = make_episode(0, 4).images
+    path, seen = tmp_path / "video.mp4", set()
+    for shown in (frames, frames[::-1], frames[:3], frames):
+        path.write_bytes(encode_video(shown, fps=20))
+        num_frames, checksum = video_checksum(path)
+        assert num_frames == len(shown)
+        seen.add(checksum)
+    assert len(seen) == 3
 
 
 def test_the_checksum_finds_every_changed_byte_of_its_episode_only(tmp_path: Path) -> None:
-    target, checksums = tmp_path / "joined.mp4", []
-    joiner = VideoJoiner(target, fps=20)
-    for number in range(3):
-        single = tmp_path / f"{number}.mp4"
-        single.write_bytes(encode_video(make_episode(number, 5).images, fps=20))
-        checksums.append(joiner.append(single, 5))
-    joiner.close()
+    paths = singles(tmp_path, [5, 5, 5])
+    checksums = [video_checksum(path)[1] for path in paths]
+    target = tmp_path / "joined.mp4"
+    join_videos(target, paths)
     content = target.read_bytes()
     starts = [index for index in range(len(content)) if content.startswith(b"x264 - core", index)]
     assert len(starts) == 3  # the encoder writes its settings at the start of every episode
@@ -99,7 +112,7 @@ def test_the_checksum_finds_every_changed_byte_of_its_episode_only(tmp_path: Pat
 
 
 def test_a_file_that_is_too_short_or_of_another_size(tmp_path: Path) -> None:
-    target, _ = joined(tmp_path, [5])
+    target = joined(tmp_path, [5])
     with pytest.raises(ReflexError, match=r"joined\.mp4 ends after 3 of the 6 frames"):
         decode_video(target, 2 / 20, 6, 20, SHAPE)
     with pytest.raises(ReflexError, match=r"joined\.mp4 has frames of 32x32 pixels .* 64x64"):

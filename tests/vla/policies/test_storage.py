@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.vla.policies.helpers import generators, make_observations, small_policy
+from tests.vla.run.file_calls import FileCalls
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, load_policy
-from vla.policies.storage import SHIPPED_WEIGHTS, shipped_names
+from vla.policies.registry import SHIPPED_WEIGHTS, shipped_names
 from vla.run.run_folder import RunFolder
 
 
@@ -38,6 +39,28 @@ def test_round_trip_is_exact(folder: Path) -> None:
     np.testing.assert_array_equal(first.tokens, second.tokens)
     np.testing.assert_array_equal(first.log_probs, second.log_probs)
     np.testing.assert_array_equal(first.actions, second.actions)
+
+
+def test_a_policy_that_was_given_no_normalisation_has_none_when_it_is_read(tmp_path: Path) -> None:
+    policy = small_policy().train()
+    policy.has_normalisation = False
+    policy.save_pretrained(tmp_path / "policy")
+    loaded = PrismaticPolicy.from_pretrained(tmp_path / "policy")
+    assert not loaded.has_normalisation
+    assert not loaded.training
+    with pytest.raises(ReflexError, match="elsewhere: no such policy folder"):
+        PrismaticPolicy.from_pretrained(tmp_path / "elsewhere")
+
+
+def test_weights_are_on_the_disk_before_the_folder_has_its_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = FileCalls(monkeypatch, tmp_path)
+    small_policy(seed=1).save_pretrained(folder)
+    aside, named = layer.at("replace", "policy", ".replaced-policy"), layer.at("replace", ".writing-policy", "policy")
+    assert named == aside + 1 < layer.at("rmtree", ".replaced-policy")
+    for name in ("config.json", "tokenizer.json", "normalisation.json", "model.safetensors"):
+        assert layer.at("fsync", f".writing-policy/{name}") < aside
 
 
 def test_saving_replaces_a_folder_and_leaves_nothing_beside_it(folder: Path) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import errno
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.vla.run.file_calls import FileCalls, Killed
 from vla.errors import ReflexError
 from vla.run.checkpoints import MANIFEST
 from vla.run.run_folder import RunFolder, comparable_metrics
@@ -104,10 +110,87 @@ def test_an_episode_without_a_step_is_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path).append_episodes([{"task_id": 0}])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
-def test_wandb_that_is_not_installed(tmp_path: Path) -> None:
-    with pytest.raises(ReflexError, match=r"reflex.*\[wandb\]"):
-        RunFolder(tmp_path).enable_wandb()
+class FakeWandb(types.ModuleType):
+    """As much of Weights & Biases as a run uses, with what it was told."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.runs: list[dict[str, Any]] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.settings: list[tuple[dict[str, Any], bool]] = []
+        self.finished, self.problem = 0, ""
+        self.config = self  # a run has `config.update`, `log` and `finish`
+
+    def init(self, **options: Any) -> FakeWandb:
+        if self.problem:
+            raise self.Error(self.problem)
+        self.runs.append(options)
+        return self
+
+    def update(self, settings: dict[str, Any], allow_val_change: bool = False) -> None:
+        self.settings.append((settings, allow_val_change))
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.logged.append((step, metrics))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    return fake
+
+
+def test_wandb_gets_the_settings_and_the_metrics_of_a_run_and_of_its_resumption(
+    tmp_path: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "grpo"
+    with RunFolder(folder, logger="wandb") as run:
+        run.write_config({"tasks": (0, 1), "output": folder})
+        run.append_metrics(3, {"loss": 0.5, "bad": float("inf")})
+        assert wandb.finished == 0
+    assert wandb.finished == 1
+    monkeypatch.setenv("WANDB_PROJECT", "arms")
+    with RunFolder(folder, resume=True, logger="wandb") as run:
+        run.truncate_after(3)
+        run.append_metrics(4, {"loss": 0.25})
+    first, second = wandb.runs
+    assert first == {
+        "project": "reflex", "id": first["id"], "name": "grpo", "dir": str(folder), "resume": "allow"
+    }  # fmt: skip
+    assert second == {**first, "project": "arms"}
+    assert wandb.settings == [({"tasks": [0, 1], "output": str(folder)}, True)]
+    assert wandb.logged == [(3, {"loss": 0.5}), (4, {"loss": 0.25})]
+    assert (folder / "tensorboard").is_dir()
+    with RunFolder(tmp_path / "other", logger="wandb"):
+        assert wandb.runs[2]["id"] != first["id"]
+
+
+def test_wandb_that_cannot_start_leaves_a_folder_that_can_be_used_again(tmp_path: Path, wandb: FakeWandb) -> None:
+    wandb.problem = "No API key configured"
+    with pytest.raises(ReflexError, match=r"No API key.*wandb login.*WANDB_MODE=offline.*logger=tensorboard"):
+        RunFolder(tmp_path / "run", logger="wandb")
+    RunFolder(tmp_path / "run").close()
+
+
+def test_wandb_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # its import fails, installed or not
+    with pytest.raises(ReflexError, match=r'logger=wandb needs .*pip install "reflex-vla\[wandb\]"'):
+        RunFolder(tmp_path, logger="wandb")
+    RunFolder(tmp_path).close()
+
+
+def test_an_unknown_logger(tmp_path: Path) -> None:
+    with pytest.raises(ReflexError, match="logger='mlflow' must be one of tensorboard, wandb"):
+        RunFolder(tmp_path / "run", logger="mlflow")
+    assert not (tmp_path / "run").exists()
 
 
 def damage_size(folder: Path) -> None:
@@ -127,6 +210,10 @@ def damage_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text('{"files": 3}')
 
 
+def damage_syntax(folder: Path) -> None:
+    (folder / MANIFEST).write_text('{"files":')
+
+
 def damage_no_manifest(folder: Path) -> None:
     (folder / MANIFEST).unlink()
 
@@ -138,7 +225,8 @@ def damage_no_manifest(folder: Path) -> None:
         (damage_content, "does not match its checksum"),
         (damage_missing, "policy/weights is missing"),
         (damage_manifest, "manifest.json is damaged"),
-        (damage_no_manifest, "cannot be read"),
+        (damage_syntax, "manifest.json is not valid JSON"),
+        (damage_no_manifest, "manifest.json is missing"),
     ],
 )
 def test_a_damaged_checkpoint_is_skipped_and_named(
@@ -173,6 +261,101 @@ def test_a_failed_checkpoint_leaves_the_last_one(tmp_path: Path) -> None:
         run.save_checkpoint(2, full)
     assert sorted(path.name for path in run.checkpoints_path.iterdir()) == ["1", "last"]
     assert run.last_checkpoint() == (1, run.checkpoints_path / "1")
+
+
+def test_a_checkpoint_is_on_the_disk_before_its_name_and_old_ones_go_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path)
+    run.save_checkpoint(4, weights("4"))
+    layer = FileCalls(monkeypatch, run.checkpoints_path)
+    run.save_checkpoint(5, weights("5"), keep=1)
+    published, pointed = layer.at("replace", ".writing-5", "5"), layer.at("replace", ".writing-last", "last")
+    for name in ("policy/weights", MANIFEST, "policy"):
+        assert layer.at("fsync", f".writing-5/{name}") < published
+    assert ("fsync", ".writing-5") in layer.calls[:published]
+    after = [
+        ("replace", ".writing-5", "5"),
+        ("fsync", "."),
+        ("unlink", ".writing-last"),
+        ("replace", ".writing-last", "last"),  # never a moment without it
+        ("fsync", "."),
+        ("replace", "4", ".writing-removed-4"),  # never half of it under its name
+        ("rmtree", ".writing-removed-4"),
+    ]
+    assert layer.calls[published:] == after
+    assert published < pointed
+    layer.calls.clear()
+    run.save_checkpoint(5, weights("again"))
+    swap = layer.calls.index(("replace", "5", ".replaced-5"))
+    assert layer.calls[swap + 1 : swap + 3] == [("replace", ".writing-5", "5"), ("rmtree", ".replaced-5")]
+    assert {call[0] for call in layer.calls[:swap]} <= {"fsync", "replace", "unlink"}
+
+
+def test_a_kill_between_any_two_steps_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    for step in (1, 2):
+        RunFolder(tmp_path / "before", resume=True).save_checkpoint(step, weights(str(step)))
+    for kill_at in itertools.count():
+        path = Path(shutil.copytree(tmp_path / "before", tmp_path / str(kill_at), symlinks=True))
+        run = RunFolder(path, resume=True)
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+            FileCalls(patch, run.checkpoints_path, kill_at)
+            run.save_checkpoint(2, weights("new"))
+            run.save_checkpoint(3, weights("3"), keep=1)
+            break
+        last = RunFolder(path, resume=True).last_checkpoint()
+        assert last is not None and last[0] in (2, 3)
+        assert (last[1] / "policy" / "weights").read_text() in ("2", "new", "3")
+        pointer = run.checkpoints_path / "last"
+        assert (pointer / "policy" / "weights").read_text() in ("2", "new", "3")
+        assert not [name for name in pointer.parent.iterdir() if name.name.startswith(".")]
+    assert kill_at > 25  # each of the calls above was the first to fail once
+
+
+def test_lines_that_a_kill_cut_short_are_dropped_on_resume(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        run.append_metrics(0, {"loss": 1.0})
+        run.append_episodes([{"id": 0}], step=0)
+    for path in (run.metrics_path, run.episodes_path):
+        with path.open("a") as stream:
+            stream.write('{"step": 1, "lo')
+    with RunFolder(tmp_path, resume=True) as run:
+        run.append_metrics(1, {"loss": 0.5})
+        run.append_episodes([{"id": 1}], step=1)
+    assert run.read_metrics() == [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
+    assert run.read_episodes() == [{"step": 0, "id": 0}, {"step": 1, "id": 1}]
+
+
+def test_half_written_files_are_cleared_on_resume(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_summary({"success_rate": 0.5})
+    (tmp_path / ".writing-summary.json-0011aabb").write_text("{")
+    (tmp_path / ".replaced-videos").mkdir()
+    RunFolder(tmp_path, resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "videos"]
+
+
+def test_a_checkpoint_moved_aside_comes_back_on_resume(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    path = run.save_checkpoint(5, weights("5"))
+    path.rename(path.with_name(".replaced-5"))
+    (path.with_name(".writing-6-0011aabb")).mkdir()
+    assert run.last_checkpoint() is None
+    assert RunFolder(tmp_path, resume=True).last_checkpoint() == (5, path)
+    assert sorted(entry.name for entry in run.checkpoints_path.iterdir()) == ["5", "last"]
+
+
+def test_the_pointer_is_a_text_file_where_there_are_no_symbolic_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: str) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    run = RunFolder(tmp_path)
+    for step in (4, 5):
+        run.save_checkpoint(step, weights(str(step)))
+    assert (run.checkpoints_path / "last").read_text() == "5\n"
+    assert run.last_checkpoint() == (5, run.checkpoints_path / "5")
 
 
 SAVER = """

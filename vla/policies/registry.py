@@ -1,0 +1,45 @@
+"""Finds a policy by folder, run folder or name, and picks the class that reads its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vla.errors import ReflexError
+from vla.policies.prismatic import PrismaticPolicy
+from vla.policies.storage import CONFIG_FILE
+from vla.run.checkpoints import newest_checkpoint
+
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
+
+
+def shipped_names() -> list[str]:
+    """Names of the policies packaged with the code."""
+    return sorted(path.parent.name for path in SHIPPED_WEIGHTS.glob(f"*/{CONFIG_FILE}"))
+
+
+def load_policy(path_or_name: str | Path, device: str = "cpu") -> PrismaticPolicy:
+    """Load a policy folder, a run folder (its last checkpoint), or a shipped policy by name.
+
+    Raises `ReflexError` naming what was looked for and the shipped names when nothing is found.
+    """
+    path = Path(path_or_name)
+    folder = _policy_folder(path)
+    if folder is None and path.is_dir():
+        last = newest_checkpoint(path / "checkpoints")
+        folder = None if last is None else _policy_folder(last[1])
+        if folder is None:
+            raise ReflexError(
+                f"{path}: holds neither {CONFIG_FILE} nor a checkpoint; give a policy folder or a run folder"
+            )
+    folder = folder or _policy_folder(SHIPPED_WEIGHTS / path)
+    if folder is None:
+        shipped = ", ".join(shipped_names()) or "none"
+        raise ReflexError(
+            f"no policy {str(path_or_name)!r}: not a folder, and not a shipped policy (shipped: {shipped})"
+        )
+    return PrismaticPolicy.from_pretrained(folder, device)
+
+
+def _policy_folder(path: Path) -> Path | None:
+    """`path` itself or the policy that a checkpoint keeps beside the optimiser's state."""
+    return next((folder for folder in (path, path / "policy") if (folder / CONFIG_FILE).is_file()), None)
