@@ -8,19 +8,16 @@ asked for. Observations travel pickled over a socket pair, one message per worke
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import wait
-from pickle import UnpicklingError
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import ACTION_SIZE, EnvironmentRequestError, Observation
-from sim.pool.process import DEATH_SECONDS, WorkerProcess, shut_down
+from sim.pool.process import WorkerProcess, receive, shut_down
 from sim.pool.worker import (
     ChunkResult,
     Command,
@@ -98,11 +95,10 @@ class EnvironmentPool:
         self.suite_name = suite_name
         self.num_slots = num_slots
         self.num_workers = min(num_workers, num_slots)
-        self._timeout = timeout
         self._slots = [_Slot() for _ in range(num_slots)]
         arguments = (factory, suite_name, image_size, max_environments)
         self._runner = SlotRunner(*arguments) if self.num_workers == 0 else None
-        self._workers = [WorkerProcess(index, arguments) for index in range(self.num_workers)]
+        self._workers = [WorkerProcess(index, SlotRunner, arguments, timeout) for index in range(self.num_workers)]
         # Runs at the first of close(), garbage collection and interpreter exit.
         self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._runner)
 
@@ -243,41 +239,19 @@ class EnvironmentPool:
     def _receive(self, slots: Sequence[int]) -> None:
         """Read replies until none of these slots has a pending command, restarting workers where needed."""
         for worker in self._workers:
-            worker.expect_answer(self._timeout)
+            worker.expect_answer()
             if worker.connection.closed:
                 self._restart(worker, "was interrupted")
-        while True:
-            waiting = {slot % self.num_workers for slot in slots if self._slots[slot].pending is not None}
-            if not waiting:
-                return
-            workers = {self._workers[index].connection: self._workers[index] for index in sorted(waiting)}
-            remaining = min(worker.deadline for worker in workers.values()) - time.monotonic()
-            for connection in wait(list(workers), max(0.0, remaining)):
-                worker = workers[connection]  # type: ignore[index]  # wait() returns members of what it was given
-                self._read(worker)
-            for worker in workers.values():
-                if time.monotonic() > worker.deadline and not worker.connection.poll():
-                    self._restart(worker, f"gave no answer for {self._timeout:g} s")
+        while waiting := {slot % self.num_workers for slot in slots if self._slots[slot].pending is not None}:
+            for worker, answers in receive([self._workers[index] for index in sorted(waiting)]):
+                if isinstance(answers, str):
+                    self._restart(worker, answers)
+                    continue
+                for reply in answers:
+                    self._accept(reply)
 
-    def _read(self, worker: WorkerProcess) -> None:
-        try:
-            replies: list[Reply] = worker.connection.recv()
-        except (EOFError, OSError, UnpicklingError):
-            self._restart(worker, None)
-            return
-        except BaseException:
-            # An interrupt in the middle of a message: the rest of the stream makes no sense any more.
-            worker.kill()
-            raise
-        worker.ready = True
-        worker.expect_answer(self._timeout)
-        for reply in replies:
-            self._accept(reply)
-
-    def _restart(self, worker: WorkerProcess, reason: str | None) -> None:
-        """Replace a worker and bring its episodes to where they were."""
-        ended = worker.kill(patience=DEATH_SECONDS if reason is None else 0.0)
-        reason = reason or ended
+    def _restart(self, worker: WorkerProcess, reason: str) -> None:
+        """Replace a worker that ended and bring its episodes to where they were."""
         own_slots = range(worker.index, self.num_slots, self.num_workers)
         tasks = {slot: state.request.task_id for slot in own_slots if (state := self._slots[slot]).request is not None}
         what = f"worker {worker.index} (running tasks by slot: {tasks}) {reason}"
@@ -293,7 +267,6 @@ class EnvironmentPool:
         worker.restarts += 1
         _log.warning("%s; restart %d of %d, replaying its episodes", what, worker.restarts, MAX_RESTARTS)
         worker.start()
-        worker.expect_answer(self._timeout)
         worker.send([command for slot in own_slots for command in self._recovery(slot)])
 
     def _recovery(self, slot: int) -> list[Command]:

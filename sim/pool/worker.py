@@ -1,42 +1,27 @@
 """What runs inside one worker of the environment pool: a few environments, stepped a chunk at a time.
 
-`SlotRunner` does the work and is also what a pool without workers calls in its own process. `main` is the entry of a
-worker process: it reads commands from a socket, runs them in order and answers each one.
+`SlotRunner` does the work, in a worker process (`sim.pool.serve`) or in that of a pool without workers.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
-import os
-import queue
-import signal
-import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, ManipulationEnvironment, Observation, Split, StepOutcome, Suite
 from sim.pool.memory import available_share
-from sim.pool.parent import end_with_parent
 
 DEFAULT_MAX_ENVIRONMENTS = 64
 """Live environments one worker keeps when neither the caller nor the suite says otherwise."""
 
 MEMORY_RESERVE = 0.2
 """Share of the memory that is left free: below it, environments that wait for their task's next episode are closed."""
-
-ANSWER_SECONDS = 5.0
-"""A worker busy for longer sends what it has, so that it is not taken for dead."""
-
-EXIT_GRACE_SECONDS = 5.0
-"""How long a worker may go on with its present command after its parent went away."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +128,20 @@ def load_factory(path: str) -> Callable[[str, int | None], Suite]:
     return factory
 
 
+def begin_episode(environment: ManipulationEnvironment, request: EpisodeRequest) -> None:
+    """Put an environment of the request's task where the episode begins, without rendering.
+
+    Raises `EnvironmentRequestError` for an initial state that does not exist, or a lead that ends the episode.
+    """
+    environment.reset_to(request.split, request.init_state_id)
+    for number, action in enumerate(request.lead, start=1):
+        if environment.advance(np.array(action, dtype=np.float32)).done:
+            raise EnvironmentRequestError(
+                f"the {len(request.lead)} actions that lead into an episode of task {request.task_id}, initial "
+                f"state {request.init_state_id}, end it after {number}"
+            )
+
+
 @dataclass
 class _Running:
     """The episode a slot is in."""
@@ -239,13 +238,7 @@ class SlotRunner:
 
     def _begin(self, slot: int, request: EpisodeRequest) -> _Running:
         running = self._place(slot, request.task_id)
-        running.environment.reset_to(request.split, request.init_state_id)
-        for number, action in enumerate(request.lead, start=1):
-            if running.environment.advance(np.array(action, dtype=np.float32)).done:
-                raise EnvironmentRequestError(
-                    f"the {len(request.lead)} actions that lead into an episode of task {request.task_id}, initial "
-                    f"state {request.init_state_id}, end it after {number}"
-                )
+        begin_episode(running.environment, request)
         return running
 
     def _place(self, slot: int, task_id: int) -> _Running:
@@ -303,55 +296,3 @@ def _observe(environment: ManipulationEnvironment) -> Observation:
         state=observation["state"].copy(),
         instruction=observation["instruction"],
     )
-
-
-def main(descriptor: int, factory: str, suite_name: str, image_size: int | None, max_environments: int | None) -> None:
-    """Serve commands from the socket `descriptor` until the parent closes it or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    connection = Connection(descriptor)
-    batches: queue.SimpleQueue[list[Command]] = queue.SimpleQueue()
-    stopping = threading.Event()
-    # A thread of its own reads, so that a parent that sends never waits for a worker that sends, and so that the
-    # parent's death is noticed while an environment hangs.
-    threading.Thread(target=_read_commands, args=(connection, batches, stopping), daemon=True).start()
-    end_with_parent()  # a process forked from the parent can hold its end of the socket open after the parent's death
-    runner = SlotRunner(factory, suite_name, image_size, max_environments)
-    try:
-        connection.send([])  # ready
-        while not stopping.is_set():
-            _answer(connection, runner, batches.get(), stopping)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the parent went away: nobody is left to tell
-    runner.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # interpreter teardown would destroy GL contexts in an arbitrary order, noisily
-
-
-def _answer(connection: Connection, runner: SlotRunner, batch: list[Command], stopping: threading.Event) -> None:
-    """Run commands in order; their replies go out in one message, or more when they take long."""
-    replies: list[Reply] = []
-    last_sent = time.monotonic()
-    for command in batch:
-        if stopping.is_set():
-            return
-        reply = runner.handle(command)
-        if reply is not None:
-            replies.append(reply)
-        if time.monotonic() - last_sent > ANSWER_SECONDS:
-            connection.send(replies)
-            replies, last_sent = [], time.monotonic()
-    connection.send(replies)
-
-
-def _read_commands(
-    connection: Connection, batches: queue.SimpleQueue[list[Command]], stopping: threading.Event
-) -> None:
-    try:
-        while True:
-            batches.put(connection.recv())
-    except (EOFError, OSError):
-        stopping.set()
-        batches.put([])
-    time.sleep(EXIT_GRACE_SECONDS)
-    os._exit(0)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sim.contract import CONTROL_FREQUENCY, Split, Suite
 from sim.pool.worker import load_factory
@@ -24,23 +22,17 @@ from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.staging import stage_episode, staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat, check_pixel_format
 from vla.errors import ReflexError, writing
-from vla.rollout.collect_worker import (
-    EXPERT,
-    RANDOM,
-    Attempt,
-    AttemptResult,
-    AttemptRunner,
-    AttemptSettings,
-    run_in_worker,
-    start_worker,
-)
-from vla.run.worker_processes import JobRunner
+from vla.rollout.actors import EXPERT, RANDOM
+from vla.rollout.collect_worker import Attempt, AttemptRunner, AttemptSettings
+from vla.run.progress_bar import progress_bar
+from vla.run.worker_processes import run_jobs
 
 ATTEMPTS = "attempts.jsonl"
-POLICY_BATCH = 32
-"""Episodes of a policy that are in memory at once."""
+POLICY_SLOTS = 32
+"""Episodes of a policy that run at once, each with all its frames in memory."""
 
-OnResult = Callable[[AttemptResult], None]
+OnResult = Callable[[Attempt, bool], None]
+"""(attempt, whether its episode is staged)."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +132,7 @@ def collect(config: CollectConfig, factory: str = "sim.suites:get_suite") -> Pat
         settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in varying}
         check_same_settings(writer.staging / "collect.json", settings)
         plans = _load_plans(writer.staging, task_ids, config.episodes_per_task)
-        _run_plans(config, factory, suite, plans, writer.staging, console)
+        _run_plans(config, factory, suite, plans, writer.staging)
         folder = writer.finalize(_collection_record(config, suite, plans))
     except KeyboardInterrupt:
         console.print(
@@ -173,48 +165,44 @@ def _load_plans(staging: Path, task_ids: Sequence[int], wanted: int) -> dict[int
     return plans
 
 
-def _run_plans(
-    config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path, console: Console
-) -> None:
+def _run_plans(config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path) -> None:
     """Make every outstanding attempt, with a progress bar."""
     total = config.episodes_per_task * len(plans)
-    with _progress(console) as progress:
-        bar = progress.add_task(f"collect {config.suite}", total=total, completed=_num_kept(plans))
+    with progress_bar(f"collect {config.suite}", total, _num_kept(plans)) as show:
 
-        def on_result(result: AttemptResult) -> None:
-            plan = plans[result.attempt.task_id]
-            if result.kept:
-                plan.kept.add(result.attempt.number)
+        def on_result(attempt: Attempt, kept: bool) -> None:
+            plan = plans[attempt.task_id]
+            if kept:
+                plan.kept.add(attempt.number)
             else:
-                plan.failed.add(result.attempt.number)
-                _log_failure(staging, result.attempt)
+                plan.failed.add(attempt.number)
+                _log_failure(staging, attempt)
             if plan.hopeless:
                 raise ReflexError(
                     f"the expert of {config.suite} task {plan.task_id} failed {len(plan.failed)} of "
                     f"{len(plan.failed) + len(plan.kept)} attempts; lower action_noise={config.action_noise} or leave "
                     "this task out with tasks=[...]"
                 )
-            progress.update(bar, completed=_num_kept(plans))
+            show(_num_kept(plans), "")
 
-        if config.policy in (EXPERT, RANDOM):
-            settings = AttemptSettings(
-                factory=factory,
-                suite=config.suite,
-                image_size=suite.image_size,
-                policy=config.policy,
-                split=config.split,
-                seed=config.seed,
-                action_noise=config.action_noise,
-                pace=config.pace,
-                pixel_format=config.pixel_format,
-                staging=staging,
-            )
-            if config.num_workers == 1:
-                _run_here(settings, plans, on_result)
-            else:
-                _run_in_processes(settings, plans, on_result, config.num_workers)
-        else:
+        if config.policy not in (EXPERT, RANDOM):
             _run_policy(config, factory, suite, plans, staging, on_result)
+            return
+        settings = AttemptSettings(
+            factory=factory,
+            suite=config.suite,
+            image_size=suite.image_size,
+            policy=config.policy,
+            split=config.split,
+            seed=config.seed,
+            action_noise=config.action_noise,
+            pace=config.pace,
+            pixel_format=config.pixel_format,
+            staging=staging,
+        )
+        # A single worker would only be waited for.
+        workers = 0 if config.num_workers == 1 else min(config.num_workers, total)
+        run_jobs(AttemptRunner, (settings,), workers, lambda: _outstanding(plans), on_result)
 
 
 def _outstanding(plans: dict[int, TaskPlan]) -> list[Attempt]:
@@ -225,54 +213,27 @@ def _num_kept(plans: dict[int, TaskPlan]) -> int:
     return sum(len(plan.kept) for plan in plans.values())
 
 
-def _run_here(settings: AttemptSettings, plans: dict[int, TaskPlan], on_result: OnResult) -> None:
-    """Make the attempts one after another in this process."""
-    runner = AttemptRunner(settings)
-    try:
-        for plan in plans.values():
-            while outstanding := plan.outstanding():
-                on_result(runner.run(Attempt(plan.task_id, outstanding[0])))
-    finally:
-        runner.close()
-
-
-def _run_in_processes(
-    settings: AttemptSettings, plans: dict[int, TaskPlan], on_result: OnResult, num_workers: int
-) -> None:
-    """Make the attempts in worker processes; one whose worker died is made again."""
-    runner = JobRunner(run_in_worker, start_worker, (settings,), num_workers)
-    runner.run(lambda: _outstanding(plans), lambda _, result: on_result(result))
-
-
 def _run_policy(
     config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path, on_result: OnResult
 ) -> None:
     """Roll out a policy (sampled, temperature 1) with a frame at every control step."""
     # Here, because torch and the policies take seconds to import and an expert needs neither.
-    from sim.pool import EnvironmentPool, EpisodeRequest
+    from sim.pool import EnvironmentPool
     from vla.policies import load_policy
-    from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
+    from vla.rollout.pool_rollouts import play_rollouts
 
     policy = load_policy(config.policy)
     attempts = _outstanding(plans)
-    num_slots = max(1, min(len(attempts), POLICY_BATCH))
+    requests = [attempt.wanted(suite, config.split, config.seed) for attempt in attempts]
+    num_slots = max(1, min(len(attempts), POLICY_SLOTS))
+
+    def keep(index: int, episode: Episode) -> None:
+        attempt = attempts[index]
+        stage_episode(staging, attempt.key, episode, suite.image_size, CONTROL_FREQUENCY, config.pixel_format)
+        on_result(attempt, True)
+
     with EnvironmentPool(config.suite, num_slots, config.num_workers, suite.image_size, factory=factory) as pool:
-        for start in range(0, len(attempts), POLICY_BATCH):
-            batch = attempts[start : start + POLICY_BATCH]
-            requests = []
-            for attempt in batch:
-                init_state_id = attempt.number % suite.num_init_states(attempt.task_id, config.split)
-                request = EpisodeRequest(attempt.task_id, config.split, init_state_id)
-                requests.append(RolloutRequest(request, attempt.seed(config.seed)))
-
-            def keep(index: int, episode: Episode, batch: Sequence[Attempt] = batch) -> None:
-                attempt = batch[index]
-                stage_episode(staging, attempt.key, episode, suite.image_size, CONTROL_FREQUENCY, config.pixel_format)
-                on_result(AttemptResult(attempt, episode.success, kept=True))
-
-            collect_rollouts(
-                policy, pool, suite, requests, mode="sample", temperature=1.0, on_episode=keep, frame_stride=1
-            )
+        play_rollouts(policy, pool, suite, requests, keep, mode="sample", temperature=1.0, frame_stride=1)
 
 
 def _log_failure(staging: Path, attempt: Attempt) -> None:
@@ -305,17 +266,3 @@ def _report(console: Console, folder: Path, config: CollectConfig, plans: dict[i
             if plan.failed:
                 line += f"\n  task {plan.task_id}: {len(plan.kept)} of {len(plan.kept) + len(plan.failed)}"
     console.print(line)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield progress

@@ -22,9 +22,9 @@ from vla.data.libero_hdf5 import demonstration_files, demonstration_names, read_
 from vla.data.staging import staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat, check_pixel_format
 from vla.errors import ReflexError
-from vla.rollout.libero_replay import Demonstration, ReplaySettings, run_in_worker, start_worker
+from vla.rollout.libero_replay import Demonstration, DemonstrationReader, ReplaySettings
 from vla.run.progress_bar import progress_bar
-from vla.run.worker_processes import JobRunner
+from vla.run.worker_processes import run_jobs
 
 Pictures = Literal["replayed", "recorded"]
 
@@ -139,8 +139,8 @@ def _run(config: ImportConfig, jobs: Sequence[Demonstration], staging: Path, siz
             kept.extend([job.task_id] if keep else [])
             update(len(jobs) - len(waiting), f"{len(kept)} kept")
 
-        runner = JobRunner(run_in_worker, start_worker, (settings,), config.num_workers)
-        runner.run(lambda: list(waiting), finished)
+        workers = min(config.num_workers, len(waiting))
+        run_jobs(DemonstrationReader, (settings,), workers, lambda: list(waiting), finished)
     if not kept:
         raise ReflexError(
             f"none of {len(jobs)} demonstrations reached the goal when it was played again: simulator or assets are "

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
-from sim.contract import CONTROL_FREQUENCY, Expert, FloatArray, ManipulationEnvironment
+from sim.contract import CONTROL_FREQUENCY
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.suite import LiberoSuite
+from sim.pool.worker import EpisodeRequest
 from vla.data.episode import Episode
 from vla.data.lerobot_reader import UNKNOWN
 from vla.data.libero_hdf5 import RecordedDemonstration, fixture_poses, read_demonstration, without_idle_steps
 from vla.data.staging import stage_episode
 from vla.data.video import PixelFormat
 from vla.errors import ReflexError
-from vla.rollout.collect_worker import record_episode
+from vla.rollout.actors import Replayed
+from vla.rollout.builder import EpisodeBuilder
+from vla.rollout.play import Player, play_episode
+from vla.rollout.requests import RolloutRequest
 
 DEMONSTRATION = "demonstration"
 """Who acted, in the dataset."""
@@ -52,39 +55,33 @@ class ReplaySettings:
     staging: Path
 
 
-class DemonstrationReader:
-    """Makes episodes one after another, keeping the environment of the last task alive."""
+class DemonstrationReader(Player):
+    """Makes episodes one after another."""
 
     def __init__(self, settings: ReplaySettings) -> None:
+        super().__init__(LiberoSuite(settings.suite, settings.image_size))
         self._settings = settings
-        self._suite = LiberoSuite(settings.suite, settings.image_size)
-        self._environment: LiberoEnvironment | None = None
 
-    def stage(self, demonstration: Demonstration) -> bool:
+    def run(self, job: Demonstration, restarted: bool = False) -> bool:
         """Stage one as an episode; returns False, with nothing staged, when it fails on being played again.
 
-        Raises `ReflexError` when the file cannot be used or the disk is full.
+        A worker's death (`restarted`) leaves no trace in it. Raises `ReflexError` when the file cannot be used or the
+        disk is full.
         """
-        settings, path = self._settings, Path(demonstration.file)
-        recorded = read_demonstration(path, demonstration.name)
+        settings = self._settings
+        recorded = read_demonstration(Path(job.file), job.name)
         if settings.replayed:
-            episode = self._replay(demonstration, recorded)
+            episode = self._replay(job, recorded)
         else:
-            instruction = self._suite.instruction(demonstration.task_id)
-            episode = as_recorded(recorded, self._suite.name, demonstration.task_id, instruction)
+            episode = as_recorded(recorded, self.suite.name, job.task_id, self.suite.instruction(job.task_id))
         if episode.success:
-            stage_episode(
-                settings.staging,
-                demonstration.key,
-                episode,
-                settings.image_size,
-                CONTROL_FREQUENCY,
-                settings.pixel_format,
-            )
+            size = settings.image_size
+            stage_episode(settings.staging, job.key, episode, size, CONTROL_FREQUENCY, settings.pixel_format)
         return episode.success
 
     def _replay(self, demonstration: Demonstration, recorded: RecordedDemonstration) -> Episode:
-        environment = self._environment_of(demonstration.task_id)
+        environment = self.environment_of(demonstration.task_id)
+        assert isinstance(environment, LiberoEnvironment)
         model = environment.scene.model
         bodies = [
             mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_BODY, body)
@@ -98,37 +95,9 @@ class DemonstrationReader:
         actions = np.clip(recorded.actions, -1.0, 1.0)
         if self._settings.drop_idle:
             actions = without_idle_steps(actions)
-        played = record_episode(environment, _Recorded(actions), len(actions), np.random.default_rng(0), 0.0)
-        return played.episode(
-            suite=self._suite.name,
-            task_id=demonstration.task_id,
-            instruction=environment.instruction,
-            split="train",
-            init_state_id=UNKNOWN,
-            seed=UNKNOWN,
-            policy_id=DEMONSTRATION,
-        )
-
-    def _environment_of(self, task_id: int) -> LiberoEnvironment:
-        if self._environment is None or self._environment.task_id != task_id:
-            if self._environment is not None:
-                self._environment.close()
-            self._environment = self._suite.make(task_id)
-        return self._environment
-
-
-class _Recorded(Expert):
-    """Plays recorded actions."""
-
-    def __init__(self, actions: NDArray[np.float32]) -> None:
-        self._actions = iter(actions)
-
-    def reset(self, environment: ManipulationEnvironment) -> None:
-        """Nothing to look at."""
-
-    def act(self, environment: ManipulationEnvironment) -> FloatArray:
-        """The next one."""
-        return next(self._actions)
+        wanted = RolloutRequest(EpisodeRequest(demonstration.task_id, "train", UNKNOWN), UNKNOWN)
+        builder = EpisodeBuilder(self.suite.name, wanted, DEMONSTRATION)
+        return play_episode(environment, Replayed(actions), builder, frame_stride=1)
 
 
 def as_recorded(recorded: RecordedDemonstration, suite: str, task_id: int, instruction: str) -> Episode:
@@ -155,19 +124,3 @@ def as_recorded(recorded: RecordedDemonstration, suite: str, task_id: int, instr
         costs=zeros,
         progress=at_the_end.copy(),
     )
-
-
-_reader: DemonstrationReader | None = None
-
-
-def start_worker(settings: ReplaySettings) -> None:
-    """Prepare this process."""
-    global _reader
-    _reader = DemonstrationReader(settings)
-
-
-def run_in_worker(demonstration: Demonstration, restarted: bool) -> bool:
-    """Stage one demonstration in a process that `start_worker` prepared; a worker's death leaves no trace in it."""
-    del restarted
-    assert _reader is not None
-    return _reader.stage(demonstration)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,11 +15,16 @@ import numpy as np
 import pytest
 
 from sim.contract import EnvironmentRequestError
+from sim.pool import EpisodeRequest
 from tests.vla.data.point_suite import FACTORY, PointEnvironment, PointExpert
+from vla.data.episode import Episode
 from vla.data.lerobot_reader import LeRobotDataset, read_demonstrations
 from vla.errors import ReflexError
+from vla.rollout.actors import ActionNoise, Actor, Paced, at_pace
+from vla.rollout.builder import EpisodeBuilder
 from vla.rollout.collect import CollectConfig, TaskPlan, collect
-from vla.rollout.collect_worker import at_pace, record_episode
+from vla.rollout.play import play_episode
+from vla.rollout.requests import RolloutRequest
 
 ROOT = Path(__file__).parents[3]
 
@@ -73,13 +78,19 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     assert_same_files(one, two)
 
 
-def test_noise_is_executed_and_not_recorded() -> None:
+def played(actor: Actor, action_noise: float = 0.0) -> Episode:
     environment = PointEnvironment(0, 16)
     environment.reset_to("train", 0)
-    recording = record_episode(environment, PointExpert(0), 12, np.random.default_rng(1), action_noise=0.2)
-    actions = np.stack(recording.actions)
+    builder = EpisodeBuilder("point", RolloutRequest(EpisodeRequest(0, "train", 0), seed=0), "expert")
+    noise = ActionNoise(np.random.default_rng(1), action_noise)
+    return play_episode(environment, actor, builder, frame_stride=1, disturb=noise)
+
+
+def test_noise_is_executed_and_not_recorded() -> None:
+    episode = played(PointExpert(0), action_noise=0.2)
+    actions = episode.actions
     assert (actions == actions[0]).all()
-    levels = np.array([observation["state"][0] for observation in recording.observations])
+    levels = episode.states[:, 0]
     executed = np.diff(levels)
     assert np.abs(executed - actions[0, 0]).max() > 0.05
     assert np.abs(executed - actions[0, 0]).max() < 1.0
@@ -90,10 +101,8 @@ def test_a_slow_pace_shortens_movements_and_keeps_their_direction() -> None:
     np.testing.assert_allclose(at_pace(action, 0.4), [0.24, 0.0, -0.32, 0.1, 0.2, 0.3, 1.0], rtol=1e-6)
     np.testing.assert_array_equal(at_pace(at_pace(action, 0.4), 0.5), at_pace(action, 0.4))
     np.testing.assert_array_equal(at_pace(np.zeros(7, np.float32), 0.4), np.zeros(7))
-    environment = PointEnvironment(0, 16)
-    environment.reset_to("train", 0)
-    recording = record_episode(environment, PointExpert(0), 12, np.random.default_rng(1), 0.0, pace=0.1)
-    assert max(np.linalg.norm(action[:3]) for action in recording.actions) == pytest.approx(0.1)
+    actions = played(Paced(PointExpert(0), 0.1)).actions
+    assert max(np.linalg.norm(action[:3]) for action in actions) == pytest.approx(0.1)
 
 
 def test_a_random_policy_keeps_every_episode(tmp_path: Path) -> None:
@@ -153,7 +162,6 @@ def test_an_unknown_task_leaves_nothing_behind(tmp_path: Path) -> None:
 
 INTERRUPTED = """
 import sys, time
-from vla.rollout import collect_worker
 from vla.rollout.collect import CollectConfig, collect
 from tests.vla.data.point_suite import FACTORY
 
@@ -168,16 +176,26 @@ if __name__ == "__main__":
 """
 
 
+def children() -> list[int]:
+    """Process numbers of this process's living children."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state != "Z":
+                found.append(int(status.parent.name))
+    return sorted(found)
+
+
 def test_killed_workers_lose_no_episode(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stop = threading.Event()
     killed = []
 
     def kill_now_and_then() -> None:
         while not stop.wait(1.5) and len(killed) < 2:
-            for child in multiprocessing.active_children()[:1]:
-                assert child.pid is not None
-                os.kill(child.pid, signal.SIGKILL)
-                killed.append(child.pid)
+            for child in children()[:1]:
+                os.kill(child, signal.SIGKILL)
+                killed.append(child)
 
     killer = threading.Thread(target=kill_now_and_then)
     killer.start()
