@@ -24,9 +24,9 @@ from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
 from vla.rollout.actors import EXPERT
-from vla.rollout.expert_episodes import run_experts
 from vla.rollout.pool_rollouts import play_rollouts
 from vla.rollout.requests import RolloutRequest
+from vla.rollout.scripted import run_experts
 from vla.run.cores import available_cpus
 from vla.run.devices import draw_beside, resolve_device, set_threads
 from vla.run.files import write_json

@@ -5,6 +5,7 @@ A suite's `Expert` is an actor as it is. A policy decides for many environments 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -38,7 +39,6 @@ class Random:
         """Nothing to look at."""
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray:
-        """The next draw."""
         return self._generator.uniform(-1.0, 1.0, ACTION_SIZE).astype(np.float32)
 
 
@@ -46,20 +46,17 @@ class Still:
     """Does as another actor does for some steps, then does not move and holds the gripper as it was (open at first)."""
 
     def __init__(self, actor: Actor | None = None, stop: int = 0) -> None:
-        """Without an `actor` it never moves; `stop` is the number of control steps that the actor acts."""
-        self._actor, self._stop = actor, stop
+        """`stop` is the number of control steps that `actor` acts; without an actor it never moves."""
+        self._actor, self._left, self._gripper = actor, stop, GRIPPER_OPEN
 
     def reset(self, environment: ManipulationEnvironment) -> None:
-        """Start over."""
-        self._left, self._gripper = self._stop, GRIPPER_OPEN
         if self._actor is not None:
             self._actor.reset(environment)
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray | None:
-        """The actor's action, or none."""
-        if self._actor is None or self._left == 0:
-            return np.array([0.0] * (ACTION_SIZE - 1) + [self._gripper], dtype=np.float32)
         self._left -= 1
+        if self._actor is None or self._left < 0:
+            return np.array([0.0] * (ACTION_SIZE - 1) + [self._gripper], dtype=np.float32)
         action = self._actor.act(environment)
         if action is not None:
             self._gripper = float(action[-1])
@@ -70,54 +67,27 @@ class Replayed:
     """Plays recorded actions [T, 7]."""
 
     def __init__(self, actions: NDArray[np.float32]) -> None:
-        self._actions = actions
+        self._actions = iter(actions)
 
     def reset(self, environment: ManipulationEnvironment) -> None:
-        """From the first."""
-        self._left = iter(self._actions)
+        """Nothing to look at."""
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray | None:
-        """The next one."""
-        return next(self._left, None)
+        return next(self._actions, None)
 
 
 class Paced:
-    """Another actor whose movements are no faster than people's.
-
-    A translation keeps its direction and is shortened to at most `pace`, 1 being full speed.
-    """
+    """Another actor, its translations shortened to at most `pace` (1 is full speed) in the same direction."""
 
     def __init__(self, actor: Actor, pace: float) -> None:
         self._actor, self._pace = actor, pace
 
     def reset(self, environment: ManipulationEnvironment) -> None:
-        """As the actor does."""
         self._actor.reset(environment)
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray | None:
-        """The actor's action, slowed."""
         action = self._actor.act(environment)
         return None if action is None else at_pace(clipped(action), self._pace)
-
-
-class ActionNoise:
-    """Gaussian noise on the first six numbers of an executed action.
-
-    The recorded action stays the actor's: the data then shows how to come back from states off its path (DART, Laskey
-    et al. 2017).
-    """
-
-    def __init__(self, generator: np.random.Generator, deviation: float) -> None:
-        """`deviation` is in units of full-scale action; 0 changes nothing and draws nothing."""
-        self._generator, self._deviation = generator, deviation
-
-    def __call__(self, action: FloatArray) -> FloatArray:
-        """What to execute [7] instead of `action`, in [-1, 1]."""
-        if self._deviation == 0:
-            return action
-        executed = action.copy()
-        executed[:6] += self._generator.normal(0.0, self._deviation, 6).astype(np.float32)
-        return clipped(executed)
 
 
 def clipped(action: NDArray[np.floating]) -> FloatArray:
@@ -130,3 +100,19 @@ def at_pace(action: FloatArray, pace: float) -> FloatArray:
     slowed = action.copy()
     slowed[:3] *= min(1.0, pace / max(float(np.linalg.norm(action[:3])), 1e-9))
     return slowed
+
+
+def action_noise(generator: np.random.Generator, deviation: float) -> Callable[[FloatArray], FloatArray]:
+    """Gaussian noise of a deviation on the first six numbers of an executed action [7], within [-1, 1] in all.
+
+    The recorded action stays the actor's: the data then shows how to come back from states off its path (DART, Laskey
+    et al. 2017). At 0 nothing is drawn.
+    """
+
+    def executed(action: FloatArray) -> FloatArray:
+        noisy = action.copy()
+        if deviation > 0:
+            noisy[:6] += generator.normal(0.0, deviation, 6).astype(np.float32)
+        return clipped(noisy)
+
+    return executed

@@ -10,20 +10,23 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from sim.contract import CONTROL_FREQUENCY, Split, Suite
-from sim.pool.worker import load_factory
+from sim.pool.worker import EpisodeRequest, load_factory
 from vla.data.episode import Episode
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.staging import stage_episode, staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat, check_pixel_format
 from vla.errors import ReflexError, writing
 from vla.rollout.actors import EXPERT, RANDOM
-from vla.rollout.collect_worker import Attempt, AttemptRunner, AttemptSettings
+from vla.rollout.requests import RolloutRequest
+from vla.rollout.scripted import ScriptedPlayer
 from vla.run.progress_bar import progress_bar
 from vla.run.worker_processes import run_jobs
 
@@ -31,8 +34,8 @@ ATTEMPTS = "attempts.jsonl"
 POLICY_SLOTS = 32
 """Episodes of a policy that run at once, each with all its frames in memory."""
 
-OnResult = Callable[[Attempt, bool], None]
-"""(attempt, whether its episode is staged)."""
+Stage = Callable[[str, Episode], None]
+"""(key, episode): writes the episode into the staging folder."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,55 @@ class CollectConfig:
                 raise ReflexError(f"{name}={getattr(self, name)} needs policy=expert, not {self.policy!r}")
         if self.seed < 0:
             raise ReflexError(f"seed={self.seed} must not be negative")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One episode to try."""
+
+    task_id: int
+    number: int
+    """Counts the attempts at this task from 0; fixes the initial state and every random draw."""
+
+    @property
+    def key(self) -> str:
+        """Name in the staging folder; sorts by task, then attempt."""
+        return f"task-{self.task_id:04d}-attempt-{self.number:06d}"
+
+    def seed(self, base: int) -> int:
+        """Seed of this attempt's expert and noise, independent between attempts, below 2**31."""
+        return int(np.random.SeedSequence([base, self.task_id, self.number]).generate_state(1)[0] >> 1)
+
+    def wanted(self, suite: Suite, config: CollectConfig) -> RolloutRequest:
+        """The episode and its seed; initial states take turns."""
+        state = self.number % suite.num_init_states(self.task_id, config.split)
+        return RolloutRequest(EpisodeRequest(self.task_id, config.split, state), self.seed(config.seed))
+
+
+class AttemptRunner:
+    """Makes attempts one after another, in a worker process or in this one."""
+
+    def __init__(self, config: CollectConfig, factory: str, stage: Stage) -> None:
+        self._player = ScriptedPlayer(
+            factory, config.suite, config.image_size, config.policy, config.pace, config.action_noise, frame_stride=1
+        )
+        self._config, self._stage = config, stage
+
+    def run(self, job: Attempt, restarted: bool = False) -> bool:
+        """Play one episode; stage it and return True if it is a success, or a random policy's.
+
+        `restarted` marks an episode whose worker died before. Raises `EnvironmentRequestError` when the suite cannot
+        serve the task, `ReflexError` when the disk is full.
+        """
+        episode = self._player.run(job.wanted(self._player.suite, self._config), restarted)
+        kept = episode.success or self._config.policy == RANDOM
+        if kept:
+            self._stage(job.key, episode)
+        return kept
+
+    def close(self) -> None:
+        """Free the environment."""
+        self._player.close()
 
 
 @dataclass
@@ -167,46 +219,34 @@ def _load_plans(staging: Path, task_ids: Sequence[int], wanted: int) -> dict[int
 
 def _run_plans(config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path) -> None:
     """Make every outstanding attempt, with a progress bar."""
-    total = config.episodes_per_task * len(plans)
-    with progress_bar(f"collect {config.suite}", total, _num_kept(plans)) as show:
+    stage = partial(
+        stage_episode, staging, image_size=suite.image_size, fps=CONTROL_FREQUENCY, pixel_format=config.pixel_format
+    )
+    attempts = [Attempt(plan.task_id, number) for plan in plans.values() for number in plan.outstanding()]
+    with progress_bar(f"collect {config.suite}", config.episodes_per_task * len(plans), _num_kept(plans)) as show:
 
-        def on_result(attempt: Attempt, kept: bool) -> None:
+        def on_result(attempt: Attempt, kept: bool) -> list[Attempt]:
+            """Note how it ended; returns the attempt that takes the place of one that failed."""
             plan = plans[attempt.task_id]
             if kept:
                 plan.kept.add(attempt.number)
-            else:
-                plan.failed.add(attempt.number)
-                _log_failure(staging, attempt)
+                show(_num_kept(plans), "")
+                return []
+            plan.failed.add(attempt.number)
+            _log_failure(staging, attempt)
             if plan.hopeless:
                 raise ReflexError(
                     f"the expert of {config.suite} task {plan.task_id} failed {len(plan.failed)} of "
                     f"{len(plan.failed) + len(plan.kept)} attempts; lower action_noise={config.action_noise} or leave "
                     "this task out with tasks=[...]"
                 )
-            show(_num_kept(plans), "")
+            return [Attempt(plan.task_id, plan.wanted + len(plan.failed) - 1)]
 
-        if config.policy not in (EXPERT, RANDOM):
-            _run_policy(config, factory, suite, plans, staging, on_result)
-            return
-        settings = AttemptSettings(
-            factory=factory,
-            suite=config.suite,
-            image_size=suite.image_size,
-            policy=config.policy,
-            split=config.split,
-            seed=config.seed,
-            action_noise=config.action_noise,
-            pace=config.pace,
-            pixel_format=config.pixel_format,
-            staging=staging,
-        )
-        # A single worker would only be waited for.
-        workers = 0 if config.num_workers == 1 else min(config.num_workers, total)
-        run_jobs(AttemptRunner, (settings,), workers, lambda: _outstanding(plans), on_result)
-
-
-def _outstanding(plans: dict[int, TaskPlan]) -> list[Attempt]:
-    return [Attempt(plan.task_id, number) for plan in plans.values() for number in plan.outstanding()]
+        if config.policy in (EXPERT, RANDOM):
+            workers = 0 if config.num_workers == 1 else config.num_workers  # a single one would only be waited for
+            run_jobs(AttemptRunner, (config, factory, stage), workers, attempts, on_result)
+        else:
+            _run_policy(config, factory, suite, attempts, stage, on_result)
 
 
 def _num_kept(plans: dict[int, TaskPlan]) -> int:
@@ -214,7 +254,12 @@ def _num_kept(plans: dict[int, TaskPlan]) -> int:
 
 
 def _run_policy(
-    config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path, on_result: OnResult
+    config: CollectConfig,
+    factory: str,
+    suite: Suite,
+    attempts: Sequence[Attempt],
+    stage: Stage,
+    on_result: Callable[[Attempt, bool], object],
 ) -> None:
     """Roll out a policy (sampled, temperature 1) with a frame at every control step."""
     # Here, because torch and the policies take seconds to import and an expert needs neither.
@@ -223,14 +268,12 @@ def _run_policy(
     from vla.rollout.pool_rollouts import play_rollouts
 
     policy = load_policy(config.policy)
-    attempts = _outstanding(plans)
-    requests = [attempt.wanted(suite, config.split, config.seed) for attempt in attempts]
+    requests = [attempt.wanted(suite, config) for attempt in attempts]
     num_slots = max(1, min(len(attempts), POLICY_SLOTS))
 
     def keep(index: int, episode: Episode) -> None:
-        attempt = attempts[index]
-        stage_episode(staging, attempt.key, episode, suite.image_size, CONTROL_FREQUENCY, config.pixel_format)
-        on_result(attempt, True)
+        stage(attempts[index].key, episode)
+        on_result(attempts[index], True)
 
     with EnvironmentPool(config.suite, num_slots, config.num_workers, suite.image_size, factory=factory) as pool:
         play_rollouts(policy, pool, suite, requests, keep, mode="sample", temperature=1.0, frame_stride=1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Hashable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from sim.pool.process import WorkerProcess, receive, shut_down
@@ -33,58 +34,56 @@ def run_jobs(
     make: Callable[..., JobWorker],
     arguments: tuple[Any, ...],
     num_workers: int,
-    outstanding: Callable[[], Sequence[Job]],
-    on_result: Callable[[Job, Result], None],
+    jobs: Iterable[Job],
+    on_result: Callable[[Job, Result], Sequence[Job] | None],
 ) -> None:
-    """Do jobs in processes of their own until `outstanding()` names none; a result may add to them.
+    """Do jobs in processes of their own; `on_result(job, result)` may return jobs to do next.
 
     `make(*arguments)`, importable by name, makes the `JobWorker` of each process; with 0 workers there is one, in this
     process. A worker process that dies is started anew and does its job again; the others go on meanwhile. Raises what
     a job raises, and `ReflexError` when workers die again and again with nothing done.
     """
+    waiting = deque(jobs)
     if num_workers == 0:
-        _run_here(make(*arguments), outstanding, on_result)
+        _run_here(make(*arguments), waiting, on_result)
         return
-    workers = [WorkerProcess(index, _JobHandler, (make, arguments)) for index in range(num_workers)]
+    count = min(num_workers, len(waiting))
+    workers = [WorkerProcess(index, _JobHandler, (make, arguments)) for index in range(count)]
     running: dict[WorkerProcess, Job] = {}
     lost: set[Job] = set()
     deaths = done = 0
     try:
-        while True:
-            known = set(running.values())
-            free = [worker for worker in workers if worker not in running]
-            waiting = [job for job in outstanding() if job not in known]
+        while waiting or running:
             # A job to each worker that has none: what is handed out when a worker dies counts as lost with it.
-            for worker, job in zip(free, waiting, strict=False):
-                worker.send([(job, job in lost)])
-                running[worker] = job
-            if not running:
-                return
+            for worker in workers:
+                if waiting and worker not in running:
+                    running[worker] = job = waiting.popleft()
+                    worker.send([(job, job in lost)])
             for worker, answers in receive(list(running)):
                 if isinstance(answers, str):
                     deaths += 1
-                    lost.add(running.pop(worker))
-                    _give_up_after(deaths, num_workers)
+                    _give_up_after(deaths, count)
                     _log.warning(
                         "a worker process died (it %s); after %d jobs done, a new one does its job again", answers, done
                     )
+                    waiting.appendleft(running.pop(worker))
+                    lost.add(waiting[0])
                     worker.start()
                     continue
                 for result, error in answers:
                     if error is not None:
                         raise error
                     deaths, done = 0, done + 1
-                    on_result(running.pop(worker), result)
+                    waiting.extendleft(on_result(running.pop(worker), result) or ())
     finally:
         shut_down(workers)
 
 
-def _run_here(
-    worker: JobWorker, outstanding: Callable[[], Sequence[Job]], on_result: Callable[[Job, Result], None]
-) -> None:
+def _run_here(worker: JobWorker, waiting: deque[Job], on_result: Callable[[Job, Result], Sequence[Job] | None]) -> None:
     try:
-        while jobs := outstanding():
-            on_result(jobs[0], worker.run(jobs[0], False))
+        while waiting:
+            job = waiting.popleft()
+            waiting.extendleft(on_result(job, worker.run(job, False)) or ())
     finally:
         worker.close()
 

@@ -20,7 +20,7 @@ from tests.vla.data.point_suite import FACTORY, PointEnvironment, PointExpert
 from vla.data.episode import Episode
 from vla.data.lerobot_reader import LeRobotDataset, read_demonstrations
 from vla.errors import ReflexError
-from vla.rollout.actors import ActionNoise, Actor, Paced, at_pace
+from vla.rollout.actors import Actor, Paced, action_noise, at_pace
 from vla.rollout.builder import EpisodeBuilder
 from vla.rollout.collect import CollectConfig, TaskPlan, collect
 from vla.rollout.play import play_episode
@@ -78,16 +78,16 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     assert_same_files(one, two)
 
 
-def played(actor: Actor, action_noise: float = 0.0) -> Episode:
+def played(actor: Actor, deviation: float = 0.0) -> Episode:
     environment = PointEnvironment(0, 16)
     environment.reset_to("train", 0)
     builder = EpisodeBuilder("point", RolloutRequest(EpisodeRequest(0, "train", 0), seed=0), "expert")
-    noise = ActionNoise(np.random.default_rng(1), action_noise)
+    noise = action_noise(np.random.default_rng(1), deviation)
     return play_episode(environment, actor, builder, frame_stride=1, disturb=noise)
 
 
 def test_noise_is_executed_and_not_recorded() -> None:
-    episode = played(PointExpert(0), action_noise=0.2)
+    episode = played(PointExpert(0), deviation=0.2)
     actions = episode.actions
     assert (actions == actions[0]).all()
     levels = episode.states[:, 0]

@@ -54,16 +54,14 @@ class RefuseToStart(Worker):
 
 
 def test_what_a_dead_worker_had_is_done_again_and_marked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    waiting = dict.fromkeys(range(1, 13))
     results: dict[int, tuple[int, bool]] = {}
 
     def finished(number: int, result: tuple[int, bool]) -> None:
-        del waiting[number]
         assert number not in results
         results[number] = result
 
     with caplog.at_level(logging.WARNING):
-        run_jobs(Square, (str(tmp_path),), 2, lambda: list(waiting), finished)
+        run_jobs(Square, (str(tmp_path),), 2, range(1, 13), finished)
     assert {number: square for number, (square, _) in results.items()} == {n: n**2 for n in range(1, 13)}
     assert results[5][1] and results[10][1]
     assert not results[1][1]
@@ -72,37 +70,35 @@ def test_what_a_dead_worker_had_is_done_again_and_marked(tmp_path: Path, caplog:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_result_may_add_jobs(tmp_path: Path, num_workers: int) -> None:
-    wanted, seen = [3], []
+    seen = []
 
-    def finished(number: int, result: tuple[int, bool]) -> None:
-        wanted.remove(number)
+    def finished(number: int, result: tuple[int, bool]) -> list[int]:
         seen.append(number)
-        if number > 1:
-            wanted.append(number - 1)
+        return [number - 1] if number > 1 else []
 
-    run_jobs(Square, (str(tmp_path),), num_workers, lambda: wanted, finished)
+    run_jobs(Square, (str(tmp_path),), num_workers, [3], finished)
     assert seen == [3, 2, 1]
 
 
 def test_workers_that_only_die_are_given_up(tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match=f"died {MAX_FRUITLESS_DEATHS + 1} times with nothing done"):
-        run_jobs(Die, (str(tmp_path),), 1, lambda: [1], lambda *_: None)
+        run_jobs(Die, (str(tmp_path),), 1, [1], lambda *_: None)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_is_the_callers(tmp_path: Path, num_workers: int) -> None:
     with pytest.raises(ReflexError, match="no 7") as caught:
-        run_jobs(Refuse, (str(tmp_path),), num_workers, lambda: [7], lambda *_: None)
+        run_jobs(Refuse, (str(tmp_path),), num_workers, [7], lambda *_: None)
     notes = "".join(getattr(caught.value, "__notes__", []))
     assert ("in run\n" in notes) == (num_workers == 1), "where it happened in the other process"
     with pytest.raises(ReflexError, match="no beginning"):
-        run_jobs(RefuseToStart, ("beginning",), num_workers, lambda: [7], lambda *_: None)
+        run_jobs(RefuseToStart, ("beginning",), num_workers, [7], lambda *_: None)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_workers_are_closed_and_gone_at_the_end(tmp_path: Path, num_workers: int) -> None:
     results: list[int] = []
-    run_jobs(Identity, (str(tmp_path),), num_workers, lambda: [1] * (not results), lambda _, pid: results.append(pid))
+    run_jobs(Identity, (str(tmp_path),), num_workers, [1], lambda _, pid: results.append(pid))
     assert (tmp_path / "closed").exists()
     assert (results == [os.getpid()]) == (num_workers == 0)
     assert num_workers == 0 or not Path(f"/proc/{results[0]}").exists()
@@ -123,7 +119,7 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     program = (
         "from tests.vla.run.test_worker_processes import *\n"
         "if __name__ == '__main__':\n"
-        "    run_jobs(SayAndWait, (sys.argv[1],), 1, lambda: [1], lambda *_: None)\n"
+        "    run_jobs(SayAndWait, (sys.argv[1],), 1, [1], lambda *_: None)\n"
     )
     script = tmp_path / "program.py"
     script.write_text(program)
