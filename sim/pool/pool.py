@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,6 @@ from sim.pool.worker import (
     Command,
     EpisodeRequest,
     Failure,
-    ReplayCommand,
     Reply,
     ResetCommand,
     SlotRunner,
@@ -56,7 +56,7 @@ class _Slot:
     """Executed actions of the running episode, one array [steps, 7] per chunk."""
     ticket: int = 0
     """Number of the newest command; replies to older ones are dropped."""
-    pending: ResetCommand | StepCommand | None = None
+    pending: Command | None = None
     reply: Reply | None = None
     restarted: bool = False
 
@@ -64,8 +64,8 @@ class _Slot:
 class EnvironmentPool:
     """Runs episodes in `num_slots` slots over `num_workers` processes; with 0 workers, in this process.
 
-    Use as a context manager. `reset` and `step_chunk` are blocking; `begin_...` and `finish_...` are their two halves,
-    for a caller with something else to do meanwhile. Environments are built at the first reset that needs them.
+    Use as a context manager. `reset` and `step_chunk` are blocking; `begin_...` and `finish` are their two halves, for
+    a caller with something else to do meanwhile. Environments are built at the first reset that needs them.
 
     Any method raises `EnvironmentRequestError` for a request that cannot be served, naming the slot, and
     `EnvironmentPoolError` (a subclass) when an environment or a worker fails. A worker that dies or stays silent for
@@ -120,7 +120,7 @@ class EnvironmentPool:
     def reset(self, slots: Sequence[int], requests: Sequence[EpisodeRequest]) -> list[Observation]:
         """Start an episode in each slot; whatever ran there is dropped. Returns the first observations."""
         self.begin_reset(slots, requests)
-        return self.finish_reset(slots)
+        return self.finish(slots)
 
     def step_chunk(
         self, slots: Sequence[int], actions: NDArray[np.float32], frame_stride: int | None = None
@@ -131,7 +131,7 @@ class EnvironmentPool:
         the chunk, after every step whose number within the episode is a multiple of it.
         """
         self.begin_step_chunk(slots, actions, frame_stride)
-        return self.finish_step_chunk(slots)
+        return self.finish(slots)
 
     def begin_reset(self, slots: Sequence[int], requests: Sequence[EpisodeRequest]) -> None:
         """Send resets without waiting."""
@@ -167,18 +167,26 @@ class EnvironmentPool:
             ]
         )
 
-    def finish_reset(self, slots: Sequence[int]) -> list[Observation]:
-        """Wait for the resets of these slots. Returns their first observations, in the order of `slots`."""
-        observations = [result for result in self._finish(slots) if not isinstance(result, ChunkResult)]
-        if len(observations) != len(slots):
-            raise EnvironmentRequestError(f"finish_reset was called for slots {list(slots)}, some of which run a chunk")
-        return observations
+    def finish(self, slots: Sequence[int]) -> list[Any]:
+        """Wait for what these slots were asked, in their order.
 
-    def finish_step_chunk(self, slots: Sequence[int]) -> list[ChunkResult]:
-        """Wait for the chunks of these slots. Returns their results, in the order of `slots`."""
-        results = [result for result in self._finish(slots) if isinstance(result, ChunkResult)]
-        if len(results) != len(slots):
-            raise EnvironmentRequestError(f"finish_step_chunk was called for slots {list(slots)}, some being reset")
+        Returns the first `Observation` of a slot that was reset, the `ChunkResult` of one that ran a chunk.
+        """
+        self._check_slots(slots)
+        self._receive(slots)
+        replies = [state.reply for state in (self._slots[slot] for slot in slots)]
+        results: list[Any] = []
+        for slot, reply in zip(slots, replies, strict=True):
+            if reply is None:
+                raise EnvironmentRequestError(f"nothing was asked of slot {slot}, so there is nothing to wait for")
+            if isinstance(reply.result, Failure):
+                for other in slots:
+                    self._slots[other] = _Slot(ticket=self._slots[other].ticket)
+                kind = EnvironmentRequestError if reply.result.is_request_error else EnvironmentPoolError
+                raise kind(reply.result.message) from _RemoteTraceback("\n" + reply.result.traceback)
+            results.append(reply.result)
+        for slot in slots:
+            self._slots[slot].reply = None
         return results
 
     def _check_slots(self, slots: Sequence[int]) -> None:
@@ -190,7 +198,7 @@ class EnvironmentPool:
                 f"slots must be distinct and within 0 .. {self.num_slots - 1}, not {list(slots)}"
             )
 
-    def _submit(self, commands: Sequence[ResetCommand | StepCommand]) -> None:
+    def _submit(self, commands: Sequence[Command]) -> None:
         """Run the commands here, or send each worker its share in one message."""
         for command in commands:
             state = self._slots[command.slot]
@@ -217,24 +225,6 @@ class EnvironmentPool:
         if isinstance(result, Failure) or (isinstance(result, ChunkResult) and result.done):
             state.request, state.actions = None, []
         state.pending, state.reply = None, reply
-
-    def _finish(self, slots: Sequence[int]) -> list[Observation | ChunkResult]:
-        self._check_slots(slots)
-        self._receive(slots)
-        replies = [state.reply for state in (self._slots[slot] for slot in slots)]
-        results: list[Observation | ChunkResult] = []
-        for slot, reply in zip(slots, replies, strict=True):
-            if reply is None:
-                raise EnvironmentRequestError(f"nothing was asked of slot {slot}, so there is nothing to wait for")
-            if isinstance(reply.result, Failure):
-                for other in slots:
-                    self._slots[other] = _Slot(ticket=self._slots[other].ticket)
-                kind = EnvironmentRequestError if reply.result.is_request_error else EnvironmentPoolError
-                raise kind(reply.result.message) from _RemoteTraceback("\n" + reply.result.traceback)
-            results.append(reply.result)
-        for slot in slots:
-            self._slots[slot].reply = None
-        return results
 
     def _receive(self, slots: Sequence[int]) -> None:
         """Read replies until none of these slots has a pending command, restarting workers where needed."""
@@ -276,7 +266,7 @@ class EnvironmentPool:
         if state.request is not None and not isinstance(state.pending, ResetCommand):
             state.restarted = True
             done = np.concatenate(state.actions) if state.actions else np.zeros((0, ACTION_SIZE), np.float32)
-            commands.append(ReplayCommand(slot, state.ticket, state.request, done))
+            commands.append(ResetCommand(slot, state.ticket, state.request, replayed=done))
         if state.pending is not None:
             commands.append(state.pending)
         return commands

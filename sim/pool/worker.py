@@ -39,37 +39,39 @@ class EpisodeRequest:
 class ChunkResult:
     """What one slot did with one chunk of actions."""
 
-    steps: int
-    """Control steps executed: all of the chunk, or fewer when success or the horizon ended the episode."""
+    outcomes: list[StepOutcome]
+    """Of each control step: all of the chunk, or fewer when success or the horizon ended the episode."""
     observation: Observation
     """Rendered after the last executed step: the next decision's, or the episode's final one."""
     extra_steps: list[int]
     """Step counts within this chunk (1 .. steps - 1) after which an extra frame was rendered."""
     extra_observations: list[Observation]
-    rewards: NDArray[np.float32]
-    """[steps] 1 at success, else 0."""
-    costs: NDArray[np.float32]
-    """[steps] safety costs."""
-    progress: NDArray[np.float32]
-    """[steps] simulator-true progress in [0, 1]."""
-    success: bool
-    truncated: bool
     worker_restarted: bool = False
     """The episode was replayed from its initial state because its worker died (true from then to its end)."""
 
     @property
+    def steps(self) -> int:
+        """Control steps executed."""
+        return len(self.outcomes)
+
+    @property
     def done(self) -> bool:
-        """Whether the episode is over, for either reason."""
-        return self.success or self.truncated
+        """Whether the episode is over, by success or at the horizon."""
+        return self.outcomes[-1].done
 
 
 @dataclass(frozen=True)
 class ResetCommand:
-    """Start an episode and answer with its first observation."""
+    """Start an episode and answer with its first observation.
+
+    With `replayed`, the actions float32 [T, 7] executed so far, bring a fresh environment to the middle of the episode;
+    this is answered only when it fails. `ticket` is then that of the command that waits behind it.
+    """
 
     slot: int
     ticket: int
     request: EpisodeRequest
+    replayed: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,20 +84,7 @@ class StepCommand:
     frame_stride: int | None
 
 
-@dataclass(frozen=True)
-class ReplayCommand:
-    """Bring a fresh environment to the middle of an episode; answered only when that fails.
-
-    `actions` float32 [T, 7] are those executed so far. `ticket` is the one of the command that waits behind it.
-    """
-
-    slot: int
-    ticket: int
-    request: EpisodeRequest
-    actions: NDArray[np.float32]
-
-
-Command = ResetCommand | StepCommand | ReplayCommand
+Command = ResetCommand | StepCommand
 
 
 @dataclass(frozen=True)
@@ -173,13 +162,15 @@ class SlotRunner:
         """Run one command. An exception becomes a `Failure`, and its slot's environment is thrown away."""
         result: Observation | ChunkResult | Failure
         try:
-            if isinstance(command, ResetCommand):
-                result = self._reset(command.slot, command.request)
-            elif isinstance(command, StepCommand):
+            if isinstance(command, StepCommand):
                 result = self._step_chunk(command.slot, command.actions, command.frame_stride)
             else:
-                self._replay(command.slot, command.request, command.actions)
-                return None
+                running = self._place(command.slot, command.request.task_id)
+                begin_episode(running.environment, command.request)
+                if command.replayed is not None:
+                    self._replay(running, command.replayed)
+                    return None
+                result = _observe(running.environment)
         except Exception as error:  # noqa: BLE001 - it is raised again where the reply is read
             result = self._fail(command, error)
         return Reply(command.slot, command.ticket, result)
@@ -192,9 +183,6 @@ class SlotRunner:
             environment.close()
         self._running.clear()
         self._waiting.clear()
-
-    def _reset(self, slot: int, request: EpisodeRequest) -> Observation:
-        return _observe(self._begin(slot, request).environment)
 
     def _step_chunk(self, slot: int, actions: NDArray[np.float32], frame_stride: int | None) -> ChunkResult:
         running = self._running.get(slot)
@@ -214,20 +202,9 @@ class SlotRunner:
             if frame_stride is not None and running.steps % frame_stride == 0:
                 extra_steps.append(len(outcomes))
                 extra_observations.append(_observe(environment))
-        return ChunkResult(
-            steps=len(outcomes),
-            observation=_observe(environment),
-            extra_steps=extra_steps,
-            extra_observations=extra_observations,
-            rewards=np.array([outcome.success for outcome in outcomes], dtype=np.float32),
-            costs=np.array([outcome.cost for outcome in outcomes], dtype=np.float32),
-            progress=np.array([outcome.progress for outcome in outcomes], dtype=np.float32),
-            success=outcomes[-1].success,
-            truncated=outcomes[-1].truncated,
-        )
+        return ChunkResult(outcomes, _observe(environment), extra_steps, extra_observations)
 
-    def _replay(self, slot: int, request: EpisodeRequest, actions: NDArray[np.float32]) -> None:
-        running = self._begin(slot, request)
+    def _replay(self, running: _Running, actions: NDArray[np.float32]) -> None:
         for action in actions:
             if running.environment.advance(action).done:
                 raise RuntimeError(
@@ -235,11 +212,6 @@ class SlotRunner:
                     "does not repeat itself, so a lost worker's episodes cannot be recovered"
                 )
             running.steps += 1
-
-    def _begin(self, slot: int, request: EpisodeRequest) -> _Running:
-        running = self._place(slot, request.task_id)
-        begin_episode(running.environment, request)
-        return running
 
     def _place(self, slot: int, task_id: int) -> _Running:
         """Give the slot an environment of a task: its own, one that waits, or a new one."""
@@ -274,7 +246,7 @@ class SlotRunner:
     def _fail(self, command: Command, error: Exception) -> Failure:
         running = self._running.pop(command.slot, None)
         task_id = running.task_id if running is not None else None
-        if not isinstance(command, StepCommand):
+        if isinstance(command, ResetCommand):
             task_id = command.request.task_id
         where = f"slot {command.slot}, task {task_id}"
         if running is not None:

@@ -22,22 +22,22 @@ class EpisodeBuilder:
 
     def __init__(self, suite: str, wanted: RolloutRequest, policy_id: str, worker_restarted: bool = False) -> None:
         """`policy_id` says who acts; `worker_restarted`, that a worker died playing this episode before."""
-        self.steps = 0
-        """Control steps so far."""
         self.observations: list[Observation] = []
         self._suite, self._wanted, self._policy_id = suite, wanted, policy_id
         self._worker_restarted = worker_restarted
-        self._success = False
         self._observation_steps: list[int] = []
         self._planned: FloatArray = np.zeros((0, ACTION_SIZE), np.float32)
         self._actions: list[FloatArray] = []
-        self._rewards: list[float] = []
-        self._costs: list[float] = []
-        self._progress: list[float] = []
+        self._outcomes: list[StepOutcome] = []
         self._tokens: list[NDArray[np.int64]] = []
         self._log_probs: list[FloatArray] = []
         self._features: list[FloatArray] = []
         self._inputs: list[Any] = []
+
+    @property
+    def steps(self) -> int:
+        """Control steps so far."""
+        return len(self._outcomes)
 
     def observe(self, observation: Observation, step: int | None = None) -> None:
         """Keep what was seen after `step` control steps, None being now. A moment that is known is kept once."""
@@ -59,23 +59,15 @@ class EpisodeBuilder:
     def step(self, action: FloatArray, outcome: StepOutcome) -> None:
         """Keep one control step: the action [7] and what came of it."""
         self._actions.append(action)
-        self._rewards.append(float(outcome.success))
-        self._costs.append(outcome.cost)
-        self._progress.append(outcome.progress)
-        self._success = outcome.success
-        self.steps += 1
+        self._outcomes.append(outcome)
 
     def chunk(self, result: ChunkResult) -> None:
         """Keep what a pool made of the decision: its frames, and of the actions those that were executed."""
         for step, observation in zip(result.extra_steps, result.extra_observations, strict=True):
             self.observe(observation, self.steps + step)
         self._actions.extend(self._planned[: result.steps])
-        self._rewards.extend(result.rewards.tolist())
-        self._costs.extend(result.costs.tolist())
-        self._progress.extend(result.progress.tolist())
-        self._success = result.success
+        self._outcomes.extend(result.outcomes)
         self._worker_restarted |= result.worker_restarted
-        self.steps += result.steps
         self.observe(result.observation)
 
     def build(self, instruction: str) -> Episode:
@@ -89,15 +81,15 @@ class EpisodeBuilder:
             init_state_id=request.init_state_id,
             seed=self._wanted.seed,
             policy_id=self._policy_id,
-            success=self._success,
+            success=bool(self._outcomes) and self._outcomes[-1].success,
             actions=_stack(self._actions, np.float32, (ACTION_SIZE,)),
             observation_steps=np.array(self._observation_steps, dtype=np.int64),
             images=_stack([seen["image"] for seen in self.observations], np.uint8, (0, 0, 3)),
             wrist_images=_stack([seen["wrist_image"] for seen in self.observations], np.uint8, (0, 0, 3)),
             states=_stack([seen["state"] for seen in self.observations], np.float32, (STATE_SIZE,)),
-            rewards=np.array(self._rewards, dtype=np.float32),
-            costs=np.array(self._costs, dtype=np.float32),
-            progress=np.array(self._progress, dtype=np.float32),
+            rewards=np.array([outcome.success for outcome in self._outcomes], dtype=np.float32),
+            costs=np.array([outcome.cost for outcome in self._outcomes], dtype=np.float32),
+            progress=np.array([outcome.progress for outcome in self._outcomes], dtype=np.float32),
             tokens=np.stack(self._tokens).astype(np.int64, copy=False) if self._tokens else None,
             log_probs=np.stack(self._log_probs).astype(np.float32, copy=False) if self._log_probs else None,
             features=np.stack(self._features) if self._features else None,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, Suite, stack_observations
-from sim.pool import EnvironmentPool
+from sim.pool import ChunkResult, EnvironmentPool
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies.protocol import Mode, Policy, PolicyOutput
@@ -42,16 +42,11 @@ class _Rollout:
 
 @dataclass
 class _Group:
-    """Slots that decide together. A slot is resetting, stepping or free."""
+    """Slots that decide together."""
 
     free: list[int]
-    resetting: list[int] = field(default_factory=list)
-    stepping: list[int] = field(default_factory=list)
     rollouts: dict[int, _Rollout] = field(default_factory=dict)
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.rollouts)
+    """By slot."""
 
 
 def play_rollouts(
@@ -106,7 +101,7 @@ def play_rollouts(
     turns = [_Group(free=list(slots)) for slots in _split(num_slots, groups)]
     for group in turns:
         _begin_resets(pool, group, starting)
-    while any(group.busy for group in turns):
+    while any(group.rollouts for group in turns):
         for group in turns:
             finished = _finish_round(pool, group)
             # Resets go out before the policy runs; their slots join the group's next decision.
@@ -176,22 +171,22 @@ def _begin_resets(pool: EnvironmentPool, group: _Group, starting: Iterator[_Roll
     while group.free and (rollout := next(starting, None)) is not None:
         slots.append(group.free.pop(0))
         group.rollouts[slots[-1]] = rollout
-    group.resetting += slots
     pool.begin_reset(slots, [group.rollouts[slot].wanted.request for slot in slots])
 
 
 def _finish_round(pool: EnvironmentPool, group: _Group) -> list[_Rollout]:
     """Wait for the group's chunks and resets. Returns the rollouts that ended, in slot order."""
-    for slot, observation in zip(group.resetting, pool.finish_reset(group.resetting), strict=True):
-        group.rollouts[slot].builder.observe(observation)
-    group.resetting = []
     finished = []
-    for slot, result in zip(group.stepping, pool.finish_step_chunk(group.stepping), strict=True):
-        group.rollouts[slot].builder.chunk(result)
+    slots = sorted(group.rollouts)
+    for slot, result in zip(slots, pool.finish(slots), strict=True):
+        builder = group.rollouts[slot].builder
+        if not isinstance(result, ChunkResult):
+            builder.observe(result)
+            continue
+        builder.chunk(result)
         if result.done:
             finished.append(group.rollouts.pop(slot))
             group.free.append(slot)
-    group.stepping = []
     return finished
 
 
@@ -204,7 +199,7 @@ def _begin_round(
     keep_inputs: bool,
 ) -> None:
     """One decision for every slot of the group that has an observation, in slot order, and its chunk on its way."""
-    slots = sorted(slot for slot in group.rollouts if slot not in group.resetting)
+    slots = sorted(slot for slot, rollout in group.rollouts.items() if rollout.builder.observations)
     if not slots:
         return
     rollouts = [group.rollouts[slot] for slot in slots]
@@ -219,6 +214,5 @@ def _begin_round(
             f"observations; its spec says {policy.spec.chunk_horizon} actions, {execute_steps} of them executed"
         )
     pool.begin_step_chunk(slots, output.actions[:, :execute_steps], frame_stride)
-    group.stepping = slots
     for row, rollout in enumerate(rollouts):
         rollout.builder.decide(output, row, keep_inputs)

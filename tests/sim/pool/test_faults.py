@@ -43,7 +43,7 @@ def assert_same_outcomes(left: list[list[ChunkResult]], right: list[list[ChunkRe
     for left_round, right_round in zip(left, right, strict=True):
         for one, other in zip(left_round, right_round, strict=True):
             assert one.steps == other.steps
-            np.testing.assert_array_equal(one.progress, other.progress)
+            assert one.outcomes == other.outcomes
             np.testing.assert_array_equal(one.observation["image"], other.observation["image"])
             np.testing.assert_array_equal(one.observation["state"], other.observation["state"])
 
@@ -137,7 +137,7 @@ def test_close_ends_hanging_frozen_and_dead_workers() -> None:
     pids = pool.worker_pids
     pool.reset(range(3), REQUESTS)
     pool.begin_step_chunk(range(3), np.zeros((3, 8, 7), np.float32))  # slot 1 hangs at its step 5
-    pool.finish_step_chunk([0, 2])
+    pool.finish([0, 2])
     os.kill(pids[0], signal.SIGKILL)
     os.kill(pids[2], signal.SIGSTOP)  # SIGTERM does not end a stopped process
     start = time.monotonic()

@@ -52,21 +52,22 @@ def test_chunk_runs_whole_and_moves_as_told(local_pool: EnvironmentPool) -> None
     actions = still(1, 6)
     actions[0, :, 0] = 0.2
     result = local_pool.step_chunk([2], actions)[0]
-    assert (result.steps, result.success, result.truncated, result.worker_restarted) == (6, False, False, False)
+    last = result.outcomes[-1]
+    assert (result.steps, last.success, last.truncated, result.worker_restarted) == (6, False, False, False)
     np.testing.assert_allclose(result.observation["state"][0] - first["state"][0], 6 * 0.2 * 0.05, atol=1e-6)
-    assert result.rewards.tolist() == [0] * 6
-    assert result.costs.shape == result.progress.shape == (6,)
-    assert (np.diff(result.progress) > 0).all()
+    assert [outcome.success for outcome in result.outcomes] == [False] * 6
+    assert len(result.outcomes) == 6
+    assert (np.diff([outcome.progress for outcome in result.outcomes]) > 0).all()
 
 
 def test_success_ends_the_chunk_early(local_pool: EnvironmentPool) -> None:
     observation = local_pool.reset([0], requests(0))[0]
     result = local_pool.step_chunk([0], towards_target(observation, 0, 20))[0]
-    assert result.success
-    assert not result.truncated
+    assert result.outcomes[-1].success
+    assert not result.outcomes[-1].truncated
     assert result.done
     assert 0 < result.steps < 20
-    assert result.rewards.tolist() == [0] * (result.steps - 1) + [1]
+    assert [outcome.success for outcome in result.outcomes] == [False] * (result.steps - 1) + [True]
     with pytest.raises(EnvironmentRequestError, match="slot 0 has no episode"):
         local_pool.step_chunk([0], still(1, 1))
 
@@ -78,7 +79,7 @@ def test_an_episode_begins_where_the_actions_before_it_lead(local_pool: Environm
     request = EpisodeRequest(0, "train", 3, lead)
     assert_equal(local_pool.reset([1], [request])[0], there)
     last = local_pool.step_chunk([1], still(1, HORIZON))[0]
-    assert (last.steps, last.truncated) == (HORIZON - 5, True), "it counts against the time"
+    assert (last.steps, last.outcomes[-1].truncated) == (HORIZON - 5, True), "it counts against the time"
     too_far = EpisodeRequest(0, "train", 3, lead * 100)
     with pytest.raises(EnvironmentRequestError, match=r"500 actions that lead into an episode .* end it after"):
         local_pool.reset([1], [too_far])
@@ -89,7 +90,7 @@ def test_horizon_ends_the_chunk_early(local_pool: EnvironmentPool) -> None:
     first = local_pool.step_chunk([0], still(1, HORIZON - 3))[0]
     second = local_pool.step_chunk([0], still(1, 8))[0]
     assert not first.done
-    assert (second.steps, second.truncated, second.success) == (3, True, False)
+    assert (second.steps, second.outcomes[-1].truncated, second.outcomes[-1].success) == (3, True, False)
 
 
 def test_frames_are_rendered_only_where_asked(local_pool: EnvironmentPool) -> None:
@@ -144,7 +145,7 @@ def test_results_do_not_depend_on_the_number_of_workers() -> None:
         for other in (middle, right):
             assert (left.steps, left.extra_steps) == (other.steps, other.extra_steps)
             assert_equal(left.observation, other.observation)
-            np.testing.assert_array_equal(left.progress, other.progress)
+            assert left.outcomes == other.outcomes
             for a, b in zip(left.extra_observations, other.extra_observations, strict=True):
                 assert_equal(a, b)
 
@@ -153,15 +154,15 @@ def test_halves_of_a_call_interleave() -> None:
     with EnvironmentPool("fake", 2, 1, factory=FACTORY) as pool:
         pool.begin_reset([0], requests(0))
         pool.begin_reset([1], requests(1))
-        assert "green" in pool.finish_reset([1])[0]["instruction"]
+        assert "green" in pool.finish([1])[0]["instruction"]
         pool.begin_step_chunk([1], still(1, 2))
-        assert "red" in pool.finish_reset([0])[0]["instruction"]
+        assert "red" in pool.finish([0])[0]["instruction"]
         with pytest.raises(EnvironmentRequestError, match="slot 1 has no episode that waits"):
             pool.begin_step_chunk([1], still(1, 2))
         pool.begin_reset([1], requests(2))  # the chunk on its way is dropped, whenever its answer comes
-        assert "blue" in pool.finish_reset([1])[0]["instruction"]
+        assert "blue" in pool.finish([1])[0]["instruction"]
         with pytest.raises(EnvironmentRequestError, match="nothing was asked of slot 0"):
-            pool.finish_step_chunk([0])
+            pool.finish([0])
 
 
 def test_environments_are_kept_and_bounded() -> None:
