@@ -170,7 +170,7 @@ class SlotRunner:
                 if command.replayed is not None:
                     self._replay(running, command.replayed)
                     return None
-                result = _observe(running.environment)
+                result = observe(running.environment)
         except Exception as error:  # noqa: BLE001 - it is raised again where the reply is read
             result = self._fail(command, error)
         return Reply(command.slot, command.ticket, result)
@@ -201,8 +201,8 @@ class SlotRunner:
                 break
             if frame_stride is not None and running.steps % frame_stride == 0:
                 extra_steps.append(len(outcomes))
-                extra_observations.append(_observe(environment))
-        return ChunkResult(outcomes, _observe(environment), extra_steps, extra_observations)
+                extra_observations.append(observe(environment))
+        return ChunkResult(outcomes, observe(environment), extra_steps, extra_observations)
 
     def _replay(self, running: _Running, actions: NDArray[np.float32]) -> None:
         for action in actions:
@@ -259,7 +259,7 @@ class SlotRunner:
         return Failure(is_request_error, f"{where}: {message}", "".join(traceback.format_exception(error)))
 
 
-def _observe(environment: ManipulationEnvironment) -> Observation:
+def observe(environment: ManipulationEnvironment) -> Observation:
     """Render, into arrays that no later render can overwrite."""
     observation = environment.render_observation()
     return Observation(

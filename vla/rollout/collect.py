@@ -7,7 +7,6 @@ an interruption changes it.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,10 +22,11 @@ from vla.data.episode import Episode
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.staging import stage_episode, staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat, check_pixel_format
-from vla.errors import ReflexError, writing
+from vla.errors import ReflexError
 from vla.rollout.actors import EXPERT, RANDOM
 from vla.rollout.requests import RolloutRequest
 from vla.rollout.scripted import ScriptedPlayer
+from vla.run.jsonl import append_lines, drop_torn_line, read_lines
 from vla.run.progress_bar import progress_bar
 from vla.run.worker_processes import run_jobs
 
@@ -205,15 +205,10 @@ def _load_plans(staging: Path, task_ids: Sequence[int], wanted: int) -> dict[int
     for task_id, plan in plans.items():
         prefix = Attempt(task_id, 0).key.rpartition("-")[0] + "-"
         plan.kept = {int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix)}
-    path = staging / ATTEMPTS
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # the crash that interrupted the collection tore this line; the attempt is made again
-            if entry["task_id"] in plans:
-                plans[entry["task_id"]].failed.add(entry["attempt"])
+    drop_torn_line(staging / ATTEMPTS)  # the attempt of a line that a crash tore is made again
+    for entry in read_lines(staging / ATTEMPTS):
+        if entry["task_id"] in plans:
+            plans[entry["task_id"]].failed.add(entry["attempt"])
     return plans
 
 
@@ -233,14 +228,16 @@ def _run_plans(config: CollectConfig, factory: str, suite: Suite, plans: dict[in
                 show(_num_kept(plans), "")
                 return []
             plan.failed.add(attempt.number)
-            _log_failure(staging, attempt)
+            # So that a resumed collection does not make it again.
+            append_lines(staging / ATTEMPTS, [{"task_id": attempt.task_id, "attempt": attempt.number}])
             if plan.hopeless:
                 raise ReflexError(
                     f"the expert of {config.suite} task {plan.task_id} failed {len(plan.failed)} of "
                     f"{len(plan.failed) + len(plan.kept)} attempts; lower action_noise={config.action_noise} or leave "
                     "this task out with tasks=[...]"
                 )
-            return [Attempt(plan.task_id, plan.wanted + len(plan.failed) - 1)]
+            following = plan.wanted + len(plan.failed) - 1
+            return [] if following in plan.kept else [Attempt(plan.task_id, following)]
 
         if config.policy in (EXPERT, RANDOM):
             workers = 0 if config.num_workers == 1 else config.num_workers  # a single one would only be waited for
@@ -277,12 +274,6 @@ def _run_policy(
 
     with EnvironmentPool(config.suite, num_slots, config.num_workers, suite.image_size, factory=factory) as pool:
         play_rollouts(policy, pool, suite, requests, keep, mode="sample", temperature=1.0, frame_stride=1)
-
-
-def _log_failure(staging: Path, attempt: Attempt) -> None:
-    """Remember a failed attempt, so that a resumed collection does not make it again."""
-    with writing(staging), (staging / ATTEMPTS).open("a") as file:
-        file.write(json.dumps({"task_id": attempt.task_id, "attempt": attempt.number}) + "\n")
 
 
 def _collection_record(config: CollectConfig, suite: Suite, plans: dict[int, TaskPlan]) -> dict[str, Any]:

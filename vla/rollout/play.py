@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.contract import FloatArray, ManipulationEnvironment, Suite
-from sim.pool.worker import begin_episode
+from sim.pool.worker import begin_episode, observe
 from vla.data.episode import Episode
 from vla.rollout.actors import Actor, clipped
 from vla.rollout.builder import EpisodeBuilder
@@ -29,7 +29,7 @@ def play_episode(
     done = False
     while not done:
         if frame_stride is not None and builder.steps % frame_stride == 0:
-            builder.observe(environment.render_observation())
+            builder.observe(observe(environment))
         action = actor.act(environment)
         if action is None:
             break
@@ -38,7 +38,7 @@ def play_episode(
         builder.step(recorded, outcome)
         done = outcome.done
     if frame_stride is not None:
-        builder.observe(environment.render_observation())
+        builder.observe(observe(environment))
     return builder.build(environment.instruction)
 
 

@@ -88,11 +88,23 @@ def test_a_worker_lost_in_the_middle_of_a_chunk_comes_back(fault: str, tmp_path:
     ]
 
 
-def test_a_worker_that_always_dies_ends_in_an_error() -> None:
-    with EnvironmentPool("dies", 3, 1, factory=FAULTY) as pool:
+def test_a_worker_that_always_dies_ends_in_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    with EnvironmentPool("dies", 3, 1, factory=FAULTY) as pool, caplog.at_level(logging.WARNING):
         message = r"running tasks by slot: \{0: 0, 1: 1, 2: 2\}\) exited with status 13.* restarted 3 times"
         with pytest.raises(EnvironmentPoolError, match=message):
             play(pool)
+    assert [record.message.split(";")[1].split(",")[0] for record in caplog.records] == [
+        f" restart {number} of 3" for number in (1, 2, 3)
+    ]
+
+
+def test_a_worker_that_cannot_start_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EnvironmentPool("fake", 1, 1, factory=FAKE) as pool:
+        pool.reset([0], REQUESTS[:1])
+        os.kill(pool.worker_pids[0], signal.SIGKILL)
+        monkeypatch.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts now
+        with pytest.raises(EnvironmentPoolError, match="before it could start; its own message is on standard error"):
+            pool.step_chunk([0], np.zeros((1, 1, 7), np.float32))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -12,6 +12,7 @@ from sim.contract import EnvironmentRequestError, Observation
 from sim.pool import ChunkResult, EnvironmentPool, EpisodeRequest
 from sim.pool import worker as pool_worker
 from tests.fake_suite import HORIZON, TARGETS, FakeEnvironment
+from tests.sim.odd_suite import LENGTH
 
 FACTORY = "tests.fake_suite:get_suite"
 
@@ -123,6 +124,26 @@ def test_observations_are_fresh_arrays(local_pool: EnvironmentPool) -> None:
     first["image"][:] = 0
     again = local_pool.reset([0], requests(0))[0]
     np.testing.assert_array_equal(again["image"], image)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_result_says_what_each_step_did_and_what_was_seen_then(num_workers: int) -> None:
+    """Pictures and states that the environment draws into one buffer are those of their own moment."""
+    with EnvironmentPool("odd", 2, num_workers, factory="tests.sim.odd_suite:get_suite") as pool:
+        first = pool.reset([0, 1], requests(0, 1))
+        results = pool.step_chunk([0, 1], still(2, LENGTH + 2), frame_stride=2)
+    for slot, result in enumerate(results):
+        steps = range(1, LENGTH + 1)
+        assert [outcome.cost for outcome in result.outcomes] == [10.0 + step for step in steps]
+        assert [outcome.progress for outcome in result.outcomes] == [1.0 / step for step in steps]
+        assert [outcome.success for outcome in result.outcomes] == [False] * (LENGTH - 1) + [slot == 0]
+        assert [outcome.truncated for outcome in result.outcomes] == [False] * (LENGTH - 1) + [slot == 1]
+        assert (result.steps, result.done, result.extra_steps) == (LENGTH, True, [2, 4, 6])
+        seen = [first[slot], *result.extra_observations, result.observation]
+        assert [observation["image"][0, 0, 0] for observation in seen] == [0, 2, 4, 6, LENGTH]
+        assert [observation["wrist_image"][0, 0, 0] for observation in seen] == [100, 102, 104, 106, 100 + LENGTH]
+        assert [observation["state"][0] for observation in seen] == [0.5, 2.5, 4.5, 6.5, LENGTH + 0.5]
+        assert {observation["instruction"] for observation in seen} == {f"odd task {slot}"}
 
 
 def play(num_workers: int) -> list[ChunkResult]:

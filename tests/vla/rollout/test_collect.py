@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sim.pool import EpisodeRequest
 from tests.vla.data.point_suite import FACTORY, PointEnvironment, PointExpert
 from vla.data.episode import Episode
 from vla.data.lerobot_reader import LeRobotDataset, read_demonstrations
+from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError
 from vla.rollout.actors import Actor, Paced, action_noise, at_pace
 from vla.rollout.builder import EpisodeBuilder
@@ -126,6 +128,27 @@ def test_a_policy_folder_keeps_every_episode_with_every_frame(tmp_path: Path) ->
         assert episode.policy_id == "reflex-tiny"
         assert episode.states[:, 1].tolist() == list(range(episode.length))
         assert episode.images.shape == (episode.length, 64, 64, 3)
+
+
+def test_failed_attempts_are_remembered_up_to_a_line_that_a_crash_tore(tmp_path: Path) -> None:
+    """Every episode is staged again, or known to fail; a torn line is a failure that is found out anew."""
+    whole = collect(settings(tmp_path / "whole"), FACTORY)
+    config = settings(tmp_path / "demos")
+    with monkeypatched_finalize(), pytest.raises(KeyboardInterrupt):
+        collect(config, FACTORY)
+    log = tmp_path / "demos.partial" / "attempts.jsonl"
+    lines = log.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"task_id": task, "attempt": 1} for task in (0, 1)]
+    log.write_text(lines[0] + "\n" + lines[1][:-4])
+    assert_same_files(collect(config, FACTORY), whole)
+
+
+@contextlib.contextmanager
+def monkeypatched_finalize() -> Iterator[None]:
+    """Ctrl-C when everything is staged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LeRobotWriter, "finalize", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        yield
 
 
 def test_an_expert_that_cannot_do_the_task_ends_in_an_error(tmp_path: Path) -> None:
