@@ -39,6 +39,7 @@ class OddEnvironment(ManipulationEnvironment):
 
     def robot_state(self) -> FloatArray:
         self._state[:] = 0.5 + len(self.executed)
+        self._state[1] = self.task_id
         return self._state
 
     def render_observation(self) -> Observation:

@@ -140,6 +140,9 @@ def test_failed_attempts_are_remembered_up_to_a_line_that_a_crash_tore(tmp_path:
     lines = log.read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"task_id": task, "attempt": 1} for task in (0, 1)]
     log.write_text(lines[0] + "\n" + lines[1][:-4])
+    with monkeypatched_finalize(), pytest.raises(KeyboardInterrupt):
+        collect(config, FACTORY)
+    assert log.read_text().splitlines() == lines
     assert_same_files(collect(config, FACTORY), whole)
 
 

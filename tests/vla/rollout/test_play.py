@@ -129,7 +129,7 @@ def test_a_player_keeps_one_environment_and_starts_where_it_is_asked_to() -> Non
     assert suite.made[0].started_from == ("train", 3)
     assert (episode.length, episode.states[0, 0]) == (LENGTH - 2, 2.5), "the lead comes before the episode"
     with pytest.raises(
-        EnvironmentRequestError, match="8 actions that lead into .* of task 2, initial state 3, end it after 7"
+        EnvironmentRequestError, match=r"8 actions that lead into .* of task 2, initial state 3, end it after 7"
     ):
         player.play(RolloutRequest(EpisodeRequest(2, "train", 3, lead * 4), 0), OddExpert(), "x")
     player.play(RolloutRequest(EpisodeRequest(0, "train", 0), 0), OddExpert(), "x")

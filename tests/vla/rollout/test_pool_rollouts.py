@@ -186,18 +186,18 @@ class TellingPolicy(FakePolicy):
     def act(self, observations: ObservationBatch, **options: Any) -> PolicyOutput:  # type: ignore[override]
         batch = len(observations["state"])
         self.asked.append({**options, "batch": batch})
-        numbers = observations["state"][:, 0]
+        numbers = observations["state"][:, 0] + 20 * observations["state"][:, 1]
         return PolicyOutput(
             actions=np.repeat(numbers[:, None, None] / 100 + np.arange(4)[:, None] / 1000, 7, axis=2),
             tokens=np.repeat(numbers[:, None].astype(np.int64), 28, axis=1),
             log_probs=-np.repeat(numbers[:, None], 28, axis=1),
-            features=observations["state"][:, :2] + 0.25,
-            inputs=Inputs(observations["image"][:, 0, 0, 0].copy()),
+            features=numbers[:, None] + [0.25, 0.75],
+            inputs=Inputs(numbers),
         )
 
 
 class Inputs:
-    def __init__(self, values: NDArray[np.uint8]) -> None:
+    def __init__(self, values: NDArray[np.float32]) -> None:
         self.values = values
 
     def __getitem__(self, rows: slice) -> Inputs:
@@ -229,12 +229,13 @@ def test_every_field_comes_from_its_own_source() -> None:
         assert episode.wrist_images[:, 0, 0, 0].tolist() == [100, 103, 106, 100 + LENGTH]
         assert episode.states[:, 0].tolist() == [0.5, 3.5, 6.5, LENGTH + 0.5]
         assert episode.tokens is not None and episode.log_probs is not None and episode.features is not None
-        assert (episode.tokens == decisions[:, None]).all()
-        assert (episode.log_probs == -(decisions[:, None] + 0.5)).all()
-        assert (episode.features == decisions[:, None] + 0.75).all()
-        assert episode.inputs.values.tolist() == decisions.tolist()
+        numbers = decisions + 0.5 + 20 * episode.task_id
+        assert (episode.tokens == numbers[:, None] - 0.5).all()
+        assert (episode.log_probs == -numbers[:, None]).all()
+        assert (episode.features == numbers[:, None] + [0.25, 0.75]).all()
+        assert (episode.inputs.values == numbers).all()
         step = np.arange(LENGTH)
-        expected = (3 * (step // 3) + 0.5) / 100 + step % 3 / 1000
+        expected = numbers[step // 3] / 100 + step % 3 / 1000
         np.testing.assert_allclose(episode.actions, np.repeat(expected[:, None], 7, axis=1), rtol=1e-5)
     assert play_odd(TellingPolicy())[0].inputs is None
 

@@ -104,6 +104,19 @@ def test_workers_are_closed_and_gone_at_the_end(tmp_path: Path, num_workers: int
     assert num_workers == 0 or not Path(f"/proc/{results[0]}").exists()
 
 
+def test_a_worker_computes_with_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    results: list[dict[str, str]] = []
+    run_jobs(Threads, (str(tmp_path),), 1, [1], lambda _, found: results.append(found))
+    assert set(results[0].values()) == {"1"}
+
+
+class Threads(Worker):
+    def run(self, number: int, restarted: bool) -> dict[str, str]:
+        libraries = ("OMP", "OPENBLAS", "MKL", "NUMBA")
+        return {name: os.environ[f"{name}_NUM_THREADS"] for name in libraries}
+
+
 class Identity(Worker):
     def run(self, number: int, restarted: bool) -> int:
         return os.getpid()
