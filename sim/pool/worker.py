@@ -177,9 +177,7 @@ class SlotRunner:
 
     def close(self) -> None:
         """Close every environment."""
-        for running in self._running.values():
-            running.environment.close()
-        for _, environment in self._waiting:
+        for environment in [running.environment for running in self._running.values()] + [e for _, e in self._waiting]:
             environment.close()
         self._running.clear()
         self._waiting.clear()

@@ -185,7 +185,8 @@ def collect(config: CollectConfig, factory: str = "sim.suites:get_suite") -> Pat
         check_same_settings(writer.staging / "collect.json", settings)
         plans = _load_plans(writer.staging, task_ids, config.episodes_per_task)
         _run_plans(config, factory, suite, plans, writer.staging)
-        folder = writer.finalize(_collection_record(config, suite, plans))
+        tasks = {str(plan.task_id): _task_record(suite, plan) for plan in plans.values()}
+        folder = writer.finalize({"settings": settings, "tasks": tasks, "protocol": suite.protocol()})
     except KeyboardInterrupt:
         console.print(
             f"\nInterrupted: {writer.num_episodes} whole episodes are kept in {writer.staging}. "
@@ -276,19 +277,9 @@ def _run_policy(
         play_rollouts(policy, pool, suite, requests, keep, mode="sample", temperature=1.0, frame_stride=1)
 
 
-def _collection_record(config: CollectConfig, suite: Suite, plans: dict[int, TaskPlan]) -> dict[str, Any]:
-    """What `meta/reflex_collection.json` holds. Without `output` and `num_workers`, which do not change the data."""
-    settings = dataclasses.asdict(config)
-    del settings["output"], settings["num_workers"]
-    tasks = {
-        str(plan.task_id): {
-            "name": suite.task_name(plan.task_id),
-            "episodes": len(plan.kept),
-            "attempts": len(plan.kept) + len(plan.failed),
-        }
-        for plan in plans.values()
-    }
-    return {"settings": settings, "tasks": tasks, "protocol": suite.protocol()}
+def _task_record(suite: Suite, plan: TaskPlan) -> dict[str, Any]:
+    attempts = len(plan.kept) + len(plan.failed)
+    return {"name": suite.task_name(plan.task_id), "episodes": len(plan.kept), "attempts": attempts}
 
 
 def _report(console: Console, folder: Path, config: CollectConfig, plans: dict[int, TaskPlan]) -> None:
