@@ -8,25 +8,22 @@ asked for. Observations travel pickled over a socket pair, one message per worke
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import wait
-from pickle import UnpicklingError
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import ACTION_SIZE, EnvironmentRequestError, Observation
-from sim.pool.process import DEATH_SECONDS, WorkerProcess, shut_down
+from sim.pool.process import WorkerProcess, receive, shut_down
 from sim.pool.worker import (
     ChunkResult,
     Command,
     EpisodeRequest,
     Failure,
-    ReplayCommand,
     Reply,
     ResetCommand,
     SlotRunner,
@@ -59,7 +56,7 @@ class _Slot:
     """Executed actions of the running episode, one array [steps, 7] per chunk."""
     ticket: int = 0
     """Number of the newest command; replies to older ones are dropped."""
-    pending: ResetCommand | StepCommand | None = None
+    pending: Command | None = None
     reply: Reply | None = None
     restarted: bool = False
 
@@ -67,8 +64,8 @@ class _Slot:
 class EnvironmentPool:
     """Runs episodes in `num_slots` slots over `num_workers` processes; with 0 workers, in this process.
 
-    Use as a context manager. `reset` and `step_chunk` are blocking; `begin_...` and `finish_...` are their two halves,
-    for a caller with something else to do meanwhile. Environments are built at the first reset that needs them.
+    Use as a context manager. `reset` and `step_chunk` are blocking; `begin_...` and `finish` are their two halves, for
+    a caller with something else to do meanwhile. Environments are built at the first reset that needs them.
 
     Any method raises `EnvironmentRequestError` for a request that cannot be served, naming the slot, and
     `EnvironmentPoolError` (a subclass) when an environment or a worker fails. A worker that dies or stays silent for
@@ -98,11 +95,10 @@ class EnvironmentPool:
         self.suite_name = suite_name
         self.num_slots = num_slots
         self.num_workers = min(num_workers, num_slots)
-        self._timeout = timeout
         self._slots = [_Slot() for _ in range(num_slots)]
         arguments = (factory, suite_name, image_size, max_environments)
         self._runner = SlotRunner(*arguments) if self.num_workers == 0 else None
-        self._workers = [WorkerProcess(index, arguments) for index in range(self.num_workers)]
+        self._workers = [WorkerProcess(index, SlotRunner, arguments, timeout) for index in range(self.num_workers)]
         # Runs at the first of close(), garbage collection and interpreter exit.
         self._finalizer = weakref.finalize(self, _shut_down, self._workers, self._runner)
 
@@ -124,7 +120,7 @@ class EnvironmentPool:
     def reset(self, slots: Sequence[int], requests: Sequence[EpisodeRequest]) -> list[Observation]:
         """Start an episode in each slot; whatever ran there is dropped. Returns the first observations."""
         self.begin_reset(slots, requests)
-        return self.finish_reset(slots)
+        return self.finish(slots)
 
     def step_chunk(
         self, slots: Sequence[int], actions: NDArray[np.float32], frame_stride: int | None = None
@@ -135,7 +131,7 @@ class EnvironmentPool:
         the chunk, after every step whose number within the episode is a multiple of it.
         """
         self.begin_step_chunk(slots, actions, frame_stride)
-        return self.finish_step_chunk(slots)
+        return self.finish(slots)
 
     def begin_reset(self, slots: Sequence[int], requests: Sequence[EpisodeRequest]) -> None:
         """Send resets without waiting."""
@@ -171,18 +167,26 @@ class EnvironmentPool:
             ]
         )
 
-    def finish_reset(self, slots: Sequence[int]) -> list[Observation]:
-        """Wait for the resets of these slots. Returns their first observations, in the order of `slots`."""
-        observations = [result for result in self._finish(slots) if not isinstance(result, ChunkResult)]
-        if len(observations) != len(slots):
-            raise EnvironmentRequestError(f"finish_reset was called for slots {list(slots)}, some of which run a chunk")
-        return observations
+    def finish(self, slots: Sequence[int]) -> list[Any]:
+        """Wait for what these slots were asked, in their order.
 
-    def finish_step_chunk(self, slots: Sequence[int]) -> list[ChunkResult]:
-        """Wait for the chunks of these slots. Returns their results, in the order of `slots`."""
-        results = [result for result in self._finish(slots) if isinstance(result, ChunkResult)]
-        if len(results) != len(slots):
-            raise EnvironmentRequestError(f"finish_step_chunk was called for slots {list(slots)}, some being reset")
+        Returns the first `Observation` of a slot that was reset, the `ChunkResult` of one that ran a chunk.
+        """
+        self._check_slots(slots)
+        self._receive(slots)
+        replies = [state.reply for state in (self._slots[slot] for slot in slots)]
+        results: list[Any] = []
+        for slot, reply in zip(slots, replies, strict=True):
+            if reply is None:
+                raise EnvironmentRequestError(f"nothing was asked of slot {slot}, so there is nothing to wait for")
+            if isinstance(reply.result, Failure):
+                for other in slots:
+                    self._slots[other] = _Slot(ticket=self._slots[other].ticket)
+                kind = EnvironmentRequestError if reply.result.is_request_error else EnvironmentPoolError
+                raise kind(reply.result.message) from _RemoteTraceback("\n" + reply.result.traceback)
+            results.append(reply.result)
+        for slot in slots:
+            self._slots[slot].reply = None
         return results
 
     def _check_slots(self, slots: Sequence[int]) -> None:
@@ -194,7 +198,7 @@ class EnvironmentPool:
                 f"slots must be distinct and within 0 .. {self.num_slots - 1}, not {list(slots)}"
             )
 
-    def _submit(self, commands: Sequence[ResetCommand | StepCommand]) -> None:
+    def _submit(self, commands: Sequence[Command]) -> None:
         """Run the commands here, or send each worker its share in one message."""
         for command in commands:
             state = self._slots[command.slot]
@@ -222,62 +226,22 @@ class EnvironmentPool:
             state.request, state.actions = None, []
         state.pending, state.reply = None, reply
 
-    def _finish(self, slots: Sequence[int]) -> list[Observation | ChunkResult]:
-        self._check_slots(slots)
-        self._receive(slots)
-        replies = [state.reply for state in (self._slots[slot] for slot in slots)]
-        results: list[Observation | ChunkResult] = []
-        for slot, reply in zip(slots, replies, strict=True):
-            if reply is None:
-                raise EnvironmentRequestError(f"nothing was asked of slot {slot}, so there is nothing to wait for")
-            if isinstance(reply.result, Failure):
-                for other in slots:
-                    self._slots[other] = _Slot(ticket=self._slots[other].ticket)
-                kind = EnvironmentRequestError if reply.result.is_request_error else EnvironmentPoolError
-                raise kind(reply.result.message) from _RemoteTraceback("\n" + reply.result.traceback)
-            results.append(reply.result)
-        for slot in slots:
-            self._slots[slot].reply = None
-        return results
-
     def _receive(self, slots: Sequence[int]) -> None:
         """Read replies until none of these slots has a pending command, restarting workers where needed."""
         for worker in self._workers:
-            worker.expect_answer(self._timeout)
+            worker.expect_answer()
             if worker.connection.closed:
                 self._restart(worker, "was interrupted")
-        while True:
-            waiting = {slot % self.num_workers for slot in slots if self._slots[slot].pending is not None}
-            if not waiting:
-                return
-            workers = {self._workers[index].connection: self._workers[index] for index in sorted(waiting)}
-            remaining = min(worker.deadline for worker in workers.values()) - time.monotonic()
-            for connection in wait(list(workers), max(0.0, remaining)):
-                worker = workers[connection]  # type: ignore[index]  # wait() returns members of what it was given
-                self._read(worker)
-            for worker in workers.values():
-                if time.monotonic() > worker.deadline and not worker.connection.poll():
-                    self._restart(worker, f"gave no answer for {self._timeout:g} s")
+        while waiting := {slot % self.num_workers for slot in slots if self._slots[slot].pending is not None}:
+            for worker, answers in receive([self._workers[index] for index in sorted(waiting)]):
+                if isinstance(answers, str):
+                    self._restart(worker, answers)
+                    continue
+                for reply in answers:
+                    self._accept(reply)
 
-    def _read(self, worker: WorkerProcess) -> None:
-        try:
-            replies: list[Reply] = worker.connection.recv()
-        except (EOFError, OSError, UnpicklingError):
-            self._restart(worker, None)
-            return
-        except BaseException:
-            # An interrupt in the middle of a message: the rest of the stream makes no sense any more.
-            worker.kill()
-            raise
-        worker.ready = True
-        worker.expect_answer(self._timeout)
-        for reply in replies:
-            self._accept(reply)
-
-    def _restart(self, worker: WorkerProcess, reason: str | None) -> None:
-        """Replace a worker and bring its episodes to where they were."""
-        ended = worker.kill(patience=DEATH_SECONDS if reason is None else 0.0)
-        reason = reason or ended
+    def _restart(self, worker: WorkerProcess, reason: str) -> None:
+        """Replace a worker that ended and bring its episodes to where they were."""
         own_slots = range(worker.index, self.num_slots, self.num_workers)
         tasks = {slot: state.request.task_id for slot in own_slots if (state := self._slots[slot]).request is not None}
         what = f"worker {worker.index} (running tasks by slot: {tasks}) {reason}"
@@ -293,7 +257,6 @@ class EnvironmentPool:
         worker.restarts += 1
         _log.warning("%s; restart %d of %d, replaying its episodes", what, worker.restarts, MAX_RESTARTS)
         worker.start()
-        worker.expect_answer(self._timeout)
         worker.send([command for slot in own_slots for command in self._recovery(slot)])
 
     def _recovery(self, slot: int) -> list[Command]:
@@ -303,7 +266,7 @@ class EnvironmentPool:
         if state.request is not None and not isinstance(state.pending, ResetCommand):
             state.restarted = True
             done = np.concatenate(state.actions) if state.actions else np.zeros((0, ACTION_SIZE), np.float32)
-            commands.append(ReplayCommand(slot, state.ticket, state.request, done))
+            commands.append(ResetCommand(slot, state.ticket, state.request, replayed=done))
         if state.pending is not None:
             commands.append(state.pending)
         return commands

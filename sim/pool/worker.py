@@ -1,42 +1,27 @@
 """What runs inside one worker of the environment pool: a few environments, stepped a chunk at a time.
 
-`SlotRunner` does the work and is also what a pool without workers calls in its own process. `main` is the entry of a
-worker process: it reads commands from a socket, runs them in order and answers each one.
+`SlotRunner` does the work, in a worker process (`sim.pool.serve`) or in that of a pool without workers.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
-import os
-import queue
-import signal
-import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, ManipulationEnvironment, Observation, Split, StepOutcome, Suite
 from sim.pool.memory import available_share
-from sim.pool.parent import end_with_parent
 
 DEFAULT_MAX_ENVIRONMENTS = 64
 """Live environments one worker keeps when neither the caller nor the suite says otherwise."""
 
 MEMORY_RESERVE = 0.2
 """Share of the memory that is left free: below it, environments that wait for their task's next episode are closed."""
-
-ANSWER_SECONDS = 5.0
-"""A worker busy for longer sends what it has, so that it is not taken for dead."""
-
-EXIT_GRACE_SECONDS = 5.0
-"""How long a worker may go on with its present command after its parent went away."""
 
 
 @dataclass(frozen=True)
@@ -54,37 +39,39 @@ class EpisodeRequest:
 class ChunkResult:
     """What one slot did with one chunk of actions."""
 
-    steps: int
-    """Control steps executed: all of the chunk, or fewer when success or the horizon ended the episode."""
+    outcomes: list[StepOutcome]
+    """Of each control step: all of the chunk, or fewer when success or the horizon ended the episode."""
     observation: Observation
     """Rendered after the last executed step: the next decision's, or the episode's final one."""
     extra_steps: list[int]
     """Step counts within this chunk (1 .. steps - 1) after which an extra frame was rendered."""
     extra_observations: list[Observation]
-    rewards: NDArray[np.float32]
-    """[steps] 1 at success, else 0."""
-    costs: NDArray[np.float32]
-    """[steps] safety costs."""
-    progress: NDArray[np.float32]
-    """[steps] simulator-true progress in [0, 1]."""
-    success: bool
-    truncated: bool
     worker_restarted: bool = False
     """The episode was replayed from its initial state because its worker died (true from then to its end)."""
 
     @property
+    def steps(self) -> int:
+        """Control steps executed."""
+        return len(self.outcomes)
+
+    @property
     def done(self) -> bool:
-        """Whether the episode is over, for either reason."""
-        return self.success or self.truncated
+        """Whether the episode is over, by success or at the horizon."""
+        return self.outcomes[-1].done
 
 
 @dataclass(frozen=True)
 class ResetCommand:
-    """Start an episode and answer with its first observation."""
+    """Start an episode and answer with its first observation.
+
+    With `replayed`, the actions float32 [T, 7] executed so far, bring a fresh environment to the middle of the episode;
+    this is answered only when it fails. `ticket` is then that of the command that waits behind it.
+    """
 
     slot: int
     ticket: int
     request: EpisodeRequest
+    replayed: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,20 +84,7 @@ class StepCommand:
     frame_stride: int | None
 
 
-@dataclass(frozen=True)
-class ReplayCommand:
-    """Bring a fresh environment to the middle of an episode; answered only when that fails.
-
-    `actions` float32 [T, 7] are those executed so far. `ticket` is the one of the command that waits behind it.
-    """
-
-    slot: int
-    ticket: int
-    request: EpisodeRequest
-    actions: NDArray[np.float32]
-
-
-Command = ResetCommand | StepCommand | ReplayCommand
+Command = ResetCommand | StepCommand
 
 
 @dataclass(frozen=True)
@@ -141,6 +115,20 @@ def load_factory(path: str) -> Callable[[str, int | None], Suite]:
             f"cannot import the suite factory {path!r} ({error}); it must read package.module:function"
         ) from error
     return factory
+
+
+def begin_episode(environment: ManipulationEnvironment, request: EpisodeRequest) -> None:
+    """Put an environment of the request's task where the episode begins, without rendering.
+
+    Raises `EnvironmentRequestError` for an initial state that does not exist, or a lead that ends the episode.
+    """
+    environment.reset_to(request.split, request.init_state_id)
+    for number, action in enumerate(request.lead, start=1):
+        if environment.advance(np.array(action, dtype=np.float32)).done:
+            raise EnvironmentRequestError(
+                f"the {len(request.lead)} actions that lead into an episode of task {request.task_id}, initial "
+                f"state {request.init_state_id}, end it after {number}"
+            )
 
 
 @dataclass
@@ -174,28 +162,25 @@ class SlotRunner:
         """Run one command. An exception becomes a `Failure`, and its slot's environment is thrown away."""
         result: Observation | ChunkResult | Failure
         try:
-            if isinstance(command, ResetCommand):
-                result = self._reset(command.slot, command.request)
-            elif isinstance(command, StepCommand):
+            if isinstance(command, StepCommand):
                 result = self._step_chunk(command.slot, command.actions, command.frame_stride)
             else:
-                self._replay(command.slot, command.request, command.actions)
-                return None
+                running = self._place(command.slot, command.request.task_id)
+                begin_episode(running.environment, command.request)
+                if command.replayed is not None:
+                    self._replay(running, command.replayed)
+                    return None
+                result = observe(running.environment)
         except Exception as error:  # noqa: BLE001 - it is raised again where the reply is read
             result = self._fail(command, error)
         return Reply(command.slot, command.ticket, result)
 
     def close(self) -> None:
         """Close every environment."""
-        for running in self._running.values():
-            running.environment.close()
-        for _, environment in self._waiting:
+        for environment in [running.environment for running in self._running.values()] + [e for _, e in self._waiting]:
             environment.close()
         self._running.clear()
         self._waiting.clear()
-
-    def _reset(self, slot: int, request: EpisodeRequest) -> Observation:
-        return _observe(self._begin(slot, request).environment)
 
     def _step_chunk(self, slot: int, actions: NDArray[np.float32], frame_stride: int | None) -> ChunkResult:
         running = self._running.get(slot)
@@ -214,21 +199,10 @@ class SlotRunner:
                 break
             if frame_stride is not None and running.steps % frame_stride == 0:
                 extra_steps.append(len(outcomes))
-                extra_observations.append(_observe(environment))
-        return ChunkResult(
-            steps=len(outcomes),
-            observation=_observe(environment),
-            extra_steps=extra_steps,
-            extra_observations=extra_observations,
-            rewards=np.array([outcome.success for outcome in outcomes], dtype=np.float32),
-            costs=np.array([outcome.cost for outcome in outcomes], dtype=np.float32),
-            progress=np.array([outcome.progress for outcome in outcomes], dtype=np.float32),
-            success=outcomes[-1].success,
-            truncated=outcomes[-1].truncated,
-        )
+                extra_observations.append(observe(environment))
+        return ChunkResult(outcomes, observe(environment), extra_steps, extra_observations)
 
-    def _replay(self, slot: int, request: EpisodeRequest, actions: NDArray[np.float32]) -> None:
-        running = self._begin(slot, request)
+    def _replay(self, running: _Running, actions: NDArray[np.float32]) -> None:
         for action in actions:
             if running.environment.advance(action).done:
                 raise RuntimeError(
@@ -236,17 +210,6 @@ class SlotRunner:
                     "does not repeat itself, so a lost worker's episodes cannot be recovered"
                 )
             running.steps += 1
-
-    def _begin(self, slot: int, request: EpisodeRequest) -> _Running:
-        running = self._place(slot, request.task_id)
-        running.environment.reset_to(request.split, request.init_state_id)
-        for number, action in enumerate(request.lead, start=1):
-            if running.environment.advance(np.array(action, dtype=np.float32)).done:
-                raise EnvironmentRequestError(
-                    f"the {len(request.lead)} actions that lead into an episode of task {request.task_id}, initial "
-                    f"state {request.init_state_id}, end it after {number}"
-                )
-        return running
 
     def _place(self, slot: int, task_id: int) -> _Running:
         """Give the slot an environment of a task: its own, one that waits, or a new one."""
@@ -281,7 +244,7 @@ class SlotRunner:
     def _fail(self, command: Command, error: Exception) -> Failure:
         running = self._running.pop(command.slot, None)
         task_id = running.task_id if running is not None else None
-        if not isinstance(command, StepCommand):
+        if isinstance(command, ResetCommand):
             task_id = command.request.task_id
         where = f"slot {command.slot}, task {task_id}"
         if running is not None:
@@ -294,7 +257,7 @@ class SlotRunner:
         return Failure(is_request_error, f"{where}: {message}", "".join(traceback.format_exception(error)))
 
 
-def _observe(environment: ManipulationEnvironment) -> Observation:
+def observe(environment: ManipulationEnvironment) -> Observation:
     """Render, into arrays that no later render can overwrite."""
     observation = environment.render_observation()
     return Observation(
@@ -303,55 +266,3 @@ def _observe(environment: ManipulationEnvironment) -> Observation:
         state=observation["state"].copy(),
         instruction=observation["instruction"],
     )
-
-
-def main(descriptor: int, factory: str, suite_name: str, image_size: int | None, max_environments: int | None) -> None:
-    """Serve commands from the socket `descriptor` until the parent closes it or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    connection = Connection(descriptor)
-    batches: queue.SimpleQueue[list[Command]] = queue.SimpleQueue()
-    stopping = threading.Event()
-    # A thread of its own reads, so that a parent that sends never waits for a worker that sends, and so that the
-    # parent's death is noticed while an environment hangs.
-    threading.Thread(target=_read_commands, args=(connection, batches, stopping), daemon=True).start()
-    end_with_parent()  # a process forked from the parent can hold its end of the socket open after the parent's death
-    runner = SlotRunner(factory, suite_name, image_size, max_environments)
-    try:
-        connection.send([])  # ready
-        while not stopping.is_set():
-            _answer(connection, runner, batches.get(), stopping)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the parent went away: nobody is left to tell
-    runner.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # interpreter teardown would destroy GL contexts in an arbitrary order, noisily
-
-
-def _answer(connection: Connection, runner: SlotRunner, batch: list[Command], stopping: threading.Event) -> None:
-    """Run commands in order; their replies go out in one message, or more when they take long."""
-    replies: list[Reply] = []
-    last_sent = time.monotonic()
-    for command in batch:
-        if stopping.is_set():
-            return
-        reply = runner.handle(command)
-        if reply is not None:
-            replies.append(reply)
-        if time.monotonic() - last_sent > ANSWER_SECONDS:
-            connection.send(replies)
-            replies, last_sent = [], time.monotonic()
-    connection.send(replies)
-
-
-def _read_commands(
-    connection: Connection, batches: queue.SimpleQueue[list[Command]], stopping: threading.Event
-) -> None:
-    try:
-        while True:
-            batches.put(connection.recv())
-    except (EOFError, OSError):
-        stopping.set()
-        batches.put([])
-    time.sleep(EXIT_GRACE_SECONDS)
-    os._exit(0)

@@ -23,8 +23,10 @@ from vla.evaluation.results import EvaluationResult
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
-from vla.rollout.expert_episodes import EXPERT, run_experts
-from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
+from vla.rollout.actors import EXPERT
+from vla.rollout.pool_rollouts import play_rollouts
+from vla.rollout.requests import RolloutRequest
+from vla.rollout.scripted import run_experts
 from vla.run.cores import worker_count
 from vla.run.devices import draw_beside, resolve_device, set_threads
 from vla.run.files import write_json
@@ -46,8 +48,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-MEMORY_BUDGET = 1 << 30
-"""Bytes of frames that one batch of rollouts may hold; LIBERO's 256-pixel frames would fill a machine otherwise."""
+FRAME_BUDGET = 1 << 30
+"""Bytes of frames that rollouts may hold; LIBERO's 256-pixel frames would fill a machine otherwise."""
 
 FILM_STRIDE = 2
 """Control steps between the frames of a filmed rollout: 10 frames per second."""
@@ -180,7 +182,7 @@ def evaluate(
     pending = [index for index, item in enumerate(wanted) if _key(item) not in records]
     films = videos_per_task if video_folder is not None else 0
 
-    def run(indices: list[int], frame_stride: int | None) -> None:
+    def play(indices: list[int], frame_stride: int | None) -> None:
         def finished(position: int, episode: Episode) -> None:
             index = indices[position]
             records[_key(wanted[index])] = episode_record(episode, protocol_hash)
@@ -189,25 +191,20 @@ def evaluate(
             if on_episode is not None:
                 on_episode(index, episode)
 
-        collect_rollouts(
+        play_rollouts(
             policy,
             pool,
             suite,
             [wanted[index] for index in indices],
+            finished,
             mode=mode,
             temperature=temperature,
-            on_episode=finished,
             frame_stride=frame_stride,
+            frame_budget=FRAME_BUDGET,
         )
 
-    stages = (
-        (FILM_STRIDE, [index for index in pending if wanted[index].request.init_state_id < films]),
-        (None, [index for index in pending if wanted[index].request.init_state_id >= films]),
-    )
-    for frame_stride, indices in stages:
-        size = _batch_size(policy, suite, frame_stride)
-        for start in range(0, len(indices), size):
-            run(indices[start : start + size], frame_stride)
+    play([index for index in pending if wanted[index].request.init_state_id < films], FILM_STRIDE)
+    play([index for index in pending if wanted[index].request.init_state_id >= films], None)
     return EvaluationResult([records[_key(item)] for item in wanted], protocol_hash)
 
 
@@ -249,8 +246,8 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
 
             if policy is None:
                 ran = {_row_key(row) for row in completed}
-                pending = [(item.request, item.seed) for item in wanted if _key(item) not in ran]
-                run_experts(suite.name, config.image_size, pending, max(1, workers), partial(finished, 0))
+                pending = [item for item in wanted if _key(item) not in ran]
+                run_experts(suite.name, config.image_size, pending, workers, partial(finished, 0))
                 records = {_row_key(row): row for row in run.read_episodes()}
                 result = EvaluationResult([without_step(records[_key(item)]) for item in wanted], protocol.digest())
                 return finish(run, result, EXPERT)
@@ -363,13 +360,6 @@ def _requests(
     if parts > len(requests):
         raise ReflexError(f"shard={shard} asks for more parts than there are episodes ({len(requests)})")
     return requests[(part - 1) * len(requests) // parts : part * len(requests) // parts]
-
-
-def _batch_size(policy: Policy, suite: Suite, frame_stride: int | None) -> int:
-    """Rollouts whose frames fit the memory budget together."""
-    steps = max(suite.horizon(task) for task in suite.task_ids)
-    frames = steps // (frame_stride or policy.spec.execute_steps) + 2
-    return max(8, MEMORY_BUDGET // (frames * 2 * 3 * suite.image_size**2))
 
 
 def _key(item: RolloutRequest) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,8 @@ from vla.rl.batch import Batch, Rollout
 from vla.rl.config import AlgoConfig
 from vla.rl.method import AdvantageEstimator, Variant
 from vla.rl.sampling import GroupRequest, Start, choose_groups
-from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
-
-FRAME_BUDGET = 1 << 30
-"""Bytes of rendered frames that may be in memory together; what the update keeps is at the network's resolution."""
+from vla.rollout.pool_rollouts import play_rollouts
+from vla.rollout.requests import RolloutRequest
 
 
 @dataclass
@@ -138,7 +135,7 @@ class Collector:
                 rollouts[index] = Rollout.from_episode(episode, self.policy)
                 queue.add(index, episode)
 
-            play_episodes(self.policy, self.pool, self.suite, wanted, self.algo, finished)
+            play_training_rollouts(self.policy, self.pool, self.suite, wanted, self.algo, finished)
             embeddings = queue.results()
         self.seconds["encode"] += queue.seconds
         self.seconds["rollout"] += time.perf_counter() - started - queue.seconds
@@ -195,7 +192,7 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
     }
 
 
-def play_episodes(
+def play_training_rollouts(
     policy: TrainablePolicy,
     pool: EnvironmentPool,
     suite: Suite,
@@ -203,26 +200,18 @@ def play_episodes(
     algo: AlgoConfig,
     finished: Callable[[int, Episode], None],
 ) -> None:
-    """Play episodes in portions whose frames fit `FRAME_BUDGET`; usually that is one portion."""
-    horizon = max(suite.horizon(task) for task in {item.request.task_id for item in wanted})
-    frames = horizon // min(algo.frame_stride or horizon, policy.spec.execute_steps) + 2
-    portion = max(pool.num_slots, FRAME_BUDGET // (frames * 2 * 3 * suite.image_size**2))
-    for first in range(0, len(wanted), portion):
-        collect_rollouts(
-            policy,
-            pool,
-            suite,
-            wanted[first : first + portion],
-            mode="sample",
-            **asdict(algo.sampling),
-            on_episode=partial(_finished_in_portion, finished, first),
-            frame_stride=algo.frame_stride,
-            keep_inputs=True,
-        )
-
-
-def _finished_in_portion(finished: Callable[[int, Episode], None], first: int, index: int, episode: Episode) -> None:
-    finished(first + index, episode)
+    """Play rollouts as training samples them; `finished(index, episode)` gets each as it ends, and none is kept."""
+    play_rollouts(
+        policy,
+        pool,
+        suite,
+        wanted,
+        finished,
+        mode="sample",
+        **asdict(algo.sampling),
+        frame_stride=algo.frame_stride,
+        keep_inputs=True,
+    )
 
 
 def _release(batch: Batch, rewards: NDArray[np.float32], compares_rollouts: bool) -> None:

@@ -8,11 +8,11 @@ from sim.contract import Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
 from vla.data.episode import Episode
 from vla.rewards.embeddings import rollout_clip, thinned
-from vla.rl.collection import play_episodes
+from vla.rl.collection import play_training_rollouts
 from vla.rl.config import TrainConfig
 from vla.rl.sampling import stream_generator
 from vla.rl.state import ENCODER_FOLDER, TrainingState
-from vla.rollout.pool_rollouts import RolloutRequest
+from vla.rollout.requests import RolloutRequest
 from vla.run.run_folder import RunFolder
 from vla.run.seeding import derive_seed
 
@@ -50,7 +50,7 @@ def prepare_encoder(
 
     requests = encoder_requests(config, suite, tasks)
     log(f"training the reward's encoder on {len(requests)} rollouts and {len(clips)} demonstrations")
-    play_episodes(state.policy, pool, suite, requests, config.algo, keep)
+    play_training_rollouts(state.policy, pool, suite, requests, config.algo, keep)
     jepa = JepaConfig(steps=config.encoder_steps, seed=derive_seed("jepa", config.seed) % 2**31, device=config.device)
     _, telemetry = train_jepa(clips, jepa, folder)
     log(

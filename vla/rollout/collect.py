@@ -7,42 +7,37 @@ an interruption changes it.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sim.contract import CONTROL_FREQUENCY, Split, Suite
-from sim.pool.worker import load_factory
+from sim.pool.worker import EpisodeRequest, load_factory
 from vla.data.episode import Episode
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.staging import stage_episode, staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat
-from vla.errors import ReflexError, writing
-from vla.rollout.collect_worker import (
-    EXPERT,
-    RANDOM,
-    Attempt,
-    AttemptResult,
-    AttemptRunner,
-    AttemptSettings,
-    run_in_worker,
-    start_worker,
-)
+from vla.errors import ReflexError
+from vla.rollout.actors import EXPERT, RANDOM
+from vla.rollout.requests import RolloutRequest
+from vla.rollout.scripted import ScriptedPlayer
 from vla.run.cores import worker_count
+from vla.run.jsonl import append_lines, drop_torn_line, read_lines
+from vla.run.progress_bar import progress_bar
 from vla.run.settings import Checks
-from vla.run.worker_processes import JobRunner
+from vla.run.worker_processes import run_jobs
 
 ATTEMPTS = "attempts.jsonl"
-POLICY_BATCH = 32
-"""Episodes of a policy that are in memory at once."""
+POLICY_SLOTS = 32
+"""Episodes of a policy that run at once, each with all its frames in memory."""
 
-OnResult = Callable[[AttemptResult], None]
+Stage = Callable[[str, Episode], None]
+"""(key, episode): writes the episode into the staging folder."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,55 @@ class CollectConfig:
         for name in ("action_noise", "pace"):
             if getattr(self, name) and self.policy != EXPERT:
                 raise ReflexError(f"{name}={getattr(self, name)} needs policy=expert, not {self.policy!r}")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One episode to try."""
+
+    task_id: int
+    number: int
+    """Counts the attempts at this task from 0; fixes the initial state and every random draw."""
+
+    @property
+    def key(self) -> str:
+        """Name in the staging folder; sorts by task, then attempt."""
+        return f"task-{self.task_id:04d}-attempt-{self.number:06d}"
+
+    def seed(self, base: int) -> int:
+        """Seed of this attempt's expert and noise, independent between attempts, below 2**31."""
+        return int(np.random.SeedSequence([base, self.task_id, self.number]).generate_state(1)[0] >> 1)
+
+    def wanted(self, suite: Suite, config: CollectConfig) -> RolloutRequest:
+        """The episode and its seed; initial states take turns."""
+        state = self.number % suite.num_init_states(self.task_id, config.split)
+        return RolloutRequest(EpisodeRequest(self.task_id, config.split, state), self.seed(config.seed))
+
+
+class AttemptRunner:
+    """Makes attempts one after another, in a worker process or in this one."""
+
+    def __init__(self, config: CollectConfig, factory: str, stage: Stage) -> None:
+        self._player = ScriptedPlayer(
+            factory, config.suite, config.image_size, config.policy, config.pace, config.action_noise, frame_stride=1
+        )
+        self._config, self._stage = config, stage
+
+    def run(self, job: Attempt, restarted: bool = False) -> bool:
+        """Play one episode; stage it and return True if it is a success, or a random policy's.
+
+        `restarted` marks an episode whose worker died before. Raises `EnvironmentRequestError` when the suite cannot
+        serve the task, `ReflexError` when the disk is full.
+        """
+        episode = self._player.run(job.wanted(self._player.suite, self._config), restarted)
+        kept = episode.success or self._config.policy == RANDOM
+        if kept:
+            self._stage(job.key, episode)
+        return kept
+
+    def close(self) -> None:
+        """Free the environment."""
+        self._player.close()
 
 
 @dataclass
@@ -135,8 +179,9 @@ def collect(config: CollectConfig, factory: str = "sim.suites:get_suite") -> Pat
         settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in varying}
         check_same_settings(writer.staging / "collect.json", settings)
         plans = _load_plans(writer.staging, task_ids, config.episodes_per_task)
-        _run_plans(config, factory, suite, plans, writer.staging, console)
-        folder = writer.finalize(_collection_record(config, suite, plans))
+        _run_plans(config, factory, suite, plans, writer.staging)
+        tasks = {str(plan.task_id): _task_record(suite, plan) for plan in plans.values()}
+        folder = writer.finalize({"settings": settings, "tasks": tasks, "protocol": suite.protocol()})
     except KeyboardInterrupt:
         console.print(
             f"\nInterrupted: {writer.num_episodes} whole episodes are kept in {writer.staging}. "
@@ -156,141 +201,82 @@ def _load_plans(staging: Path, task_ids: Sequence[int], wanted: int) -> dict[int
     for task_id, plan in plans.items():
         prefix = Attempt(task_id, 0).key.rpartition("-")[0] + "-"
         plan.kept = {int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix)}
-    path = staging / ATTEMPTS
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # the crash that interrupted the collection tore this line; the attempt is made again
-            if entry["task_id"] in plans:
-                plans[entry["task_id"]].failed.add(entry["attempt"])
+    drop_torn_line(staging / ATTEMPTS)  # the attempt of a line that a crash tore is made again
+    for entry in read_lines(staging / ATTEMPTS):
+        if entry["task_id"] in plans:
+            plans[entry["task_id"]].failed.add(entry["attempt"])
     return plans
 
 
-def _run_plans(
-    config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path, console: Console
-) -> None:
+def _run_plans(config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path) -> None:
     """Make every outstanding attempt, with a progress bar."""
-    total = config.episodes_per_task * len(plans)
-    with _progress(console) as progress:
-        bar = progress.add_task(f"collect {config.suite}", total=total, completed=_num_kept(plans))
+    stage = partial(
+        stage_episode, staging, image_size=suite.image_size, fps=CONTROL_FREQUENCY, pixel_format=config.pixel_format
+    )
+    attempts = [Attempt(plan.task_id, number) for plan in plans.values() for number in plan.outstanding()]
+    with progress_bar(f"collect {config.suite}", config.episodes_per_task * len(plans), _num_kept(plans)) as show:
 
-        def on_result(result: AttemptResult) -> None:
-            plan = plans[result.attempt.task_id]
-            if result.kept:
-                plan.kept.add(result.attempt.number)
-            else:
-                plan.failed.add(result.attempt.number)
-                _log_failure(staging, result.attempt)
+        def on_result(attempt: Attempt, kept: bool) -> list[Attempt]:
+            """Note how it ended; returns the attempt that takes the place of one that failed."""
+            plan = plans[attempt.task_id]
+            if kept:
+                plan.kept.add(attempt.number)
+                show(_num_kept(plans), "")
+                return []
+            plan.failed.add(attempt.number)
+            # So that a resumed collection does not make it again.
+            append_lines(staging / ATTEMPTS, [{"task_id": attempt.task_id, "attempt": attempt.number}])
             if plan.hopeless:
                 raise ReflexError(
                     f"the expert of {config.suite} task {plan.task_id} failed {len(plan.failed)} of "
                     f"{len(plan.failed) + len(plan.kept)} attempts; lower action_noise={config.action_noise} or leave "
                     "this task out with tasks=[...]"
                 )
-            progress.update(bar, completed=_num_kept(plans))
+            following = plan.wanted + len(plan.failed) - 1
+            return [] if following in plan.kept else [Attempt(plan.task_id, following)]
 
         if config.policy in (EXPERT, RANDOM):
-            settings = AttemptSettings(
-                factory=factory,
-                suite=config.suite,
-                image_size=suite.image_size,
-                policy=config.policy,
-                split=config.split,
-                seed=config.seed,
-                action_noise=config.action_noise,
-                pace=config.pace,
-                pixel_format=config.pixel_format,
-                staging=staging,
-            )
-            workers = worker_count(config.num_workers, total)
-            if workers <= 1:
-                _run_here(settings, plans, on_result)
-            else:
-                _run_in_processes(settings, plans, on_result, workers)
+            workers = worker_count(config.num_workers, config.episodes_per_task * len(plans))
+            # A single one would only be waited for.
+            run_jobs(AttemptRunner, (config, factory, stage), 0 if workers == 1 else workers, attempts, on_result)
         else:
-            _run_policy(config, factory, suite, plans, staging, on_result)
-
-
-def _outstanding(plans: dict[int, TaskPlan]) -> list[Attempt]:
-    return [Attempt(plan.task_id, number) for plan in plans.values() for number in plan.outstanding()]
+            _run_policy(config, factory, suite, attempts, stage, on_result)
 
 
 def _num_kept(plans: dict[int, TaskPlan]) -> int:
     return sum(len(plan.kept) for plan in plans.values())
 
 
-def _run_here(settings: AttemptSettings, plans: dict[int, TaskPlan], on_result: OnResult) -> None:
-    """Make the attempts one after another in this process."""
-    runner = AttemptRunner(settings)
-    try:
-        for plan in plans.values():
-            while outstanding := plan.outstanding():
-                on_result(runner.run(Attempt(plan.task_id, outstanding[0])))
-    finally:
-        runner.close()
-
-
-def _run_in_processes(
-    settings: AttemptSettings, plans: dict[int, TaskPlan], on_result: OnResult, num_workers: int
-) -> None:
-    """Make the attempts in worker processes; one whose worker died is made again."""
-    runner = JobRunner(run_in_worker, start_worker, (settings,), num_workers)
-    runner.run(lambda: _outstanding(plans), lambda _, result: on_result(result))
-
-
 def _run_policy(
-    config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path, on_result: OnResult
+    config: CollectConfig,
+    factory: str,
+    suite: Suite,
+    attempts: Sequence[Attempt],
+    stage: Stage,
+    on_result: Callable[[Attempt, bool], object],
 ) -> None:
     """Roll out a policy (sampled, temperature 1) with a frame at every control step."""
     # Here, because torch and the policies take seconds to import and an expert needs neither.
-    from sim.pool import EnvironmentPool, EpisodeRequest
+    from sim.pool import EnvironmentPool
     from vla.policies import load_policy
-    from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
+    from vla.rollout.pool_rollouts import play_rollouts
 
     policy = load_policy(config.policy)
-    attempts = _outstanding(plans)
-    num_slots = max(1, min(len(attempts), POLICY_BATCH))
+    requests = [attempt.wanted(suite, config) for attempt in attempts]
+    num_slots = max(1, min(len(attempts), POLICY_SLOTS))
+
+    def keep(index: int, episode: Episode) -> None:
+        stage(attempts[index].key, episode)
+        on_result(attempts[index], True)
+
     workers = worker_count(config.num_workers, num_slots)
     with EnvironmentPool(config.suite, num_slots, workers, suite.image_size, factory=factory) as pool:
-        for start in range(0, len(attempts), POLICY_BATCH):
-            batch = attempts[start : start + POLICY_BATCH]
-            requests = []
-            for attempt in batch:
-                init_state_id = attempt.number % suite.num_init_states(attempt.task_id, config.split)
-                request = EpisodeRequest(attempt.task_id, config.split, init_state_id)
-                requests.append(RolloutRequest(request, attempt.seed(config.seed)))
-
-            def keep(index: int, episode: Episode, batch: Sequence[Attempt] = batch) -> None:
-                attempt = batch[index]
-                stage_episode(staging, attempt.key, episode, suite.image_size, CONTROL_FREQUENCY, config.pixel_format)
-                on_result(AttemptResult(attempt, episode.success, kept=True))
-
-            collect_rollouts(
-                policy, pool, suite, requests, mode="sample", temperature=1.0, on_episode=keep, frame_stride=1
-            )
+        play_rollouts(policy, pool, suite, requests, keep, mode="sample", temperature=1.0, frame_stride=1)
 
 
-def _log_failure(staging: Path, attempt: Attempt) -> None:
-    """Remember a failed attempt, so that a resumed collection does not make it again."""
-    with writing(staging), (staging / ATTEMPTS).open("a") as file:
-        file.write(json.dumps({"task_id": attempt.task_id, "attempt": attempt.number}) + "\n")
-
-
-def _collection_record(config: CollectConfig, suite: Suite, plans: dict[int, TaskPlan]) -> dict[str, Any]:
-    """What `meta/reflex_collection.json` holds. Without `output` and `num_workers`, which do not change the data."""
-    settings = dataclasses.asdict(config)
-    del settings["output"], settings["num_workers"]
-    tasks = {
-        str(plan.task_id): {
-            "name": suite.task_name(plan.task_id),
-            "episodes": len(plan.kept),
-            "attempts": len(plan.kept) + len(plan.failed),
-        }
-        for plan in plans.values()
-    }
-    return {"settings": settings, "tasks": tasks, "protocol": suite.protocol()}
+def _task_record(suite: Suite, plan: TaskPlan) -> dict[str, Any]:
+    attempts = len(plan.kept) + len(plan.failed)
+    return {"name": suite.task_name(plan.task_id), "episodes": len(plan.kept), "attempts": attempts}
 
 
 def _report(console: Console, folder: Path, config: CollectConfig, plans: dict[int, TaskPlan]) -> None:
@@ -302,17 +288,3 @@ def _report(console: Console, folder: Path, config: CollectConfig, plans: dict[i
             if plan.failed:
                 line += f"\n  task {plan.task_id}: {len(plan.kept)} of {len(plan.kept) + len(plan.failed)}"
     console.print(line)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield progress

@@ -11,24 +11,62 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import mujoco
+import numpy as np
 from rich.console import Console
 
+from sim.contract import CONTROL_FREQUENCY, Observation, StepOutcome
+from sim.libero.environment import LiberoEnvironment
 from sim.libero.suite import LiberoSuite
+from sim.pool.worker import EpisodeRequest
+from vla.data.episode import Episode
+from vla.data.lerobot_reader import UNKNOWN
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
-from vla.data.libero_hdf5 import demonstration_files, demonstration_names, read_demonstration, task_name
-from vla.data.staging import staged_keys
+from vla.data.libero_hdf5 import (
+    RecordedDemonstration,
+    demonstration_files,
+    demonstration_names,
+    fixture_poses,
+    read_demonstration,
+    task_name,
+    without_idle_steps,
+)
+from vla.data.staging import stage_episode, staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat
 from vla.errors import ReflexError
-from vla.rollout.libero_replay import Demonstration, ReplaySettings, run_in_worker, start_worker
+from vla.rollout.actors import Replayed
+from vla.rollout.builder import EpisodeBuilder
+from vla.rollout.collect import Stage
+from vla.rollout.play import Player, play_episode
+from vla.rollout.requests import RolloutRequest
 from vla.run.cores import worker_count
 from vla.run.progress_bar import progress_bar
 from vla.run.settings import Checks
-from vla.run.worker_processes import JobRunner
+from vla.run.worker_processes import run_jobs
 
 Pictures = Literal["replayed", "recorded"]
+
+DEMONSTRATION = "demonstration"
+"""Who acted, in the dataset."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One demonstration of one file."""
+
+    task_id: int
+    file: str
+    name: str
+    """"demo_<number>"."""
+
+    @property
+    def key(self) -> str:
+        """Name in the staging folder; sorts by task, then by number."""
+        return f"task-{self.task_id:04d}-demo-{int(self.name.split('_')[1]):06d}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +109,7 @@ def import_demonstrations(config: ImportConfig) -> Path:
         ReflexError: the output exists, a file cannot be read or fits no task of the suite, or nothing could be kept.
         EnvironmentRequestError: an unknown suite or task, or LIBERO is not installed.
     """
-    suite = LiberoSuite(config.suite, config.image_size or LiberoSuite.OFFICIAL_IMAGE_SIZE)
+    suite = _suite(config)
     jobs = find_jobs(config, suite)
     size = suite.image_size
     if config.pictures == "recorded":
@@ -125,24 +163,85 @@ def find_jobs(config: ImportConfig, suite: LiberoSuite) -> list[Demonstration]:
 def _run(config: ImportConfig, jobs: Sequence[Demonstration], staging: Path, size: int) -> list[int]:
     """Import every demonstration that is not staged yet; returns the task numbers of all that are kept."""
     staged = set(staged_keys(staging))
-    waiting = {job: None for job in jobs if job.key not in staged}
+    waiting = [job for job in jobs if job.key not in staged]
     kept = [job.task_id for job in jobs if job.key in staged]
-    settings = ReplaySettings(
-        config.suite, size, config.pictures == "replayed", config.drop_idle, config.pixel_format, staging
-    )
-    with progress_bar(f"import {config.suite}", total=len(jobs), start=len(kept)) as update:
+    stage = partial(stage_episode, staging, image_size=size, fps=CONTROL_FREQUENCY, pixel_format=config.pixel_format)
+    done = len(kept)
+    with progress_bar(f"import {config.suite}", total=len(jobs), start=done) as update:
 
         def finished(job: Demonstration, keep: bool) -> None:
-            del waiting[job]
+            nonlocal done
+            done += 1
             kept.extend([job.task_id] if keep else [])
-            update(len(jobs) - len(waiting), f"{len(kept)} kept")
+            update(done, f"{len(kept)} kept")
 
         workers = worker_count(config.num_workers, len(jobs))
-        runner = JobRunner(run_in_worker, start_worker, (settings,), workers)
-        runner.run(lambda: list(waiting), finished)
+        run_jobs(DemonstrationReader, (config, stage), workers, waiting, finished)
     if not kept:
         raise ReflexError(
             f"none of {len(jobs)} demonstrations reached the goal when it was played again: simulator or assets are "
             "not those they were recorded with; pictures=recorded takes them as they are"
         )
     return kept
+
+
+def _suite(config: ImportConfig) -> LiberoSuite:
+    return LiberoSuite(config.suite, config.image_size or LiberoSuite.OFFICIAL_IMAGE_SIZE)
+
+
+class DemonstrationReader(Player):
+    """Makes one demonstration after another an episode, in a worker process."""
+
+    def __init__(self, config: ImportConfig, stage: Stage) -> None:
+        super().__init__(_suite(config))
+        self._config, self._stage = config, stage
+
+    def run(self, job: Demonstration, restarted: bool = False) -> bool:
+        """Stage one as an episode; returns False, with nothing staged, when it fails on being played again.
+
+        A worker's death (`restarted`) leaves no trace in it. Raises `ReflexError` when the file cannot be used or the
+        disk is full.
+        """
+        recorded = read_demonstration(Path(job.file), job.name)
+        if self._config.pictures == "replayed":
+            episode = self._replay(job, recorded)
+        else:
+            episode = as_recorded(recorded, self.suite.name, job.task_id, self.suite.instruction(job.task_id))
+        if episode.success:
+            self._stage(job.key, episode)
+        return episode.success
+
+    def _replay(self, demonstration: Demonstration, recorded: RecordedDemonstration) -> Episode:
+        environment = self.environment_of(demonstration.task_id)
+        assert isinstance(environment, LiberoEnvironment)
+        model = environment.scene.model
+        bodies = [
+            mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_BODY, body)
+            for body in environment.scene.definition.fixture_bodies
+        ]
+        try:
+            poses = fixture_poses(recorded.model_xml, bodies)
+        except ReflexError as error:
+            raise ReflexError(f"{demonstration.file}, {demonstration.name}: {error}") from error
+        environment.reset_to_recorded(recorded.simulator_states[0], poses)
+        actions = np.clip(recorded.actions, -1.0, 1.0)
+        if self._config.drop_idle:
+            actions = without_idle_steps(actions)
+        builder = _builder(self.suite.name, demonstration.task_id)
+        return play_episode(environment, Replayed(actions), builder, frame_stride=1)
+
+
+def as_recorded(recorded: RecordedDemonstration, suite: str, task_id: int, instruction: str) -> Episode:
+    """A demonstration with its own pictures: T - 1 steps, each action with what was seen before it."""
+    builder = _builder(suite, task_id)
+    columns = (recorded.images, recorded.wrist_images, recorded.robot_states, np.clip(recorded.actions[1:], -1.0, 1.0))
+    for image, wrist_image, state, action in zip(*columns, strict=False):  # the last observation has no action
+        builder.observe(Observation(image=image, wrist_image=wrist_image, state=state, instruction=instruction))
+        success = builder.steps == len(recorded.actions) - 2  # LIBERO publishes successes
+        builder.step(action, StepOutcome(success, truncated=False, cost=0.0, progress=float(success)))
+    return builder.build(instruction)
+
+
+def _builder(suite: str, task_id: int) -> EpisodeBuilder:
+    """The record of a demonstration, whose initial state is none of the suite's."""
+    return EpisodeBuilder(suite, RolloutRequest(EpisodeRequest(task_id, "train", UNKNOWN), UNKNOWN), DEMONSTRATION)

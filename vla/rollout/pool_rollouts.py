@@ -16,100 +16,99 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import EnvironmentRequestError, Observation, Suite, stack_observations
-from sim.pool import ChunkResult, EnvironmentPool, EpisodeRequest
+from sim.contract import EnvironmentRequestError, Suite, stack_observations
+from sim.pool import ChunkResult, EnvironmentPool
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies.protocol import Mode, Policy, PolicyOutput
+from vla.rollout.builder import EpisodeBuilder
+from vla.rollout.requests import RolloutRequest
 
+__all__ = ["RolloutRequest", "collect_rollouts", "decision_indices", "frame_bytes", "play_rollouts"]
 
-@dataclass(frozen=True)
-class RolloutRequest:
-    """One episode to roll out, and the seed of its action sampling."""
-
-    request: EpisodeRequest
-    seed: int
+FEWEST_SLOTS = 8
+"""Episodes that run at the same time however little memory their frames may take."""
 
 
 @dataclass
 class _Rollout:
-    """An episode in the making."""
+    """An episode that runs in a slot."""
 
     index: int
-    request: RolloutRequest
+    wanted: RolloutRequest
     generator: np.random.Generator
-    steps: int = 0
-    observation_steps: list[int] = field(default_factory=list)
-    observations: list[Observation] = field(default_factory=list)
-    actions: list[NDArray[np.float32]] = field(default_factory=list)
-    tokens: list[NDArray[np.int64]] = field(default_factory=list)
-    log_probs: list[NDArray[np.float32]] = field(default_factory=list)
-    features: list[NDArray[np.float32]] = field(default_factory=list)
-    inputs: list[Any] = field(default_factory=list)
-    results: list[ChunkResult] = field(default_factory=list)
-
-    def observe(self, step: int, observation: Observation) -> None:
-        self.observation_steps.append(step)
-        self.observations.append(observation)
-
-    def decide(self, output: PolicyOutput, row: int, execute_steps: int, keep_inputs: bool) -> None:
-        self.actions.append(output.actions[row, :execute_steps])
-        self.tokens.append(output.tokens[row])
-        self.log_probs.append(output.log_probs[row])
-        if output.features is not None:
-            self.features.append(output.features[row])
-        if keep_inputs and output.inputs is not None:
-            self.inputs.append(output.inputs[row : row + 1])
-
-    def advance(self, result: ChunkResult) -> None:
-        """Note a finished chunk: keep its frames and drop the planned actions that were not executed."""
-        for step, observation in zip(result.extra_steps, result.extra_observations, strict=True):
-            self.observe(self.steps + step, observation)
-        self.steps += result.steps
-        self.observe(self.steps, result.observation)
-        self.actions[-1] = self.actions[-1][: result.steps]
-        self.results.append(result)
-
-    def episode(self, suite: Suite, policy_id: str) -> Episode:
-        """The finished record, in arrays of its own."""
-        request = self.request.request
-        return Episode(
-            suite=suite.name,
-            task_id=request.task_id,
-            instruction=self.observations[0]["instruction"],
-            split=request.split,
-            init_state_id=request.init_state_id,
-            seed=self.request.seed,
-            policy_id=policy_id,
-            success=self.results[-1].success,
-            actions=np.concatenate(self.actions).astype(np.float32, copy=False),
-            observation_steps=np.array(self.observation_steps, dtype=np.int64),
-            images=np.stack([observation["image"] for observation in self.observations]),
-            wrist_images=np.stack([observation["wrist_image"] for observation in self.observations]),
-            states=np.stack([observation["state"] for observation in self.observations]),
-            rewards=np.concatenate([result.rewards for result in self.results]),
-            costs=np.concatenate([result.costs for result in self.results]),
-            progress=np.concatenate([result.progress for result in self.results]),
-            tokens=np.stack(self.tokens).astype(np.int64, copy=False),
-            log_probs=np.stack(self.log_probs).astype(np.float32, copy=False),
-            features=np.stack(self.features) if self.features else None,
-            inputs=type(self.inputs[0]).concatenate(self.inputs) if self.inputs else None,
-            worker_restarted=any(result.worker_restarted for result in self.results),
-        )
+    builder: EpisodeBuilder
 
 
 @dataclass
 class _Group:
-    """Slots that decide together. A slot is resetting, stepping or free."""
+    """Slots that decide together."""
 
     free: list[int]
-    resetting: list[int] = field(default_factory=list)
-    stepping: list[int] = field(default_factory=list)
     rollouts: dict[int, _Rollout] = field(default_factory=dict)
+    """By slot."""
 
-    @property
-    def busy(self) -> bool:
-        return bool(self.rollouts)
+
+def play_rollouts(
+    policy: Policy,
+    pool: EnvironmentPool,
+    suite: Suite,
+    requests: Sequence[RolloutRequest],
+    on_episode: Callable[[int, Episode], None],
+    *,
+    mode: Mode,
+    temperature: float,
+    token_noise: float = 0.0,
+    chunk_correlation: float = 0.0,
+    frame_stride: int | None = None,
+    keep_inputs: bool = False,
+    groups: int = 2,
+    frame_budget: int | None = None,
+) -> None:
+    """Roll out every request and hand each episode out as it ends; none is kept.
+
+    A slot starts the next request as soon as its episode ends. Each episode samples from its own generator, seeded by
+    its request, so it does not depend on which episodes share its batches (up to the rounding of batched arithmetic),
+    and not at all on the number of workers. `on_episode(index, episode)` gets the request's index; the order is that of
+    completion, which is the same in every run. `frame_stride` adds frames after every step that is a multiple of it;
+    frames at decisions and the final one are always kept. `keep_inputs` gives episodes what the policy's network took
+    in. `token_noise` and `chunk_correlation`: see `Policy.act`. `groups` = 1 lets simulation and inference wait for
+    each other. `frame_budget` bounds the bytes of frames that are in memory by playing in fewer slots, but not in fewer
+    than `FEWEST_SLOTS`; None plays in all.
+
+    Raises `EnvironmentRequestError` for an unknown task or initial state before anything runs, and what the pool
+    raises when an environment or worker fails; `ReflexError` when the policy's output does not fit its spec.
+    """
+    _check_requests(suite, requests)
+    if not requests:
+        return
+    decide = partial(
+        policy.act, mode=mode, temperature=temperature, token_noise=token_noise, chunk_correlation=chunk_correlation
+    )
+    num_slots = pool.num_slots
+    if frame_budget is not None:
+        per_episode = frame_bytes(suite, requests, policy.spec.execute_steps, frame_stride)
+        num_slots = min(num_slots, max(FEWEST_SLOTS, frame_budget // per_episode))
+    starting = (
+        _Rollout(
+            index,
+            item,
+            np.random.default_rng(item.seed),
+            EpisodeBuilder(suite.name, item, policy.policy_id),
+        )
+        for index, item in enumerate(requests)
+    )
+    turns = [_Group(free=list(slots)) for slots in _split(num_slots, groups)]
+    for group in turns:
+        _begin_resets(pool, group, starting)
+    while any(group.rollouts for group in turns):
+        for group in turns:
+            finished = _finish_round(pool, group)
+            # Resets go out before the policy runs; their slots join the group's next decision.
+            _begin_resets(pool, group, starting)
+            _begin_round(policy, decide, pool, group, frame_stride, keep_inputs)
+            for rollout in finished:
+                on_episode(rollout.index, rollout.builder.build(rollout.builder.observations[0]["instruction"]))
 
 
 def collect_rollouts(
@@ -118,48 +117,26 @@ def collect_rollouts(
     suite: Suite,
     requests: Sequence[RolloutRequest],
     *,
-    mode: Mode,
-    temperature: float,
-    token_noise: float = 0.0,
-    chunk_correlation: float = 0.0,
     on_episode: Callable[[int, Episode], None] | None = None,
-    frame_stride: int | None = None,
-    keep_inputs: bool = False,
-    groups: int = 2,
+    **settings: Any,
 ) -> list[Episode]:
-    """Roll out every request and return the episodes in request order.
-
-    A slot starts the next request as soon as its episode ends. Each episode samples from its own generator, seeded by
-    its request, so it does not depend on which episodes share its batches (up to the rounding of batched arithmetic),
-    and not at all on the number of workers. `on_episode(index, episode)` is called in order of completion, which is
-    the same in every run. `frame_stride` adds frames after every step that is a multiple of it; frames at decisions
-    and the final one are always kept. `keep_inputs` gives episodes what the policy's network took in. `token_noise` and
-    `chunk_correlation`: see `Policy.act`. `groups` = 1 lets simulation and inference wait for each other.
-
-    Raises `EnvironmentRequestError` for an unknown task or initial state before anything runs, and what the pool
-    raises when an environment or worker fails; `ReflexError` when the policy's output does not fit its spec.
-    """
-    _check_requests(suite, requests)
-    decide = partial(
-        policy.act, mode=mode, temperature=temperature, token_noise=token_noise, chunk_correlation=chunk_correlation
-    )
-    waiting = iter(enumerate(requests))
+    """Roll out every request, see `play_rollouts` and its settings, and return the episodes in request order."""
     episodes: dict[int, Episode] = {}
-    turns = [_Group(free=list(slots)) for slots in _split(pool.num_slots, groups)]
-    for group in turns:
-        _begin_resets(pool, group, waiting)
-    while any(group.busy for group in turns):
-        for group in turns:
-            finished = _finish_round(pool, group)
-            # Resets go out before the policy runs; their slots join the group's next decision.
-            _begin_resets(pool, group, waiting)
-            _begin_round(policy, decide, pool, group, frame_stride, keep_inputs)
-            for rollout in finished:
-                episode = rollout.episode(suite, policy.policy_id)
-                episodes[rollout.index] = episode
-                if on_episode is not None:
-                    on_episode(rollout.index, episode)
+
+    def keep(index: int, episode: Episode) -> None:
+        episodes[index] = episode
+        if on_episode is not None:
+            on_episode(index, episode)
+
+    play_rollouts(policy, pool, suite, requests, keep, **settings)
     return [episodes[index] for index in range(len(requests))]
+
+
+def frame_bytes(suite: Suite, requests: Sequence[RolloutRequest], execute_steps: int, frame_stride: int | None) -> int:
+    """Bytes of both cameras' frames that the longest of these episodes keeps, with a decision every `execute_steps`."""
+    horizon = max(suite.horizon(task) for task in {item.request.task_id for item in requests})
+    kept = {*range(0, horizon, execute_steps), *range(0, horizon, frame_stride or horizon), horizon}
+    return len(kept) * 2 * 3 * suite.image_size**2
 
 
 def decision_indices(episode: Episode, execute_steps: int) -> NDArray[np.int64]:
@@ -188,30 +165,28 @@ def _split(num_slots: int, groups: int) -> Iterator[range]:
     return (range(start, end) for start, end in pairwise(edges))
 
 
-def _begin_resets(pool: EnvironmentPool, group: _Group, waiting: Iterator[tuple[int, RolloutRequest]]) -> None:
+def _begin_resets(pool: EnvironmentPool, group: _Group, starting: Iterator[_Rollout]) -> None:
     """Give each free slot the next request, while there are any."""
-    starting: list[EpisodeRequest] = []
-    while group.free and (item := next(waiting, None)) is not None:
-        index, request = item
-        slot = group.free.pop(0)
-        group.rollouts[slot] = _Rollout(index, request, np.random.default_rng(request.seed))
-        group.resetting.append(slot)
-        starting.append(request.request)
-    pool.begin_reset(group.resetting[len(group.resetting) - len(starting) :], starting)
+    slots = []
+    while group.free and (rollout := next(starting, None)) is not None:
+        slots.append(group.free.pop(0))
+        group.rollouts[slots[-1]] = rollout
+    pool.begin_reset(slots, [group.rollouts[slot].wanted.request for slot in slots])
 
 
 def _finish_round(pool: EnvironmentPool, group: _Group) -> list[_Rollout]:
     """Wait for the group's chunks and resets. Returns the rollouts that ended, in slot order."""
-    for slot, observation in zip(group.resetting, pool.finish_reset(group.resetting), strict=True):
-        group.rollouts[slot].observe(0, observation)
-    group.resetting = []
     finished = []
-    for slot, result in zip(group.stepping, pool.finish_step_chunk(group.stepping), strict=True):
-        group.rollouts[slot].advance(result)
+    slots = sorted(group.rollouts)
+    for slot, result in zip(slots, pool.finish(slots), strict=True):
+        builder = group.rollouts[slot].builder
+        if not isinstance(result, ChunkResult):
+            builder.observe(result)
+            continue
+        builder.chunk(result)
         if result.done:
             finished.append(group.rollouts.pop(slot))
             group.free.append(slot)
-    group.stepping = []
     return finished
 
 
@@ -224,12 +199,12 @@ def _begin_round(
     keep_inputs: bool,
 ) -> None:
     """One decision for every slot of the group that has an observation, in slot order, and its chunk on its way."""
-    slots = sorted(slot for slot in group.rollouts if slot not in group.resetting)
+    slots = sorted(slot for slot, rollout in group.rollouts.items() if rollout.builder.observations)
     if not slots:
         return
     rollouts = [group.rollouts[slot] for slot in slots]
     output = decide(
-        stack_observations([rollout.observations[-1] for rollout in rollouts]),
+        stack_observations([rollout.builder.observations[-1] for rollout in rollouts]),
         generators=[rollout.generator for rollout in rollouts],
     )
     execute_steps = policy.spec.execute_steps
@@ -239,6 +214,5 @@ def _begin_round(
             f"observations; its spec says {policy.spec.chunk_horizon} actions, {execute_steps} of them executed"
         )
     pool.begin_step_chunk(slots, output.actions[:, :execute_steps], frame_stride)
-    group.stepping = slots
     for row, rollout in enumerate(rollouts):
-        rollout.decide(output, row, execute_steps, keep_inputs)
+        rollout.builder.decide(output, row, keep_inputs)

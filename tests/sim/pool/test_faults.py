@@ -43,7 +43,7 @@ def assert_same_outcomes(left: list[list[ChunkResult]], right: list[list[ChunkRe
     for left_round, right_round in zip(left, right, strict=True):
         for one, other in zip(left_round, right_round, strict=True):
             assert one.steps == other.steps
-            np.testing.assert_array_equal(one.progress, other.progress)
+            assert one.outcomes == other.outcomes
             np.testing.assert_array_equal(one.observation["image"], other.observation["image"])
             np.testing.assert_array_equal(one.observation["state"], other.observation["state"])
 
@@ -88,11 +88,23 @@ def test_a_worker_lost_in_the_middle_of_a_chunk_comes_back(fault: str, tmp_path:
     ]
 
 
-def test_a_worker_that_always_dies_ends_in_an_error() -> None:
-    with EnvironmentPool("dies", 3, 1, factory=FAULTY) as pool:
+def test_a_worker_that_always_dies_ends_in_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    with EnvironmentPool("dies", 3, 1, factory=FAULTY) as pool, caplog.at_level(logging.WARNING):
         message = r"running tasks by slot: \{0: 0, 1: 1, 2: 2\}\) exited with status 13.* restarted 3 times"
         with pytest.raises(EnvironmentPoolError, match=message):
             play(pool)
+    assert [record.message.split(";")[1].split(",")[0] for record in caplog.records] == [
+        f" restart {number} of 3" for number in (1, 2, 3)
+    ]
+
+
+def test_a_worker_that_cannot_start_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EnvironmentPool("fake", 1, 1, factory=FAKE) as pool:
+        pool.reset([0], REQUESTS[:1])
+        os.kill(pool.worker_pids[0], signal.SIGKILL)
+        monkeypatch.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts now
+        with pytest.raises(EnvironmentPoolError, match="before it could start; its own message is on standard error"):
+            pool.step_chunk([0], np.zeros((1, 1, 7), np.float32))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -137,7 +149,7 @@ def test_close_ends_hanging_frozen_and_dead_workers() -> None:
     pids = pool.worker_pids
     pool.reset(range(3), REQUESTS)
     pool.begin_step_chunk(range(3), np.zeros((3, 8, 7), np.float32))  # slot 1 hangs at its step 5
-    pool.finish_step_chunk([0, 2])
+    pool.finish([0, 2])
     os.kill(pids[0], signal.SIGKILL)
     os.kill(pids[2], signal.SIGSTOP)  # SIGTERM does not end a stopped process
     start = time.monotonic()

@@ -12,6 +12,7 @@ from sim.contract import EnvironmentRequestError, Observation
 from sim.pool import ChunkResult, EnvironmentPool, EpisodeRequest
 from sim.pool import worker as pool_worker
 from tests.fake_suite import HORIZON, TARGETS, FakeEnvironment
+from tests.sim.odd_suite import LENGTH
 
 FACTORY = "tests.fake_suite:get_suite"
 
@@ -52,21 +53,22 @@ def test_chunk_runs_whole_and_moves_as_told(local_pool: EnvironmentPool) -> None
     actions = still(1, 6)
     actions[0, :, 0] = 0.2
     result = local_pool.step_chunk([2], actions)[0]
-    assert (result.steps, result.success, result.truncated, result.worker_restarted) == (6, False, False, False)
+    last = result.outcomes[-1]
+    assert (result.steps, last.success, last.truncated, result.worker_restarted) == (6, False, False, False)
     np.testing.assert_allclose(result.observation["state"][0] - first["state"][0], 6 * 0.2 * 0.05, atol=1e-6)
-    assert result.rewards.tolist() == [0] * 6
-    assert result.costs.shape == result.progress.shape == (6,)
-    assert (np.diff(result.progress) > 0).all()
+    assert [outcome.success for outcome in result.outcomes] == [False] * 6
+    assert len(result.outcomes) == 6
+    assert (np.diff([outcome.progress for outcome in result.outcomes]) > 0).all()
 
 
 def test_success_ends_the_chunk_early(local_pool: EnvironmentPool) -> None:
     observation = local_pool.reset([0], requests(0))[0]
     result = local_pool.step_chunk([0], towards_target(observation, 0, 20))[0]
-    assert result.success
-    assert not result.truncated
+    assert result.outcomes[-1].success
+    assert not result.outcomes[-1].truncated
     assert result.done
     assert 0 < result.steps < 20
-    assert result.rewards.tolist() == [0] * (result.steps - 1) + [1]
+    assert [outcome.success for outcome in result.outcomes] == [False] * (result.steps - 1) + [True]
     with pytest.raises(EnvironmentRequestError, match="slot 0 has no episode"):
         local_pool.step_chunk([0], still(1, 1))
 
@@ -78,7 +80,7 @@ def test_an_episode_begins_where_the_actions_before_it_lead(local_pool: Environm
     request = EpisodeRequest(0, "train", 3, lead)
     assert_equal(local_pool.reset([1], [request])[0], there)
     last = local_pool.step_chunk([1], still(1, HORIZON))[0]
-    assert (last.steps, last.truncated) == (HORIZON - 5, True), "it counts against the time"
+    assert (last.steps, last.outcomes[-1].truncated) == (HORIZON - 5, True), "it counts against the time"
     too_far = EpisodeRequest(0, "train", 3, lead * 100)
     with pytest.raises(EnvironmentRequestError, match=r"500 actions that lead into an episode .* end it after"):
         local_pool.reset([1], [too_far])
@@ -89,7 +91,7 @@ def test_horizon_ends_the_chunk_early(local_pool: EnvironmentPool) -> None:
     first = local_pool.step_chunk([0], still(1, HORIZON - 3))[0]
     second = local_pool.step_chunk([0], still(1, 8))[0]
     assert not first.done
-    assert (second.steps, second.truncated, second.success) == (3, True, False)
+    assert (second.steps, second.outcomes[-1].truncated, second.outcomes[-1].success) == (3, True, False)
 
 
 def test_frames_are_rendered_only_where_asked(local_pool: EnvironmentPool) -> None:
@@ -124,6 +126,26 @@ def test_observations_are_fresh_arrays(local_pool: EnvironmentPool) -> None:
     np.testing.assert_array_equal(again["image"], image)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_result_says_what_each_step_did_and_what_was_seen_then(num_workers: int) -> None:
+    """Pictures and states that the environment draws into one buffer are those of their own moment."""
+    with EnvironmentPool("odd", 2, num_workers, factory="tests.sim.odd_suite:get_suite") as pool:
+        first = pool.reset([0, 1], requests(0, 1))
+        results = pool.step_chunk([0, 1], still(2, LENGTH + 2), frame_stride=2)
+    for slot, result in enumerate(results):
+        steps = range(1, LENGTH + 1)
+        assert [outcome.cost for outcome in result.outcomes] == [10.0 + step for step in steps]
+        assert [outcome.progress for outcome in result.outcomes] == [1.0 / step for step in steps]
+        assert [outcome.success for outcome in result.outcomes] == [False] * (LENGTH - 1) + [slot == 0]
+        assert [outcome.truncated for outcome in result.outcomes] == [False] * (LENGTH - 1) + [slot == 1]
+        assert (result.steps, result.done, result.extra_steps) == (LENGTH, True, [2, 4, 6])
+        seen = [first[slot], *result.extra_observations, result.observation]
+        assert [observation["image"][0, 0, 0] for observation in seen] == [0, 2, 4, 6, LENGTH]
+        assert [observation["wrist_image"][0, 0, 0] for observation in seen] == [100, 102, 104, 106, 100 + LENGTH]
+        assert [observation["state"][0] for observation in seen] == [0.5, 2.5, 4.5, 6.5, LENGTH + 0.5]
+        assert {observation["instruction"] for observation in seen} == {f"odd task {slot}"}
+
+
 def play(num_workers: int) -> list[ChunkResult]:
     """Random chunks in 5 slots, with resets to other tasks on the way."""
     generator = np.random.default_rng(0)
@@ -144,7 +166,7 @@ def test_results_do_not_depend_on_the_number_of_workers() -> None:
         for other in (middle, right):
             assert (left.steps, left.extra_steps) == (other.steps, other.extra_steps)
             assert_equal(left.observation, other.observation)
-            np.testing.assert_array_equal(left.progress, other.progress)
+            assert left.outcomes == other.outcomes
             for a, b in zip(left.extra_observations, other.extra_observations, strict=True):
                 assert_equal(a, b)
 
@@ -153,15 +175,15 @@ def test_halves_of_a_call_interleave() -> None:
     with EnvironmentPool("fake", 2, 1, factory=FACTORY) as pool:
         pool.begin_reset([0], requests(0))
         pool.begin_reset([1], requests(1))
-        assert "green" in pool.finish_reset([1])[0]["instruction"]
+        assert "green" in pool.finish([1])[0]["instruction"]
         pool.begin_step_chunk([1], still(1, 2))
-        assert "red" in pool.finish_reset([0])[0]["instruction"]
+        assert "red" in pool.finish([0])[0]["instruction"]
         with pytest.raises(EnvironmentRequestError, match="slot 1 has no episode that waits"):
             pool.begin_step_chunk([1], still(1, 2))
         pool.begin_reset([1], requests(2))  # the chunk on its way is dropped, whenever its answer comes
-        assert "blue" in pool.finish_reset([1])[0]["instruction"]
+        assert "blue" in pool.finish([1])[0]["instruction"]
         with pytest.raises(EnvironmentRequestError, match="nothing was asked of slot 0"):
-            pool.finish_step_chunk([0])
+            pool.finish([0])
 
 
 def test_environments_are_kept_and_bounded() -> None:

@@ -26,7 +26,7 @@ from vla.evaluation.results import EvaluationResult, compare, evaluated_episodes
 from vla.evaluation.runner import EvaluationConfig, evaluate, policy_fingerprint, run_evaluation
 from vla.evaluation.statistics import wilson_interval
 from vla.evaluation.videos import find_videos
-from vla.rollout.expert_episodes import run_experts
+from vla.rollout.scripted import run_experts
 from vla.run.run_folder import RunFolder
 
 FACTORY = "tests.fakes:get_suite"

@@ -20,7 +20,6 @@ from vla.policies.sampling import Sampling
 from vla.rewards import embedding_queue
 from vla.rewards.embeddings import FrameEmbedding, rollout_clip
 from vla.rewards.reward import Reward
-from vla.rl import collection
 from vla.rl.batch import Batch
 from vla.rl.collection import Collector
 from vla.rl.config import AlgoConfig
@@ -177,10 +176,9 @@ def test_alpha_zero_is_the_binary_reward():
     assert found.advantages.tolist() == binary.advantages.tolist()
 
 
-def test_playing_in_portions_changes_nothing(monkeypatch):
+def test_embedding_in_smaller_batches_changes_nothing(monkeypatch):
     policy = load_fake_policy("weak", "cpu")
     whole = collect(policy, srpo(), {0: 20})
-    monkeypatch.setattr(collection, "FRAME_BUDGET", 1)
     monkeypatch.setattr(embedding_queue, "EMBEDDING_BATCH", 3)
     parts = collect(policy, srpo(), {0: 20})
     assert [rollout.record for rollout in parts.rollouts] == [rollout.record for rollout in whole.rollouts]

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,17 @@ import numpy as np
 import pytest
 
 from sim.contract import EnvironmentRequestError
+from sim.pool import EpisodeRequest
 from tests.vla.data.point_suite import FACTORY, PointEnvironment, PointExpert
+from vla.data.episode import Episode
 from vla.data.lerobot_reader import LeRobotDataset, read_demonstrations
+from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError
+from vla.rollout.actors import Actor, Paced, action_noise, at_pace
+from vla.rollout.builder import EpisodeBuilder
 from vla.rollout.collect import CollectConfig, TaskPlan, collect
-from vla.rollout.collect_worker import at_pace, record_episode
+from vla.rollout.play import play_episode
+from vla.rollout.requests import RolloutRequest
 
 ROOT = Path(__file__).parents[3]
 
@@ -73,13 +80,19 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     assert_same_files(one, two)
 
 
-def test_noise_is_executed_and_not_recorded() -> None:
+def played(actor: Actor, deviation: float = 0.0) -> Episode:
     environment = PointEnvironment(0, 16)
     environment.reset_to("train", 0)
-    recording = record_episode(environment, PointExpert(0), 12, np.random.default_rng(1), action_noise=0.2)
-    actions = np.stack(recording.actions)
+    builder = EpisodeBuilder("point", RolloutRequest(EpisodeRequest(0, "train", 0), seed=0), "expert")
+    noise = action_noise(np.random.default_rng(1), deviation)
+    return play_episode(environment, actor, builder, frame_stride=1, disturb=noise)
+
+
+def test_noise_is_executed_and_not_recorded() -> None:
+    episode = played(PointExpert(0), deviation=0.2)
+    actions = episode.actions
     assert (actions == actions[0]).all()
-    levels = np.array([observation["state"][0] for observation in recording.observations])
+    levels = episode.states[:, 0]
     executed = np.diff(levels)
     assert np.abs(executed - actions[0, 0]).max() > 0.05
     assert np.abs(executed - actions[0, 0]).max() < 1.0
@@ -90,10 +103,8 @@ def test_a_slow_pace_shortens_movements_and_keeps_their_direction() -> None:
     np.testing.assert_allclose(at_pace(action, 0.4), [0.24, 0.0, -0.32, 0.1, 0.2, 0.3, 1.0], rtol=1e-6)
     np.testing.assert_array_equal(at_pace(at_pace(action, 0.4), 0.5), at_pace(action, 0.4))
     np.testing.assert_array_equal(at_pace(np.zeros(7, np.float32), 0.4), np.zeros(7))
-    environment = PointEnvironment(0, 16)
-    environment.reset_to("train", 0)
-    recording = record_episode(environment, PointExpert(0), 12, np.random.default_rng(1), 0.0, pace=0.1)
-    assert max(np.linalg.norm(action[:3]) for action in recording.actions) == pytest.approx(0.1)
+    actions = played(Paced(PointExpert(0), 0.1)).actions
+    assert max(np.linalg.norm(action[:3]) for action in actions) == pytest.approx(0.1)
 
 
 def test_a_random_policy_keeps_every_episode(tmp_path: Path) -> None:
@@ -117,6 +128,30 @@ def test_a_policy_folder_keeps_every_episode_with_every_frame(tmp_path: Path) ->
         assert episode.policy_id == "reflex-tiny"
         assert episode.states[:, 1].tolist() == list(range(episode.length))
         assert episode.images.shape == (episode.length, 64, 64, 3)
+
+
+def test_failed_attempts_are_remembered_up_to_a_line_that_a_crash_tore(tmp_path: Path) -> None:
+    """Every episode is staged again, or known to fail; a torn line is a failure that is found out anew."""
+    whole = collect(settings(tmp_path / "whole"), FACTORY)
+    config = settings(tmp_path / "demos")
+    with monkeypatched_finalize(), pytest.raises(KeyboardInterrupt):
+        collect(config, FACTORY)
+    log = tmp_path / "demos.partial" / "attempts.jsonl"
+    lines = log.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"task_id": task, "attempt": 1} for task in (0, 1)]
+    log.write_text(lines[0] + "\n" + lines[1][:-4])
+    with monkeypatched_finalize(), pytest.raises(KeyboardInterrupt):
+        collect(config, FACTORY)
+    assert log.read_text().splitlines() == lines
+    assert_same_files(collect(config, FACTORY), whole)
+
+
+@contextlib.contextmanager
+def monkeypatched_finalize() -> Iterator[None]:
+    """Ctrl-C when everything is staged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LeRobotWriter, "finalize", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        yield
 
 
 def test_an_expert_that_cannot_do_the_task_ends_in_an_error(tmp_path: Path) -> None:
@@ -155,7 +190,6 @@ def test_an_unknown_task_leaves_nothing_behind(tmp_path: Path) -> None:
 
 INTERRUPTED = """
 import sys, time
-from vla.rollout import collect_worker
 from vla.rollout.collect import CollectConfig, collect
 from tests.vla.data.point_suite import FACTORY
 
@@ -170,16 +204,26 @@ if __name__ == "__main__":
 """
 
 
+def children() -> list[int]:
+    """Process numbers of this process's living children."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state != "Z":
+                found.append(int(status.parent.name))
+    return sorted(found)
+
+
 def test_killed_workers_lose_no_episode(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stop = threading.Event()
     killed = []
 
     def kill_now_and_then() -> None:
         while not stop.wait(1.5) and len(killed) < 2:
-            for child in multiprocessing.active_children()[:1]:
-                assert child.pid is not None
-                os.kill(child.pid, signal.SIGKILL)
-                killed.append(child.pid)
+            for child in children()[:1]:
+                os.kill(child, signal.SIGKILL)
+                killed.append(child)
 
     killer = threading.Thread(target=kill_now_and_then)
     killer.start()

@@ -21,8 +21,7 @@ from vla.data.libero_hdf5 import (
     without_idle_steps,
 )
 from vla.errors import ReflexError
-from vla.rollout.libero_import import ImportConfig, import_demonstrations
-from vla.rollout.libero_replay import as_recorded
+from vla.rollout.libero_import import ImportConfig, as_recorded, import_demonstrations
 
 h5py: Any = pytest.importorskip("h5py")
 

@@ -5,18 +5,30 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import weakref
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, ObservationBatch
 from sim.pool import EnvironmentPool, EpisodeRequest
 from tests.fakes import HORIZON, FakeEnvironment, FakePolicy, get_suite
+from tests.sim.odd_suite import LENGTH
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies.protocol import Mode, PolicyOutput
-from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts, decision_indices
+from vla.rollout.pool_rollouts import (
+    FEWEST_SLOTS,
+    RolloutRequest,
+    collect_rollouts,
+    decision_indices,
+    frame_bytes,
+    play_rollouts,
+)
 
 FACTORY = "tests.fake_suite:get_suite"
 SUITE = get_suite()
@@ -164,6 +176,92 @@ def test_a_killed_worker_costs_nothing_but_a_mark() -> None:
     assert 0 < sum(episode.worker_restarted for episode in episodes) <= 3
 
 
+class TellingPolicy(FakePolicy):
+    """Notes how it is asked, and gives features and inputs that say which environment they are of."""
+
+    def __init__(self, execute_steps: int = 3) -> None:
+        super().__init__(chunk_horizon=4, execute_steps=execute_steps)
+        self.asked: list[dict[str, Any]] = []
+
+    def act(self, observations: ObservationBatch, **options: Any) -> PolicyOutput:  # type: ignore[override]
+        batch = len(observations["state"])
+        self.asked.append({**options, "batch": batch})
+        numbers = observations["state"][:, 0] + 20 * observations["state"][:, 1]
+        return PolicyOutput(
+            actions=np.repeat(numbers[:, None, None] / 100 + np.arange(4)[:, None] / 1000, 7, axis=2),
+            tokens=np.repeat(numbers[:, None].astype(np.int64), 28, axis=1),
+            log_probs=-np.repeat(numbers[:, None], 28, axis=1),
+            features=numbers[:, None] + [0.25, 0.75],
+            inputs=Inputs(numbers),
+        )
+
+
+class Inputs:
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self.values = values
+
+    def __getitem__(self, rows: slice) -> Inputs:
+        return Inputs(self.values[rows])
+
+    @staticmethod
+    def concatenate(parts: Sequence[Inputs]) -> Inputs:
+        return Inputs(np.concatenate([part.values for part in parts]))
+
+
+def play_odd(
+    policy: TellingPolicy, num_slots: int = 3, tasks: Sequence[int] = (0, 1, 2), **options: Any
+) -> list[Episode]:
+    requests = [RolloutRequest(EpisodeRequest(task, "train", task), seed=task) for task in tasks]
+    settings: dict[str, Any] = {"mode": "greedy", "temperature": 1.0, **options}
+    with EnvironmentPool("odd", num_slots, 0, factory="tests.sim.odd_suite:get_suite") as pool:
+        return collect_rollouts(policy, pool, SUITE, requests, **settings)
+
+
+def test_every_field_comes_from_its_own_source() -> None:
+    for episode in play_odd(TellingPolicy(), keep_inputs=True):
+        steps, decisions = np.arange(1, LENGTH + 1), np.array([0, 3, 6])
+        assert (episode.success, episode.instruction) == (episode.task_id != 1, f"odd task {episode.task_id}")
+        assert episode.observation_steps.tolist() == [0, 3, 6, LENGTH]
+        assert episode.costs.tolist() == (10.0 + steps).tolist()
+        np.testing.assert_allclose(episode.progress, 1.0 / steps, rtol=1e-6)
+        assert episode.rewards.tolist() == [0.0] * (LENGTH - 1) + [float(episode.success)]
+        assert episode.images[:, 0, 0, 0].tolist() == [0, 3, 6, LENGTH]
+        assert episode.wrist_images[:, 0, 0, 0].tolist() == [100, 103, 106, 100 + LENGTH]
+        assert episode.states[:, 0].tolist() == [0.5, 3.5, 6.5, LENGTH + 0.5]
+        assert episode.tokens is not None and episode.log_probs is not None and episode.features is not None
+        numbers = decisions + 0.5 + 20 * episode.task_id
+        assert (episode.tokens == numbers[:, None] - 0.5).all()
+        assert (episode.log_probs == -numbers[:, None]).all()
+        assert (episode.features == numbers[:, None] + [0.25, 0.75]).all()
+        assert (episode.inputs.values == numbers).all()
+        step = np.arange(LENGTH)
+        expected = numbers[step // 3] / 100 + step % 3 / 1000
+        np.testing.assert_allclose(episode.actions, np.repeat(expected[:, None], 7, axis=1), rtol=1e-5)
+    assert play_odd(TellingPolicy())[0].inputs is None
+
+
+def test_how_actions_are_sampled_reaches_the_policy() -> None:
+    policy = TellingPolicy()
+    play_odd(policy, mode="sample", temperature=1.3, token_noise=5.0, chunk_correlation=0.4)
+    for asked in policy.asked:
+        assert (asked["mode"], asked["temperature"]) == ("sample", 1.3)
+        assert (asked["token_noise"], asked["chunk_correlation"]) == (5.0, 0.4)
+        assert len(asked["generators"]) == asked["batch"]
+
+
+def test_a_budget_of_frames_plays_in_fewer_slots() -> None:
+    requests = [RolloutRequest(EpisodeRequest(0, "train", 0), seed=0)]
+    pair = 2 * 3 * 16 * 16
+    assert frame_bytes(SUITE, requests, 8, None) == 6 * pair  # 0, 8, .. 32 and 40
+    assert frame_bytes(SUITE, requests, 8, 3) == 18 * pair  # 0, 3, .. 39, 8, 16, 32 and 40 (24 is there)
+    tasks = [0, 2] * 15
+    for budget, most in ((None, 30), (1, FEWEST_SLOTS), (12 * 15 * pair, 12)):
+        policy = TellingPolicy()
+        episodes = play_odd(policy, 30, tasks, groups=1, frame_budget=budget)
+        assert max(asked["batch"] for asked in policy.asked) == most
+        assert [episode.task_id for episode in episodes] == tasks
+
+
 def test_arrays_are_not_shared_between_episodes() -> None:
     same = [RolloutRequest(EpisodeRequest(0, "train", 0), seed=0)] * 3
     first, second, third = roll_out(requests=same)[0]
@@ -171,6 +269,21 @@ def test_arrays_are_not_shared_between_episodes() -> None:
     first.images[:] = 0
     first.actions[:] = 0
     assert_same(second, third)
+
+
+def test_episodes_that_are_handed_out_are_not_kept() -> None:
+    alive: list[weakref.ref[Episode]] = []
+    most = 0
+
+    def note(_: int, episode: Episode) -> None:
+        nonlocal most
+        alive.append(weakref.ref(episode))
+        most = max(most, sum(reference() is not None for reference in alive))
+
+    with EnvironmentPool("fake", 4, 0, factory=FACTORY) as pool:
+        play_rollouts(FakePolicy(), pool, SUITE, REQUESTS, note, mode="greedy", temperature=1.0)
+    assert len(alive) == len(REQUESTS)
+    assert most <= 2
 
 
 def test_nothing_requested_gives_nothing() -> None:

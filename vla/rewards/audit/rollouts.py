@@ -16,16 +16,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sim.contract import ACTION_SIZE, Expert, ManipulationEnvironment, Split, Suite
+from sim.contract import Expert, Split, Suite
+from sim.pool.worker import EpisodeRequest
 from vla.data.episode import Episode
-from vla.rollout.collect_worker import Recording
+from vla.rollout.actors import Actor, Random, Still
+from vla.rollout.play import Player
+from vla.rollout.requests import RolloutRequest
 from vla.run.seeding import derive_seed
 
 Kind = Literal["success", "stalled", "wrong", "hopeless", "frozen", "policy", "reversed", "shuffled"]
@@ -33,9 +35,6 @@ Kind = Literal["success", "stalled", "wrong", "hopeless", "frozen", "policy", "r
 CONTROLS: tuple[Kind, ...] = ("reversed", "shuffled")
 
 SCRIPTED: tuple[Kind, ...] = ("success", "stalled", "wrong", "hopeless", "frozen", *CONTROLS)
-
-Act = Callable[[int], NDArray[np.floating]]
-"""(control step) -> action [7]."""
 
 EARLIEST, LATEST = 0.15, 0.95
 """Shares of its way at which a stalled expert stops."""
@@ -61,12 +60,12 @@ class RolloutMaker:
         """`frame_stride` is the number of control steps between frames; the first and last moment are always kept."""
         self._suite, self._task_id, self._split, self._seed = suite, task_id, split, seed
         self._stride = frame_stride
-        self._environment = suite.make(task_id)
+        self._player = Player(suite)
         self._next_state = 0
 
     def close(self) -> None:
         """Free the environment."""
-        self._environment.close()
+        self._player.close()
 
     def make(self, kind: Kind) -> AuditRollout | None:
         """The next rollout of a kind; None when it did not come out as that kind, e.g. an expert that failed.
@@ -76,92 +75,35 @@ class RolloutMaker:
         number = self._next_state
         self._next_state += 1
         generator = np.random.default_rng(derive_seed("audit", self._seed, self._task_id, number))
-        if kind == "reversed" or kind == "shuffled":
-            episode = self._expert_episode(number, self._task_id)
-            return AuditRollout(_reordered(episode, kind, generator), kind) if episode.success else None
-        if kind == "success":
-            episode = self._expert_episode(number, self._task_id)
-        elif kind == "stalled":
-            episode = self._stalled_episode(number, generator)
-        elif kind == "wrong":
+        actor = self._actor(kind, number, generator)
+        episode = None if actor is None else self._play(number, actor)
+        if episode is None or episode.success != (kind == "success" or kind in CONTROLS):
+            return None
+        return AuditRollout(_reordered(episode, kind, generator) if kind in CONTROLS else episode, kind)
+
+    def _actor(self, kind: Kind, number: int, generator: np.random.Generator) -> Actor | None:
+        """Who acts in a rollout of a kind; None where the scene has no other task to do wrongly."""
+        if kind == "hopeless":
+            return Random(generator)
+        if kind == "frozen":
+            return Still()
+        if kind == "wrong":
             others = self._suite.tasks_of_same_scene(self._task_id)
-            if not others:
-                return None
-            episode = self._expert_episode(number, others[int(generator.integers(len(others)))])
-        elif kind == "hopeless":
-            episode = self._record(number, lambda _: generator.uniform(-1.0, 1.0, ACTION_SIZE))
-        else:
-            episode = self._record(number, lambda _: _stand_still(-1.0))
-        return AuditRollout(episode, kind) if episode.success == (kind == "success") else None
+            return self._expert(number, others[int(generator.integers(len(others)))]) if others else None
+        expert = self._expert(number, self._task_id)
+        if kind != "stalled":
+            return expert
+        # It stops at a random share of the time that the same expert needs from the same state.
+        whole = self._play(number, expert).length
+        return Still(self._expert(number, self._task_id), int(whole * generator.uniform(EARLIEST, LATEST)))
 
     def _expert(self, number: int, task_id: int) -> Expert:
         return self._suite.make_expert(task_id, derive_seed("audit expert", self._seed, self._task_id, number) % 2**31)
 
-    def _expert_episode(self, number: int, task_id: int) -> Episode:
-        expert = self._expert(number, task_id)
-        return self._record(number, lambda _: expert.act(self._environment), expert)
-
-    def _stalled_episode(self, number: int, generator: np.random.Generator) -> Episode:
-        """Stops at a random share of the time that the same expert needs from the same state."""
-        whole = self._expert_episode(number, self._task_id).length
-        stop = int(whole * generator.uniform(EARLIEST, LATEST))
-        expert = self._expert(number, self._task_id)
-        gripper = -1.0
-
-        def act(step: int) -> NDArray[np.floating]:
-            nonlocal gripper
-            if step >= stop:
-                return _stand_still(gripper)
-            action = expert.act(self._environment)
-            gripper = float(action[6])
-            return action
-
-        return self._record(number, act, expert)
-
-    def _record(self, number: int, act: Act, expert: Expert | None = None) -> Episode:
-        environment, horizon = self._environment, self._suite.horizon(self._task_id)
+    def _play(self, number: int, actor: Actor) -> Episode:
         state = number % self._suite.num_init_states(self._task_id, self._split)
-        environment.reset_to(self._split, state)
-        if expert is not None:
-            expert.reset(environment)
-        return record(environment, act, horizon, self._stride, self._suite, self._split, state, number)
-
-
-def record(
-    environment: ManipulationEnvironment,
-    act: Act,
-    horizon: int,
-    stride: int,
-    suite: Suite,
-    split: Split,
-    init_state_id: int,
-    seed: int,
-) -> Episode:
-    """Run one episode from the environment's present state, keeping a frame every `stride` steps and the last one."""
-    recording, kept = Recording(), [0]
-    recording.observations.append(environment.render_observation())
-    for step in range(horizon):
-        action = np.clip(np.asarray(act(step), dtype=np.float32), -1.0, 1.0)
-        outcome = environment.advance(action)
-        recording.actions.append(action)
-        recording.costs.append(outcome.cost)
-        recording.progress.append(1.0 if outcome.success else outcome.progress)
-        recording.success = outcome.success
-        if (step + 1) % stride == 0 or outcome.done:
-            recording.observations.append(environment.render_observation())
-            kept.append(step + 1)
-        if outcome.done:
-            break
-    episode = recording.episode(
-        suite=suite.name,
-        task_id=environment.task_id,
-        instruction=environment.instruction,
-        split=split,
-        init_state_id=init_state_id,
-        seed=seed,
-        policy_id="audit",
-    )
-    return replace(episode, observation_steps=np.array(kept, dtype=np.int64))
+        wanted = RolloutRequest(EpisodeRequest(self._task_id, self._split, state), seed=number)
+        return _with_true_progress(self._player.play(wanted, actor, "audit", frame_stride=self._stride))
 
 
 def make_rollouts(maker: RolloutMaker, kind: Kind, count: int) -> list[AuditRollout]:
@@ -178,14 +120,14 @@ def make_rollouts(maker: RolloutMaker, kind: Kind, count: int) -> list[AuditRoll
 
 def from_policy(episodes: Sequence[Episode]) -> list[AuditRollout]:
     """A policy's episodes as they are, with progress 1 where they succeeded."""
-    return [AuditRollout(replace(episode, progress=_with_success(episode)), "policy") for episode in episodes]
+    return [AuditRollout(_with_true_progress(episode), "policy") for episode in episodes]
 
 
-def _with_success(episode: Episode) -> NDArray[np.float32]:
+def _with_true_progress(episode: Episode) -> Episode:
     progress = episode.progress.copy()
     if episode.success:
         progress[-1] = 1.0
-    return progress
+    return replace(episode, progress=progress)
 
 
 def _reordered(episode: Episode, kind: Kind, generator: np.random.Generator) -> Episode:
@@ -199,7 +141,3 @@ def _reordered(episode: Episode, kind: Kind, generator: np.random.Generator) -> 
         progress=episode.progress[::-1].copy(),
         success=False,
     )
-
-
-def _stand_still(gripper: float) -> NDArray[np.float64]:
-    return np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, gripper])
