@@ -47,10 +47,10 @@ def test_it_goes_from_demonstrations_to_a_report_and_knows_how_long_it_took(tmp_
 
 def test_another_suite_goes_into_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Collected, trained and evaluated at the same size; LIBERO's experts keep their own pace."""
-    seen: list[tuple[str, int | None, float | None]] = []
+    seen: list[tuple[str, int | None, float | None, int | None]] = []
 
     def collected(config: CollectConfig) -> None:
-        seen.append((config.suite, config.image_size, config.pace))
+        seen.append((config.suite, config.image_size, config.pace, config.num_workers))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "collect", collected)
@@ -60,13 +60,17 @@ def test_another_suite_goes_into_every_part(tmp_path: Path, monkeypatch: pytest.
         image_size=64,
         demonstration_pace=None,
         threads=3,
+        num_workers=0,
+        device="cuda:7",
     )
     with pytest.raises(KeyboardInterrupt):
         run_demo(config)
-    assert seen == [("libero_spatial_fast_plain", 64, None)]
+    assert seen == [("libero_spatial_fast_plain", 64, None, 0)]
     training = demo.train_config(config, tmp_path, tmp_path, tmp_path)
     assert (training.suite, training.image_size) == ("libero_spatial_fast_plain", 64)
-    assert demo.fine_tune_config(config, tmp_path, tmp_path).threads == training.threads == 3
+    tuning = demo.fine_tune_config(config, tmp_path, tmp_path)
+    assert tuning.threads == training.threads == 3 and training.num_workers == 0
+    assert tuning.device == training.device == "cuda:7"
 
 
 def test_a_demo_without_tasks_is_refused(tmp_path: Path) -> None:

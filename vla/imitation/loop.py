@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vla.data.episode import Episode
 from vla.errors import ReflexError, restoring
 from vla.imitation.augmentation import AugmentationConfig, augment_frames
-from vla.imitation.samples import EpisodeSamples, SampleSource
+from vla.imitation.samples import SampleSource
 from vla.policies.decoding import gaussian_rows
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.run.devices import autocast
@@ -223,33 +222,3 @@ class ImitationTrainer:
             torch.set_rng_state(state["random"].cpu())
             if self.auxiliary is not None:
                 self.auxiliary.load_state_dict(state["auxiliary"])
-
-
-def train_on_samples(
-    policy: PrismaticPolicy,
-    samples: SampleSource,
-    config: ImitationConfig,
-    *,
-    auxiliary: AuxiliaryLoss | None = None,
-    on_step: Callable[[int, Metrics], None] | None = None,
-) -> Metrics:
-    """Run all of `config.steps` in memory, without files; `on_step(steps done, metrics)`. Returns the last metrics."""
-    trainer = ImitationTrainer(policy, samples, config, auxiliary)
-    metrics: Metrics = {}
-    while trainer.steps_done < config.steps:
-        metrics = trainer.step()
-        if on_step is not None:
-            on_step(trainer.steps_done, metrics)
-    return metrics
-
-
-def train_on_episodes(
-    policy: PrismaticPolicy,
-    episodes: Sequence[Episode],
-    config: ImitationConfig,
-    *,
-    auxiliary: AuxiliaryLoss | None = None,
-    on_step: Callable[[int, Metrics], None] | None = None,
-) -> Metrics:
-    """`train_on_samples` on every observation of these episodes; set the policy's normalisation first."""
-    return train_on_samples(policy, EpisodeSamples(policy, episodes), config, auxiliary=auxiliary, on_step=on_step)

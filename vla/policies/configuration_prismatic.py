@@ -204,43 +204,46 @@ def reflex_tiny_config(**overrides: Any) -> PrismaticConfig:
     return _checked(PrismaticConfig, defaults | overrides)
 
 
+# The towers of OpenVLA at 224 px, each read one layer before its last.
+_DINOV2_LARGE = VisionTowerConfig(
+    config={
+        "model_type": "dinov2_with_registers",
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+        "num_register_tokens": 4,
+    },
+    feature_layer=-2,
+    prefix_tokens=5,
+    image_mean=(0.484375, 0.455078125, 0.40625),
+    image_std=(0.228515625, 0.2236328125, 0.224609375),
+)
+_SIGLIP_SO400M = VisionTowerConfig(
+    config={
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
+    feature_layer=-2,
+)
+
+
 def openvla_oft_config(**overrides: Any) -> PrismaticConfig:
     """OpenVLA-OFT 7B with discrete parallel decoding: DINOv2-L and SigLIP-So400m at 224 px into Llama 2 7B.
 
     Shapes of openvla/openvla-7b (`config.json`, `modeling_prismatic.py`); the head is the 256 rows of the language
     model's output layer that stand for action bins.
     """
-    dinov2 = VisionTowerConfig(
-        config={
-            "model_type": "dinov2_with_registers",
-            "hidden_size": 1024,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 224,
-            "patch_size": 14,
-            "num_register_tokens": 4,
-        },
-        feature_layer=-2,
-        prefix_tokens=5,
-        image_mean=(0.484375, 0.455078125, 0.40625),
-        image_std=(0.228515625, 0.2236328125, 0.224609375),
-    )
-    siglip = VisionTowerConfig(
-        config={
-            "model_type": "siglip_vision_model",
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "image_size": 224,
-            "patch_size": 14,
-            "vision_use_head": False,
-        },
-        feature_layer=-2,
-    )
     defaults: dict[str, Any] = {
         "policy_id": "openvla-oft",
-        "vision_towers": (dinov2, siglip),
+        "vision_towers": (_DINOV2_LARGE, _SIGLIP_SO400M),
         "language_model": {
             "vocab_size": 32064,
             "hidden_size": 4096,

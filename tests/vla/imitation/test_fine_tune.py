@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from sim.contract import Suite
+from sim.pool import EnvironmentPool
+from tests.fake_suite import FakeSuite
 from tests.vla.imitation.helpers import make_episode
-from tests.vla.policies.helpers import small_policy
+from tests.vla.policies.helpers import make_observations, small_policy
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError
-from vla.imitation.fine_tune import FineTuneConfig, fine_tune
+from vla.evaluation.results import EvaluationResult
+from vla.evaluation.runner import evaluate
+from vla.imitation.fine_tune import _MAY_CHANGE, FineTuneConfig, fine_tune
 from vla.policies import PrismaticPolicy, load_policy
 from vla.run.run_folder import RunFolder, comparable_metrics
 
@@ -45,6 +50,7 @@ def make_config(workplace: Path, output: Path, **overrides: Any) -> FineTuneConf
         "log_every": 1,
         "evaluate_every": 4,
         "device": "cpu",
+        "threads": 1,  # more would wait for one another where tests share cores
     }
     return FineTuneConfig(**(values | overrides))
 
@@ -147,3 +153,109 @@ def test_missing_base_policy_and_bad_settings_are_named(workplace: Path, tmp_pat
         make_config(workplace, tmp_path, log_every=0)
     with pytest.raises(ReflexError, match="threads is 0"):
         make_config(workplace, tmp_path, threads=0)
+
+
+def test_an_evaluation_is_the_one_that_the_settings_ask_for(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real one, on the small suite, in this process; what it was asked for is written down on the way."""
+    asked: dict[str, Any] = {}
+
+    class RecordingPool(EnvironmentPool):
+        def __init__(self, suite: str, num_slots: int, num_workers: int) -> None:
+            asked.update(suite=suite, num_slots=num_slots, num_workers=num_workers)
+            super().__init__("fake", num_slots, num_workers, factory="tests.fake_suite:get_suite")
+
+    def make_suite(name: str) -> Suite:
+        asked["made"] = name
+        return FakeSuite()
+
+    def recording(policy: PrismaticPolicy, suite: Suite, pool: EnvironmentPool, **options: Any) -> EvaluationResult:
+        asked.update(options, precision=policy(policy.prepare(make_observations(1))).dtype)
+        return evaluate(policy, suite, pool, **options)
+
+    monkeypatch.setattr("sim.pool.EnvironmentPool", RecordingPool)
+    monkeypatch.setattr("sim.suites.get_suite", make_suite)
+    monkeypatch.setattr("vla.evaluation.runner.evaluate", recording)
+    settings: dict[str, Any] = {
+        "steps": 2,
+        "evaluate_every": 2,
+        "evaluation_suite": "another",
+        "evaluation_episodes_per_task": 2,
+        "evaluation_split": "train",
+        "num_workers": 0,
+        "seed": 5,
+        "precision": "bfloat16",
+    }
+    summary = fine_tune(make_config(workplace, tmp_path / "run", **settings))
+    assert asked == {
+        "suite": "another",
+        "made": "another",
+        "num_slots": 4,
+        "num_workers": 0,
+        "tasks": [0, 1],
+        "episodes_per_task": 2,
+        "split": "train",
+        "seed": 5,
+        "precision": torch.float32,
+    }
+    assert summary["eval_episodes"] == 4 and 0 <= summary["success_rate"] <= 1
+    (line,) = [line for line in RunFolder(tmp_path / "run", resume=True).read_metrics() if "eval/episodes" in line]
+    assert line["step"] == 2 and line["eval/episodes"] == 4
+
+    asked.clear()
+    fine_tune(make_config(workplace, tmp_path / "other", **(settings | {"evaluation_suite": None, "num_workers": 1})))
+    assert (asked["suite"], asked["made"], asked["num_workers"]) == ("fake", "fake", 1), "null is the dataset's suite"
+
+
+def test_checkpoints_and_lines_are_as_far_apart_as_the_settings_say(workplace: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 9, "evaluate_every": 0, "checkpoint_every": 2, "log_every": 4}
+    kept: dict[int | None, list[str]] = {}
+    for keep in (1, 3, None):
+        run = tmp_path / str(keep)
+        fine_tune(make_config(workplace, run, keep_checkpoints=keep, **settings))
+        kept[keep] = sorted(path.name for path in (run / "checkpoints").iterdir() if path.name.isdecimal())
+        assert [line["step"] for line in RunFolder(run, resume=True).read_metrics()] == [4, 8, 9]
+    assert kept == {1: ["9"], 3: ["6", "8", "9"], None: ["2", "4", "6", "8", "9"]}
+
+
+def learnt(workplace: Path, output: Path, **changes: Any) -> torch.Tensor:
+    """The head after four steps."""
+    fine_tune(make_config(workplace, output, steps=4, evaluate_every=0, **changes))
+    return load_policy(output).action_head.weight.detach()
+
+
+def test_weighting_and_its_temperature_change_what_is_learnt(workplace: Path, tmp_path: Path) -> None:
+    progress = {"weighting": "progress", "weighting_temperature": 1.0}
+    variants: list[dict[str, Any]] = [{}, progress, progress | {"weighting_temperature": 0.3}]
+    heads = [learnt(workplace, tmp_path / str(number), **variant) for number, variant in enumerate(variants)]
+    assert torch.equal(learnt(workplace, tmp_path / "again"), heads[0])
+    assert not torch.equal(heads[0], heads[1]) and not torch.equal(heads[1], heads[2])
+
+
+def test_scratch_is_a_tiny_policy_whose_weights_the_seed_decides(workplace: Path, tmp_path: Path) -> None:
+    opened = []
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        config = make_config(workplace, tmp_path / name, policy="scratch", steps=1, evaluate_every=0, seed=seed)
+        fine_tune(dataclasses.replace(config, batch_size=1))
+        opened.append(load_policy(tmp_path / name))
+    embeddings = [policy.language_model.embed_tokens.weight.detach() for policy in opened]
+    assert torch.equal(embeddings[0], embeddings[1])
+    assert (embeddings[0] - embeddings[2]).abs().max() > 0.1, "far more than what a step changes"
+    assert opened[0].has_normalisation, "a policy without any takes the dataset's"
+
+
+def test_a_device_that_is_not_there_is_refused(workplace: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReflexError, match="device"):
+        fine_tune(make_config(workplace, tmp_path / "run", device="cuda:99"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_setting_that_may_change_on_resume_exists_and_changes_no_result(workplace: Path, tmp_path: Path) -> None:
+    assert {field.name for field in dataclasses.fields(FineTuneConfig)} >= _MAY_CHANGE
+    first = make_config(workplace, tmp_path / "run", steps=2, evaluate_every=0)
+    fine_tune(first)
+    changes: dict[str, Any] = {"checkpoint_every": 1, "keep_checkpoints": 1, "log_every": 2, "num_workers": 0}
+    fine_tune(dataclasses.replace(first, resume=True, **changes))
+    refused = {field.name for field in dataclasses.fields(FineTuneConfig)} - _MAY_CHANGE
+    assert {"dataset", "policy", "policy_id", "tasks", "weighting", "seed", "steps", "augmentation"} <= refused

@@ -13,11 +13,10 @@ from vla.imitation.augmentation import AugmentationConfig
 from vla.imitation.loop import (
     AuxiliaryLoss,
     ImitationConfig,
+    ImitationTrainer,
     batch_indices,
     learning_rate_at,
     token_loss,
-    train_on_episodes,
-    train_on_samples,
 )
 from vla.imitation.samples import ArraySamples, EpisodeSamples, chunk_targets, set_normalisation_from_episodes
 from vla.policies.decoding import gaussian_rows
@@ -113,14 +112,12 @@ def test_normalisation_comes_from_the_quantiles() -> None:
 
 def test_overfits_four_samples() -> None:
     policy = small_policy()
-    metrics = train_on_episodes(
-        policy,
-        [make_episode(0, length=4)],
-        ImitationConfig(
-            steps=120, batch_size=4, learning_rate=1e-2, warmup_steps=10, label_sigma=0.0, augmentation=NO_AUGMENTATION
-        ),
+    config = ImitationConfig(
+        steps=120, batch_size=4, learning_rate=1e-2, warmup_steps=10, label_sigma=0.0, augmentation=NO_AUGMENTATION
     )
-    assert metrics["train/token_accuracy"] > 0.95
+    trainer = ImitationTrainer(policy, EpisodeSamples(policy, [make_episode(0, length=4)]), config)
+    accuracies = [trainer.step()["train/token_accuracy"] for _ in range(config.steps)]
+    assert accuracies[-1] > 0.95
 
 
 class MeanVision(AuxiliaryLoss):
@@ -140,16 +137,11 @@ class MeanVision(AuxiliaryLoss):
 def test_auxiliary_losses_are_trained_too() -> None:
     policy = small_policy()
     auxiliary = MeanVision()
-    seen: list[int] = []
-    metrics = train_on_samples(
-        policy,
-        EpisodeSamples(policy, [make_episode(0)]),
-        ImitationConfig(steps=3, batch_size=2, learning_rate=0.1, warmup_steps=0),
-        auxiliary=auxiliary,
-        on_step=lambda step, _: seen.append(step),
-    )
-    assert seen == [1, 2, 3] and auxiliary.seen == [2, 2, 2]
-    assert metrics["train/auxiliary"] > 0 and auxiliary.value.item() < 4.9
+    config = ImitationConfig(steps=3, batch_size=2, learning_rate=0.1, warmup_steps=0)
+    trainer = ImitationTrainer(policy, EpisodeSamples(policy, [make_episode(0)]), config, auxiliary)
+    metrics = [trainer.step() for _ in range(3)]
+    assert trainer.steps_done == 3 and auxiliary.seen == [2, 2, 2]
+    assert metrics[-1]["train/auxiliary"] > 0 and auxiliary.value.item() < 4.9
 
 
 def test_a_diverged_policy_stops_training() -> None:
@@ -157,7 +149,8 @@ def test_a_diverged_policy_stops_training() -> None:
     with torch.no_grad():
         policy.action_head.bias[0] = float("nan")
     with pytest.raises(ReflexError, match="loss became nan at step 1"):
-        train_on_episodes(policy, [make_episode(0)], ImitationConfig(steps=1, batch_size=2))
+        samples = EpisodeSamples(policy, [make_episode(0)])
+        ImitationTrainer(policy, samples, ImitationConfig(steps=1, batch_size=2)).step()
 
 
 @pytest.mark.parametrize("field", ["steps", "batch_size", "learning_rate", "gradient_clip"])

@@ -296,3 +296,102 @@ def test_noisy_tokens_carry_the_probability_they_were_drawn_with() -> None:
     assert 4.0 < moved.std() < 8.0
     log_probs, _ = policy.log_prob(observations, torch.from_numpy(output.tokens), 1.3, token_noise=6.0)
     np.testing.assert_allclose(output.log_probs, log_probs.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("clip", [1.0, 2.0])
+def test_a_state_beyond_the_clip_is_seen_as_at_the_clip(clip: float) -> None:
+    """With quantiles -1 and 1 a state is its own normalised value."""
+    policy = small_policy(state_clip=clip)
+    observations = make_observations(3)
+
+    def logits(state: float) -> torch.Tensor:
+        return policy(policy.prepare({**observations, "state": np.full((3, 8), state, np.float32)})).detach()
+
+    assert torch.equal(logits(50.0), logits(clip)) and torch.equal(logits(-50.0), logits(-clip))
+    assert (logits(clip) - logits(0.9 * clip)).abs().max() > 1e-4
+    assert (logits(clip) - logits(-clip)).abs().max() > 1e-3
+
+
+def test_states_are_seen_relative_to_their_quantiles() -> None:
+    """What is halfway between the quantiles looks like halfway, wherever they are."""
+    policy, moved = small_policy(), small_policy()
+    low, high = np.linspace(-3.0, 1.0, 8), np.linspace(2.0, 9.0, 8)
+    moved.set_normalisation(np.full(7, -1.0), np.full(7, 1.0), low, high)
+    observations = make_observations(3)
+    shares = (observations["state"] + 1.0) / 2.0
+    there: ObservationBatch = {**observations, "state": (low + shares * (high - low)).astype(np.float32)}
+    expected = policy(policy.prepare(observations)).detach()
+    torch.testing.assert_close(moved(moved.prepare(there)).detach(), expected, atol=1e-4, rtol=1e-4)
+    assert (moved(moved.prepare(observations)).detach() - expected).abs().max() > 1e-3
+
+
+def test_actions_are_coded_relative_to_their_quantiles_but_for_the_gripper() -> None:
+    policy = small_policy()
+    low, high = np.linspace(-0.9, -0.3, 7), np.linspace(0.2, 0.8, 7)
+    policy.set_normalisation(low, high, np.full(8, -1.0), np.full(8, 1.0))
+    ends = policy.detokenize(np.stack([np.zeros(28, np.int64), np.full(28, 255)]))
+    half_bin = (high - low) / 512
+    np.testing.assert_allclose(ends[0, 0, :6], (low + half_bin)[:6], atol=1e-6)
+    np.testing.assert_allclose(ends[1, 3, :6], (high - half_bin)[:6], atol=1e-6)
+    np.testing.assert_allclose(ends[:, :, 6], [[-1 + 1 / 256] * 4, [1 - 1 / 256] * 4], atol=1e-6)
+    outside = np.zeros((1, 4, 7), np.float32)
+    outside[0, 2] = [-1.0, 1.0, -1.0, 1.0, -1.0, 1.0, 0.5]
+    tokens = policy.tokenize_actions(outside).reshape(4, 7)[2]
+    assert tokens.tolist() == [0, 255, 0, 255, 0, 255, 192]
+
+
+def test_greedy_ignores_what_sampling_is_asked_for_and_sampling_does_not() -> None:
+    policy = small_policy()
+    observations = make_observations(2)
+    greedy = policy.act(observations)
+    other = policy.act(observations, "greedy", 0.3, None, token_noise=6.0, chunk_correlation=0.5)
+    np.testing.assert_array_equal(greedy.tokens, other.tokens)
+    np.testing.assert_array_equal(greedy.log_probs, other.log_probs)
+    plain = policy.act(observations, "sample", 1.0, generators(2)).tokens
+    for changes in ({"temperature": 3.0}, {"token_noise": 6.0}, {"chunk_correlation": 0.9}):
+        settings = {"temperature": 1.0, **changes}
+        assert (policy.act(observations, "sample", generators=generators(2), **settings).tokens != plain).any()
+
+
+def test_what_a_decision_carries_is_what_it_was_made_from() -> None:
+    policy = small_policy()
+    observations = make_observations(5)
+    output = policy.act(observations)
+    inputs = policy.prepare(observations)
+    assert torch.equal(output.inputs.images, inputs.images) and torch.equal(output.inputs.text, inputs.text)
+    assert output.features is not None
+    np.testing.assert_allclose(policy.features_from_inputs(inputs, batch_size=2), output.features, atol=1e-5)
+    hidden = policy.forward_features(inputs).action_hidden.detach().numpy()
+    np.testing.assert_allclose(output.features, hidden.mean(1), atol=1e-5)
+
+
+def test_a_decision_of_a_policy_with_frozen_vision_keeps_encoded_pictures() -> None:
+    policy = small_policy()
+    policy.freeze_vision()
+    observations = make_observations(2)
+    output = policy.act(observations)
+    assert output.inputs.images.dim() == 3
+    assert policy.encode_vision(output.inputs) is output.inputs
+    log_probs, _ = policy.log_prob_from_inputs(output.inputs, torch.from_numpy(output.tokens))
+    np.testing.assert_allclose(log_probs.detach().numpy(), output.log_probs, atol=1e-5)
+
+
+def test_the_prompt_is_the_template_cut_to_its_length() -> None:
+    policy = small_policy(prompt_template="robot {instruction} now", max_text_tokens=4)
+    inputs = policy.prepare({**make_observations(1), "instruction": ["open the drawer"]})
+    words = WordTokenizer()
+    expected = words.encode("robot open the drawer now")[:4]
+    assert inputs.text.tolist() == [expected] and inputs.text_length.tolist() == [4]
+    short = policy.prepare({**make_observations(1), "instruction": ["stop"]})
+    assert short.text.tolist() == [words.encode("robot stop now")]
+
+
+def test_unknown_words_fall_into_buckets_by_a_hash_that_never_changes() -> None:
+    assert WordTokenizer(["pick"], num_buckets=64).encode("zorblat pick") == [1, 2 + 52, 66]
+
+
+def test_actions_stay_within_what_an_environment_takes() -> None:
+    policy = small_policy()
+    policy.set_normalisation(np.full(7, -1.5), np.full(7, 1.5), np.full(8, -1.0), np.full(8, 1.0))
+    ends = policy.detokenize(np.stack([np.zeros(28, np.int64), np.full(28, 255)]))
+    assert ends[..., :6].min() == -1.0 and ends[..., :6].max() == 1.0
