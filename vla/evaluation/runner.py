@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -19,7 +19,7 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.evaluation.protocol import Protocol
 from vla.evaluation.report import write_report
-from vla.evaluation.results import EvaluationResult
+from vla.evaluation.results import EvaluationResult, episode_key
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
@@ -69,9 +69,9 @@ class EvaluationConfig:
     """Task numbers; None takes all of the suite."""
     episodes_per_task: int = 50
     """Initial states per task, numbers 0 .. n-1."""
-    split: str = "eval"
+    split: Split = "eval"
     """Which initial states: "eval" (held out) or "train"."""
-    mode: str = "greedy"
+    mode: Mode = "greedy"
     """Decoding: "greedy" or "sample"."""
     temperature: float = 1.0
     """Sampling temperature; greedy decoding ignores it."""
@@ -152,14 +152,9 @@ def evaluate(
     """Run a policy once from each of the first ``episodes_per_task`` initial states of each task.
 
     Args:
-        policy: decides.
-        suite: gives tasks, initial states and the protocol.
-        pool: of the same suite; it stays open.
-        tasks: task numbers; None takes all.
-        episodes_per_task: initial states 0 .. n-1 of the split.
-        split: which initial states.
-        mode: decoding.
-        temperature: of sampled decoding.
+        suite: gives tasks, initial states and the protocol; ``pool`` is of the same suite, and stays open.
+        tasks, episodes_per_task: task numbers, None for all; initial states 0 .. n-1 of the split.
+        split, mode, temperature: which initial states; decoding; temperature of sampled decoding.
         seed: every rollout's own seed derives from (seed, split, task, initial state), never from their order.
         shard: "i/n" runs the i-th of n parts of the episodes; None runs all.
         on_episode: called with (index, episode) as each finishes, in no fixed order; the index counts tasks first,
@@ -175,44 +170,52 @@ def evaluate(
         ReflexError: more initial states were asked for than there are, or an unknown task, split or mode.
     """
     protocol_hash = Protocol.of(suite, split, mode, temperature, seed).digest()
-    wanted = _requests(suite, tasks, episodes_per_task, split, seed, shard)
-    records: dict[tuple[int, int], dict[str, Any]] = {
-        (int(record["task_id"]), int(record["init_state_id"])): dict(record)
-        for record in completed
-        if record.get("protocol") == protocol_hash and record.get("split") == split
-    }
-    pending = [index for index, item in enumerate(wanted) if _key(item) not in records]
+    wanted = dict(enumerate(_requests(suite, tasks, episodes_per_task, split, seed, shard)))
+    records = {episode_key(record): dict(record) for record in completed if record.get("protocol") == protocol_hash}
     films = videos_per_task if video_folder is not None else 0
 
-    def run(indices: list[int], frame_stride: int | None) -> None:
-        def finished(position: int, episode: Episode) -> None:
-            index = indices[position]
-            records[_key(wanted[index])] = episode_record(episode, protocol_hash)
-            if frame_stride is not None and video_folder is not None:
-                write_videos(video_folder, [episode])
-            if on_episode is not None:
-                on_episode(index, episode)
+    def finished(index: int, episode: Episode) -> None:
+        records[_key(wanted[index])] = episode_record(episode, protocol_hash)
+        if video_folder is not None and episode.init_state_id < films:
+            write_videos(video_folder, [episode])
+        if on_episode is not None:
+            on_episode(index, episode)
 
+    pending = {index: item for index, item in wanted.items() if _key(item) not in records}
+    filmed = {index: item for index, item in pending.items() if item.request.init_state_id < films}
+    rest = {index: item for index, item in pending.items() if index not in filmed}
+    for requests, frame_stride in ((filmed, FILM_STRIDE), (rest, None)):
+        _play(policy, suite, pool, requests, mode, temperature, frame_stride, finished)
+    return EvaluationResult([records[_key(item)] for item in wanted.values()], protocol_hash)
+
+
+def _play(
+    policy: Policy,
+    suite: Suite,
+    pool: EnvironmentPool,
+    requests: Mapping[int, RolloutRequest],
+    mode: Mode,
+    temperature: float,
+    frame_stride: int | None,
+    on_episode: Callable[[int, Episode], None],
+) -> None:
+    """Play numbered requests, in portions whose frames fit in memory."""
+
+    def finished(portion: Sequence[int], position: int, episode: Episode) -> None:
+        on_episode(portion[position], episode)
+
+    size = _batch_size(policy, suite, frame_stride)
+    for portion in (list(requests)[start : start + size] for start in range(0, len(requests), size)):
         collect_rollouts(
             policy,
             pool,
             suite,
-            [wanted[index] for index in indices],
+            [requests[index] for index in portion],
             mode=mode,
             temperature=temperature,
-            on_episode=finished,
+            on_episode=partial(finished, portion),
             frame_stride=frame_stride,
         )
-
-    stages = (
-        (FILM_STRIDE, [index for index in pending if wanted[index].request.init_state_id < films]),
-        (None, [index for index in pending if wanted[index].request.init_state_id >= films]),
-    )
-    for frame_stride, indices in stages:
-        size = _batch_size(policy, suite, frame_stride)
-        for start in range(0, len(indices), size):
-            run(indices[start : start + size], frame_stride)
-    return EvaluationResult([records[_key(item)] for item in wanted], protocol_hash)
 
 
 def episode_record(episode: Episode, protocol_hash: str) -> dict[str, Any]:
@@ -231,9 +234,8 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
             resumed holds results of another policy or protocol.
     """
     suite = get_suite(suite_name(config.suite, config.protocol), image_size=config.image_size)
-    split, mode = cast(Split, config.split), cast(Mode, config.mode)
-    protocol = Protocol.of(suite, split, mode, config.temperature, config.seed)
-    wanted = _requests(suite, config.tasks, config.episodes_per_task, split, config.seed, config.shard)
+    protocol = Protocol.of(suite, config.split, config.mode, config.temperature, config.seed)
+    wanted = _requests(suite, config.tasks, config.episodes_per_task, config.split, config.seed, config.shard)
     policy = None if config.policy == EXPERT else _load(config)
     findings = suite.self_test(pictures=policy is not None)
     for reason in findings["off_protocol"]:
@@ -242,7 +244,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
         completed = _open_run(run, config, protocol, EXPERT if policy is None else policy_fingerprint(policy))
         write_json(run.path / "self_test.json", findings)
         keys = {_key(item) for item in wanted}
-        outcomes = [bool(row["success"]) for row in completed if _row_key(row) in keys]
+        outcomes = [bool(row["success"]) for row in completed if episode_key(row) in keys]
         slots = min(config.num_slots, len(wanted))
         workers = min(config.num_workers or available_cpus(), slots)
         with progress_bar("evaluating", len(wanted), len(outcomes)) as show:
@@ -253,10 +255,10 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
                 show(len(outcomes), f"success {sum(outcomes)}/{len(outcomes)}")
 
             if policy is None:
-                ran = {_row_key(row) for row in completed}
+                ran = {episode_key(row) for row in completed}
                 pending = [(item.request, item.seed) for item in wanted if _key(item) not in ran]
                 run_experts(suite.name, config.image_size, pending, workers, partial(finished, 0))
-                records = {_row_key(row): row for row in run.read_episodes()}
+                records = {episode_key(row): row for row in run.read_episodes()}
                 result = EvaluationResult([without_step(records[_key(item)]) for item in wanted], protocol.digest())
                 return finish(run, result, EXPERT)
             with EnvironmentPool(suite.name, slots, workers, image_size=config.image_size) as pool:
@@ -266,8 +268,8 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
                     pool,
                     tasks=config.tasks,
                     episodes_per_task=config.episodes_per_task,
-                    split=split,
-                    mode=mode,
+                    split=config.split,
+                    mode=config.mode,
                     temperature=config.temperature,
                     seed=config.seed,
                     shard=config.shard,
@@ -325,7 +327,7 @@ def finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str
     Each of them may already be there from an earlier try.
     """
     # Episodes were appended as they finished; in their own order the file is the same however the run went.
-    run.replace_episodes(sorted(run.read_episodes(), key=_row_key))
+    run.replace_episodes(sorted(run.read_episodes(), key=episode_key))
     run.append_metrics(0, result.metrics())
     summary: dict[str, Any] = {
         **result.summary(),
@@ -379,7 +381,3 @@ def _batch_size(policy: Policy, suite: Suite, frame_stride: int | None) -> int:
 
 def _key(item: RolloutRequest) -> tuple[int, int]:
     return item.request.task_id, item.request.init_state_id
-
-
-def _row_key(row: Mapping[str, Any]) -> tuple[int, int]:
-    return int(row["task_id"]), int(row["init_state_id"])
