@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import vla
 from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.evaluation import report
 from vla.evaluation.charts import CurvePoint, learning_curve, number, percent, sparkline
 from vla.evaluation.commands import report_command
 from vla.evaluation.report import write_report
@@ -169,6 +170,59 @@ def test_a_trainers_summary_shows_where_it_began_and_ended(trained: Path) -> Non
     assert [(arm.name, arm.success_rate) for arm in load_run(trained).arms] == [("Start", 0.3), ("GRPO", 0.95)]
 
 
+def test_fine_tuning_counts_evaluated_episodes_and_not_demonstrations(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "sft") as run:
+        run.write_summary({**evaluation([10, 8]).summary(), "episodes": 30, "eval_episodes": 20.0, "policy": "p"})
+    (arm,) = load_run(tmp_path / "sft").arms
+    assert (arm.name, arm.success_rate, arm.episodes) == ("p", 0.9, 20)
+    assert load_run(tmp_path / "sft").difference is None
+
+
+def places(page: str, kind: str) -> list[tuple[float, ...]]:
+    """Left edge and, where it has one, width of the marks or spans on the page's scales, in percent."""
+    styles = re.findall(rf'<span class="{kind}" style="([^"]*)">', page)
+    return [tuple(float(number) for number in re.findall(r"[0-9.]+", style)) for style in styles]
+
+
+def test_bars_are_where_their_numbers_are(trained: Path) -> None:
+    page = write_report(trained).read_text(encoding="utf-8")
+    first, last = load_run(trained).arms
+    assert places(page, "span muted") == [
+        (pytest.approx(100 * first.low, abs=0.01), pytest.approx(37.35, abs=0.01))
+    ]  # 6 of 20
+    # The headline of the last policy, then each task from its first to its last rate.
+    assert places(page, "span accent")[0][0] == pytest.approx(100 * last.low, abs=0.01)
+    assert places(page, "span accent")[1:] == [(20, 70), (40, 60)]
+    assert places(page, "mark muted") == [(30,), (20,), (40,)]
+    assert places(page, "mark accent") == [(95,), (90,), (100,)]
+    assert 'aria-label="from 20 % to 90 %"' in page
+
+
+def test_a_task_that_got_worse_is_drawn_from_its_last_rate_to_its_first(trained: Path) -> None:
+    with RunFolder(trained, resume=True) as run:
+        run.append_episodes(evaluation([1, 0]).records, step=3)
+    page = write_report(trained).read_text(encoding="utf-8")
+    assert places(page, "span accent")[1:] == [(10, 10), (0, 40)]
+    assert places(page, "mark accent")[1:] == [(10,), (0,)]
+
+
+def test_what_does_not_fit_is_said(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> Page:
+        return Page(write_report(trained).read_text(encoding="utf-8"))
+
+    assert "more in videos/" not in shown().text
+    monkeypatch.setattr(report, "MAX_TELEMETRY", 1)
+    monkeypatch.setattr(report, "MAX_FILMS", 1)
+    page = shown()
+    assert len(page.addresses) == 2
+    assert "1 more in videos/." in page.text
+    assert "Also in metrics.jsonl: train/episodes." in " ".join(page.text.split())
+    largest = max(video.path.stat().st_size for video in load_run(trained).videos)
+    monkeypatch.setattr(report, "MAX_FILMS", 12)
+    monkeypatch.setattr(report, "MAX_VIDEO_BYTES", 2 * largest)  # the first task's two, and not the second's
+    assert len(shown().addresses) == 2
+
+
 def test_what_is_no_run_is_refused_and_a_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match="is not a folder"):
         write_report(tmp_path / "none")
@@ -298,6 +352,25 @@ def test_the_time_of_a_run_is_split_into_its_parts() -> None:
         "Other": (2.0, 2),
     }
     assert profile([{"step": 0, "time/evaluation_seconds": 4.0}]) == []
+    over = [{"step": 1, **line, "time/update_seconds": 3.6, "time/iteration_seconds": 10.0}]  # clocks differ: 10.1 s
+    assert profile(over)[-1].seconds == 0.0
+
+
+def test_how_long_things_took_comes_last(trained: Path) -> None:
+    for step in (3, 4):
+        with RunFolder(trained, resume=True) as run:
+            run.append_metrics(step, {"time/total_seconds": 2.0 * step, "update/loss": 1.0 / step, "once": 1.0})
+    with RunFolder(trained, resume=True) as run:
+        run.append_metrics(5, {"update/steps": 1.0})
+        run.append_metrics(6, {"update/steps": 2.0})
+    assert [(series.key, series.steps) for series in load_run(trained).telemetry] == [
+        ("train/kl", [0, 1, 2]),
+        ("train/episodes", [0, 1, 2]),
+        ("update/loss", [3, 4]),
+        ("once", [3, 4]),
+        ("update/steps", [5, 6]),
+        ("time/total_seconds", [3, 4]),
+    ]
 
 
 def test_the_page_shows_where_the_time_went(trained: Path) -> None:
