@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vla.evaluation.curves import Curve, Ratio, band, episodes_to_reach, mean_ratio, ratio_to_reach
+from scripts.curves import Curve, Ratio, band, episodes_to_reach, mean_ratio, ratio_to_reach
 from vla.run.cores import core_numbers
 from vla.run.files import read_json, write_json
 from vla.run.run_folder import RunFolder

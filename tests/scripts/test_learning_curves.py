@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "learning_curves.py"
+ROOT = Path(__file__).parents[2]
 
 
 def curve(episodes: list[float], success: list[float]) -> dict[str, list[float]]:
@@ -33,8 +33,8 @@ def earlier_study(folder: Path) -> None:
 
 
 def script(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), str(folder), "--policy", "none", "--target", "0.7", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "scripts.learning_curves", str(folder), "--policy", "none", "--target", "0.7"]
+    return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def summary(folder: Path) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.errors import ReflexError
-from vla.evaluation.results import EvaluationResult, TaskResult, compare, tabulate
+from vla.evaluation.results import EvaluationResult, TaskResult, compare, evaluations, tabulate
 from vla.evaluation.statistics import PairedDifference, wilson_interval
 from vla.evaluation.videos import Video, find_videos
 from vla.run.files import read_json
@@ -100,17 +100,17 @@ def load_run(path: Path) -> RunData:
         ReflexError: the folder is missing, is not a run folder, or one of its files is damaged.
     """
     if not path.is_dir():
-        raise ReflexError(f"{path} is not a folder; give the run folder that a command such as vla train wrote")
+        raise ReflexError(
+            f"there is no run folder {path}: it is not a folder; give the one that a command such as vla train wrote"
+        )
     metrics, episodes = read_lines(path / "metrics.jsonl"), read_lines(path / "episodes.jsonl")
     summary = _mapping(path / "summary.json")
     if not (metrics or episodes or summary):
         raise ReflexError(f"{path} holds no run: metrics.jsonl, episodes.jsonl and summary.json are missing or empty")
     curve = sorted((line for line in metrics if "eval/success_rate" in line), key=lambda line: int(line["step"]))
-    evaluated = [line for line in episodes if line.get("split", "eval") == "eval"]
-    steps = sorted({int(line.get("step", 0)) for line in evaluated})
-    evaluations = [[line for line in evaluated if int(line.get("step", 0)) == step] for step in steps]
-    first = evaluations[0] if evaluations else []
-    last = evaluations[-1] if len(evaluations) > 1 else []
+    evaluated = evaluations(episodes)
+    first = evaluated[0] if evaluated else []
+    last = evaluated[-1] if len(evaluated) > 1 else []
     videos = find_videos(path / "videos")
     return RunData(
         name=path.resolve().name,

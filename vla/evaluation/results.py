@@ -20,6 +20,7 @@ __all__ = [
     "compare_tasks",
     "episode_key",
     "evaluated_episodes",
+    "evaluations",
     "tabulate",
 ]
 
@@ -126,19 +127,24 @@ def compare_tasks(
     return {task: difference for task, difference in found.items() if difference is not None}
 
 
+def evaluations(lines: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Of the lines of ``episodes.jsonl`` those of each evaluation, in the order in which they were made."""
+    if any("reward" in line for line in lines):  # a training run: its own rollouts are no evaluation
+        lines = [line for line in lines if line["split"] == "eval"]
+    steps = sorted({int(line.get("step", 0)) for line in lines})
+    return [[line for line in lines if int(line.get("step", 0)) == step] for step in steps]
+
+
 def evaluated_episodes(run: Path) -> list[dict[str, Any]]:
     """The records of an evaluation's run folder; of a training run's, those of its last evaluation.
 
     Raises:
         ReflexError: there are none.
     """
-    records = read_lines(run / "episodes.jsonl")
-    if any("reward" in record for record in records):  # a training run: its own rollouts are no evaluation
-        records = [record for record in records if record["split"] == "eval"]
-    if not records:
+    found = evaluations(read_lines(run / "episodes.jsonl"))
+    if not found:
         raise ReflexError(f"{run} holds no evaluated episodes; it must be the output folder of vla eval or vla train")
-    last = max(int(record["step"]) for record in records)
-    return [record for record in records if int(record["step"]) == last]
+    return found[-1]
 
 
 def _by_task(records: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:

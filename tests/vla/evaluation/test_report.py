@@ -149,6 +149,16 @@ def test_report_of_a_single_evaluation(tmp_path: Path) -> None:
     assert "open the drawer 80 % 49 to 94, 8/10" in shown
 
 
+def test_an_evaluation_on_training_states_has_tasks_and_a_trainers_rollouts_are_none(trained: Path) -> None:
+    records = [{**record, "split": "train"} for record in evaluation([3, 5]).records]
+    with RunFolder(trained.with_name("train")) as run:
+        run.append_episodes(records, step=0)
+    assert [task.successes for task in load_run(run.path).first_tasks] == [3, 5]
+    with RunFolder(trained, resume=True) as run:
+        run.append_episodes([{**record, "reward": 0.5} for record in records], step=3)
+    assert [task.successes for task in load_run(trained).last_tasks] == [9, 10]
+
+
 def test_a_run_without_a_summary_is_shown_from_its_metrics(trained: Path) -> None:
     (trained / "summary.json").unlink()
     arms = load_run(trained).arms

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.evaluation.curves import Curve, Ratio, band, episodes_to_reach, mean_ratio, ratio_to_reach
+from scripts.curves import Curve, Ratio, band, episodes_to_reach, mean_ratio, ratio_to_reach
 
 
 def test_a_target_is_reached_between_two_evaluations() -> None:
