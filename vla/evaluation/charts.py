@@ -6,7 +6,8 @@ Matplotlib is imported by what draws, so that commands that draw nothing do not 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -37,6 +38,16 @@ class CurvePoint:
     """Shown when the pointer rests on the point."""
 
 
+@contextmanager
+def _own_style() -> Iterator[None]:
+    """Draw the same from the same numbers, whatever a user's matplotlibrc says."""
+    from matplotlib import rc_context, style
+
+    with style.context("default"), rc_context({"svg.fonttype": "none", "svg.hashsalt": "reflex"}):
+        yield
+
+
+@_own_style()
 def learning_curve(points: Sequence[CurvePoint], width: int = 860, height: int = 300) -> str:
     """Success over iterations, with its interval as a band."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -75,6 +86,7 @@ def learning_curve(points: Sequence[CurvePoint], width: int = 860, height: int =
     return _inline(figure, "Success rate on held-out initial states over training iterations", notes)
 
 
+@_own_style()
 def sparkline(steps: Sequence[int], values: Sequence[float], width: int = 250, height: int = 84) -> str:
     """A small line chart without axes; its last value is a dot."""
     figure, axes = _axes(width, height, left=2, right=8, top=8, bottom=8)
@@ -109,12 +121,9 @@ def _axes(width: int, height: int, left: int, right: int, top: int, bottom: int)
 
 def _inline(figure: Figure, label: str, notes: dict[str, str]) -> str:
     """A figure as an element of an HTML page; `notes` are shown when the pointer rests on the artist of that gid."""
-    from matplotlib import rc_context
-
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "reflex"}):  # the same numbers give the same text
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     root = ElementTree.fromstring(buffer.getvalue())
     for parent in list(root.iter()):
         parent.tag = parent.tag.rpartition("}")[2]  # an HTML page declares no namespaces
