@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -267,6 +268,13 @@ def test_cameras_side_by_side() -> None:
     assert frames.shape == (2, 196, 392, 3)
     assert frames[1, 100, 100, 0] == 10
     assert frames[1, 100, 300, 0] == 110
+
+
+def test_a_video_runs_at_the_speed_of_the_robot_and_stays_at_its_end(tmp_path: Path) -> None:
+    (path,) = write_videos(tmp_path, [film(0, True)])
+    with av.open(str(path)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 1.4])  # every second step at 20 Hz, the last for a second
 
 
 def test_phases_are_ordered_as_they_were_trained() -> None:
