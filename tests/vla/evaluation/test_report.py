@@ -220,7 +220,7 @@ def test_a_task_that_got_worse_is_drawn_from_its_last_rate_to_its_first(trained:
 
 def test_what_does_not_fit_is_said(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def shown() -> Page:
-        return Page(write_report(trained).read_text(encoding="utf-8"))
+        return Page(write_report(trained).read_text("utf-8"))
 
     assert "more in videos/" not in shown().text
     monkeypatch.setattr(report, "MAX_TELEMETRY", 1)
@@ -376,10 +376,9 @@ def test_the_time_of_a_run_is_split_into_its_parts() -> None:
 
 
 def test_how_long_things_took_comes_last(trained: Path) -> None:
-    for step in (3, 4):
-        with RunFolder(trained, resume=True) as run:
-            run.append_metrics(step, {"time/total_seconds": 2.0 * step, "update/loss": 1.0 / step, "once": 1.0})
     with RunFolder(trained, resume=True) as run:
+        for step in (3, 4):
+            run.append_metrics(step, {"time/total_seconds": 2.0 * step, "update/loss": 1.0 / step, "once": 1.0})
         run.append_metrics(5, {"update/steps": 1.0})
         run.append_metrics(6, {"update/steps": 2.0})
     assert [(series.key, series.steps) for series in load_run(trained).telemetry] == [
