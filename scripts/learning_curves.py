@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vla.evaluation.curves import Curve, band, episodes_to_reach, paired_ratios
+from scripts.curves import Curve, Ratio, band, episodes_to_reach, mean_ratio, ratio_to_reach
 from vla.run.cores import core_numbers
 from vla.run.files import read_json, write_json
 from vla.run.run_folder import RunFolder
@@ -150,10 +150,7 @@ def summarise(curves: Curves, target: float) -> dict[str, Any]:
     equal = min(float(curve.episodes[-1]) for by_seed in curves.values() for curve in by_seed.values())
     arms: dict[str, Any] = {}
     for arm, by_seed in curves.items():
-        reached = {seed: episodes_to_reach(curve, target) for seed, curve in by_seed.items()}
-        shared = [seed for seed in by_seed if seed in curves[first]]
-        baseline = [episodes_to_reach(curves[first][seed], target) for seed in shared]
-        ratios = paired_ratios([reached[seed] for seed in shared], baseline)
+        ratios = ratios_of(by_seed, curves[first], target)
         arms[arm] = {
             "settings": ARMS[arm],
             "final": {seed: float(curve.rates[-1]) for seed, curve in by_seed.items()},
@@ -161,9 +158,9 @@ def summarise(curves: Curves, target: float) -> dict[str, Any]:
             "at_equal_episodes": {
                 seed: float(np.interp(equal, curve.episodes, curve.rates)) for seed, curve in by_seed.items()
             },
-            "episodes_to_target": reached,
-            f"ratio_to_{first}": ratios,
-            "ratio_mean": statistics.geometric_mean(ratios) if ratios else None,
+            "episodes_to_target": {seed: episodes_to_reach(curve, target) for seed, curve in by_seed.items()},
+            f"ratio_to_{first}": [ratio.as_json() for ratio in ratios],
+            "ratio_mean": mean_ratio(ratios).as_json() if ratios else None,
             "curves": {
                 seed: {"episodes": curve.episodes.tolist(), "success": curve.rates.tolist()}
                 for seed, curve in by_seed.items()
@@ -172,14 +169,18 @@ def summarise(curves: Curves, target: float) -> dict[str, Any]:
     return {"target": target, "compared_with": first, "equal_episodes": equal, "arms": arms}
 
 
+def ratios_of(ours: dict[int, Curve], theirs: dict[int, Curve], target: float) -> list[Ratio]:
+    """Episodes to the target over those of another arm, for each seed that both have."""
+    return [ratio_to_reach(curve, theirs[seed], target) for seed, curve in ours.items() if seed in theirs]
+
+
 def draw(curves: Curves, target: float, path: Path) -> None:
     """Means with intervals over seeds."""
-    import matplotlib
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     for arm, by_seed in curves.items():
         episodes, mean, low, high = band(list(by_seed.values()))
         (line,) = axes.plot(episodes, 100 * mean, label=f"{arm} ({len(by_seed)} seed{'s' * (len(by_seed) > 1)})")
@@ -188,8 +189,8 @@ def draw(curves: Curves, target: float, path: Path) -> None:
     axes.set_xlabel("training episodes")
     axes.set_ylabel("held-out success (%)")
     axes.legend(frameon=False)
-    figure.savefig(path)
-    plt.close(figure)
+    with rc_context({"svg.hashsalt": "reflex"}):  # the same curves give the same file
+        figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> int:
@@ -262,13 +263,13 @@ def show(output: Path) -> None:
     table.add_column(f"episodes to {100 * target:g} %, of {first}'s")
     for arm, found in summary["arms"].items():
         equal = list(found["at_equal_episodes"].values())
-        ratios = [f"{ratio:.2f}" for ratio in found[f"ratio_to_{first}"]]
+        ratios = [str(Ratio.from_json(ratio)) for ratio in found[f"ratio_to_{first}"]]
         table.add_row(
             arm,
             ", ".join(f"{100 * rate:.1f}" for rate in equal),
             f"{100 * statistics.fmean(equal):.1f}",
             ", ".join(f"{100 * rate:.1f}" for rate in found["final"].values()),
-            ", ".join(ratios) + (f" (mean {found['ratio_mean']:.2f})" if len(ratios) > 1 else ""),
+            ", ".join(ratios) + (f" (mean {Ratio.from_json(found['ratio_mean'])})" if len(ratios) > 1 else ""),
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.errors import ReflexError, writing
-from vla.evaluation.results import EvaluationResult
+from vla.evaluation.results import EvaluationResult, episode_key
 from vla.evaluation.runner import finish, without_step
 from vla.run.files import read_json
 from vla.run.jsonl import read_lines
@@ -56,7 +56,7 @@ def _episodes(parts: Sequence[Path]) -> list[dict[str, Any]]:
     lines: dict[tuple[int, int], dict[str, Any]] = {}
     for part in parts:
         for line in read_lines(part / "episodes.jsonl"):
-            key = (int(line["task_id"]), int(line["init_state_id"]))
+            key = episode_key(line)
             if lines.setdefault(key, line) != line:
                 raise ReflexError(
                     f"task {key[0]}, initial state {key[1]} is in two of the runs with different outcomes ({part} is "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.errors import ReflexError
-from vla.evaluation.results import TaskResult, compare, tabulate
+from vla.evaluation.results import EvaluationResult, TaskResult, compare, evaluations, tabulate
 from vla.evaluation.statistics import PairedDifference, wilson_interval
 from vla.evaluation.videos import Video, find_videos
 from vla.run.files import read_json
@@ -100,13 +100,15 @@ def load_run(path: Path) -> RunData:
         ReflexError: the folder is missing, is not a run folder, or one of its files is damaged.
     """
     if not path.is_dir():
-        raise ReflexError(f"{path} is not a folder; give the run folder that a command such as vla train wrote")
+        raise ReflexError(
+            f"there is no run folder {path}: it is not a folder; give the one that a command such as vla train wrote"
+        )
     metrics, episodes = read_lines(path / "metrics.jsonl"), read_lines(path / "episodes.jsonl")
     summary = _mapping(path / "summary.json")
     if not (metrics or episodes or summary):
         raise ReflexError(f"{path} holds no run: metrics.jsonl, episodes.jsonl and summary.json are missing or empty")
     curve = sorted((line for line in metrics if "eval/success_rate" in line), key=lambda line: int(line["step"]))
-    evaluated = _by_step([line for line in episodes if line.get("split", "eval") == "eval"])
+    evaluated = evaluations(episodes)
     first = evaluated[0] if evaluated else []
     last = evaluated[-1] if len(evaluated) > 1 else []
     videos = find_videos(path / "videos")
@@ -115,13 +117,13 @@ def load_run(path: Path) -> RunData:
         config=read_config(path),
         protocol=_mapping(path / "protocol.json"),
         summary=summary,
-        arms=_arms(summary, curve, first),
+        arms=_arms(summary, curve, EvaluationResult(first, "")),
         curve=curve,
         telemetry=_telemetry(metrics),
         profile=profile(metrics),
         first_tasks=tabulate(first),
         last_tasks=tabulate(last),
-        difference=_difference(first, last),
+        difference=compare(first, last),
         phases=order_phases({video.phase for video in videos}),
         videos=videos,
     )
@@ -144,47 +146,36 @@ def arm_name(key: str) -> str:
     return NAMES.get(key, key.replace("_", " ").capitalize())
 
 
-def _arms(
-    summary: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], first: Sequence[Mapping[str, Any]]
-) -> list[Arm]:
-    named = [(arm_name(key), value) for key, value in summary.items() if isinstance(value, dict)]
-    found = [(name, value) for name, value in named if isinstance(value.get("success_rate"), int | float)]
-    if len(found) == 1 and isinstance(summary.get("success_rate"), int | float):
-        # A trainer's summary: where it began, and where it ended.
-        reward = {"srpo": "srpo", "binary": "grpo"}.get(str(summary.get("reward")), "trained")
-        found.append((arm_name(reward), dict(summary)))
+def _arms(summary: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], first: EvaluationResult) -> list[Arm]:
+    """The policies a run compares, first to last: of its summary, else of its evaluations, else of its episodes."""
+    ends = summary if isinstance(summary.get("success_rate"), int | float) else None
+    found = [
+        _arm(arm_name(key), value)
+        for key, value in summary.items()
+        if isinstance(value, dict) and isinstance(value.get("success_rate"), int | float)
+    ]
     if found:
-        return [_arm(name, value) for name, value in found]
-    if len(curve) > 1:
-        lines = [(f"Iteration {line['step']}", _strip(line)) for line in (curve[0], curve[-1])]
-        return [_arm(name, value) for name, value in lines]
-    if isinstance(summary.get("success_rate"), int | float):
-        return [_arm(str(summary.get("policy", "Policy")), summary)]
+        if len(found) == 1 and ends is not None:  # a trainer's summary: where it began, and where it ended
+            reward = {"srpo": "srpo", "binary": "grpo"}.get(str(summary.get("reward")), "trained")
+            found.append(_arm(arm_name(reward), ends))
+        return found
+    if ends is not None and len(curve) < 2:
+        return [_arm(str(summary.get("policy", "Policy")), ends)]
     if curve:
-        return [_arm(f"Iteration {curve[0]['step']}", _strip(curve[0]))]
-    if first:
-        successes = sum(bool(record["success"]) for record in first)
-        return [_arm("Policy", {"success_rate": successes / len(first), "episodes": len(first)})]
-    return []
+        lines = [curve[0], curve[-1]] if len(curve) > 1 else [curve[0]]
+        return [
+            _arm(f"Iteration {line['step']}", {key.removeprefix("eval/"): value for key, value in line.items()})
+            for line in lines
+        ]
+    return [_arm("Policy", first.summary())] if first.episodes else []
 
 
 def _arm(name: str, values: Mapping[str, Any]) -> Arm:
-    rate, episodes = float(values["success_rate"]), int(values.get("episodes") or 0)
+    values = {key: value for key, value in values.items() if value is not None}
+    # The summary of fine-tuning counts its demonstrations as "episodes".
+    rate, episodes = float(values["success_rate"]), int(values.get("eval_episodes", values.get("episodes", 0)))
     low, high = wilson_interval(round(rate * episodes), episodes)
     return Arm(name, rate, float(values.get("wilson_low", low)), float(values.get("wilson_high", high)), episodes)
-
-
-def _strip(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix("eval/"): value for key, value in line.items() if value is not None}
-
-
-def _by_step(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    steps = sorted({int(record.get("step", 0)) for record in records})
-    return [[record for record in records if int(record.get("step", 0)) == step] for step in steps]
-
-
-def _difference(first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> PairedDifference | None:
-    return compare(first, last) if first and last else None
 
 
 def profile(metrics: Sequence[Mapping[str, Any]]) -> list[Part]:

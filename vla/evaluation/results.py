@@ -12,49 +12,25 @@ from vla.evaluation.protocol import check_same
 from vla.evaluation.statistics import PairedDifference, paired_bootstrap, wilson_interval
 from vla.run.jsonl import read_lines
 
-__all__ = ["EvaluationResult", "TaskResult", "compare", "compare_tasks", "evaluated_episodes", "tabulate"]
+__all__ = [
+    "EvaluationResult",
+    "SuccessRate",
+    "TaskResult",
+    "compare",
+    "compare_tasks",
+    "episode_key",
+    "evaluated_episodes",
+    "evaluations",
+    "tabulate",
+]
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """Success of one task."""
+@dataclass(frozen=True, kw_only=True)
+class SuccessRate:
+    """How many of some episodes succeeded."""
 
-    task_id: int
-    instruction: str
     successes: int
     episodes: int
-    wilson_low: float
-    wilson_high: float
-
-    @property
-    def success_rate(self) -> float:
-        """Share of episodes that succeeded; 0 when there were none."""
-        return self.successes / self.episodes if self.episodes else 0.0
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """Success over all episodes of an evaluation."""
-
-    records: list[dict[str, Any]]
-    """One per episode, ordered by task and initial state."""
-    protocol_hash: str
-    """Of the protocol they were measured under."""
-    per_task: list[TaskResult] = field(init=False)
-    """Ordered by task."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "per_task", tabulate(self.records))
-
-    @property
-    def episodes(self) -> int:
-        """Episodes evaluated."""
-        return len(self.records)
-
-    @property
-    def successes(self) -> int:
-        """Episodes that succeeded."""
-        return sum(bool(record["success"]) for record in self.records)
 
     @property
     def success_rate(self) -> float:
@@ -71,14 +47,36 @@ class EvaluationResult:
         """Upper end of the 95 % Wilson interval."""
         return wilson_interval(self.successes, self.episodes)[1]
 
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult(SuccessRate):
+    """Success of one task."""
+
+    task_id: int
+    instruction: str
+
+
+@dataclass(frozen=True)
+class EvaluationResult(SuccessRate):
+    """Success over all episodes of an evaluation."""
+
+    records: list[dict[str, Any]]
+    """One per episode, ordered by task and initial state."""
+    protocol_hash: str
+    """Of the protocol they were measured under."""
+    successes: int = field(init=False)
+    episodes: int = field(init=False)
+    per_task: list[TaskResult] = field(init=False)
+    """Ordered by task."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "successes", sum(bool(record["success"]) for record in self.records))
+        object.__setattr__(self, "episodes", len(self.records))
+        object.__setattr__(self, "per_task", tabulate(self.records))
+
     def summary(self) -> dict[str, float | int]:
         """``success_rate``, ``episodes``, ``wilson_low`` and ``wilson_high``."""
-        return {
-            "success_rate": self.success_rate,
-            "episodes": self.episodes,
-            "wilson_low": self.wilson_low,
-            "wilson_high": self.wilson_high,
-        }
+        return {key: getattr(self, key) for key in ("success_rate", "episodes", "wilson_low", "wilson_high")}
 
     def metrics(self) -> dict[str, float]:
         """The same under the keys of ``metrics.jsonl``, with ``eval/task_<id>`` for every task."""
@@ -86,16 +84,22 @@ class EvaluationResult:
         return overall | {f"eval/task_{task.task_id}": task.success_rate for task in self.per_task}
 
 
+def episode_key(record: Mapping[str, Any]) -> tuple[int, int]:
+    """What tells one episode of an evaluation from the others: its task and initial state."""
+    return int(record["task_id"]), int(record["init_state_id"])
+
+
 def tabulate(records: Sequence[Mapping[str, Any]]) -> list[TaskResult]:
-    """Success per task, with 95 % Wilson intervals, ordered by task."""
-    table: list[TaskResult] = []
-    for task_id in sorted({int(record["task_id"]) for record in records}):
-        of_task = [record for record in records if int(record["task_id"]) == task_id]
-        successes = sum(bool(record["success"]) for record in of_task)
-        low, high = wilson_interval(successes, len(of_task))
-        instruction = str(of_task[0].get("instruction", f"task {task_id}"))
-        table.append(TaskResult(task_id, instruction, successes, len(of_task), low, high))
-    return table
+    """Success per task, ordered by task."""
+    return [
+        TaskResult(
+            task_id=task,
+            instruction=str(of_task[0].get("instruction", f"task {task}")),
+            successes=sum(bool(record["success"]) for record in of_task),
+            episodes=len(of_task),
+        )
+        for task, of_task in _by_task(records).items()
+    ]
 
 
 def compare(
@@ -106,8 +110,7 @@ def compare(
     Raises:
         ReflexError: the two were measured under different protocols.
     """
-    before = {(record["task_id"], record["init_state_id"]): bool(record["success"]) for record in first}
-    after = {(record["task_id"], record["init_state_id"]): bool(record["success"]) for record in second}
+    before, after = ({episode_key(record): bool(record["success"]) for record in half} for half in (first, second))
     shared = sorted(before.keys() & after.keys())
     if not shared:
         return None
@@ -119,13 +122,17 @@ def compare_tasks(
     first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
 ) -> dict[int, PairedDifference]:
     """`compare` for each task of which both evaluated some initial state."""
-    found = {}
-    for task in sorted({int(record["task_id"]) for record in first}):
-        before, after = ([record for record in half if int(record["task_id"]) == task] for half in (first, second))
-        difference = compare(before, after)
-        if difference is not None:
-            found[task] = difference
-    return found
+    after = _by_task(second)
+    found = {task: compare(before, after.get(task, [])) for task, before in _by_task(first).items()}
+    return {task: difference for task, difference in found.items() if difference is not None}
+
+
+def evaluations(lines: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Of the lines of ``episodes.jsonl`` those of each evaluation, in the order in which they were made."""
+    if any("reward" in line for line in lines):  # a training run: its own rollouts are no evaluation
+        lines = [line for line in lines if line["split"] == "eval"]
+    steps = sorted({int(line.get("step", 0)) for line in lines})
+    return [[line for line in lines if int(line.get("step", 0)) == step] for step in steps]
 
 
 def evaluated_episodes(run: Path) -> list[dict[str, Any]]:
@@ -134,10 +141,13 @@ def evaluated_episodes(run: Path) -> list[dict[str, Any]]:
     Raises:
         ReflexError: there are none.
     """
-    records = read_lines(run / "episodes.jsonl")
-    if any("reward" in record for record in records):  # a training run: its own rollouts are no evaluation
-        records = [record for record in records if record["split"] == "eval"]
-    if not records:
+    found = evaluations(read_lines(run / "episodes.jsonl"))
+    if not found:
         raise ReflexError(f"{run} holds no evaluated episodes; it must be the output folder of vla eval or vla train")
-    last = max(int(record["step"]) for record in records)
-    return [record for record in records if int(record["step"]) == last]
+    return found[-1]
+
+
+def _by_task(records: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+    """Ordered by task."""
+    tasks = sorted({int(record["task_id"]) for record in records})
+    return {task: [record for record in records if int(record["task_id"]) == task] for task in tasks}

@@ -19,7 +19,7 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.evaluation.protocol import Protocol
 from vla.evaluation.report import write_report
-from vla.evaluation.results import EvaluationResult
+from vla.evaluation.results import EvaluationResult, episode_key
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.protocol import Mode, Policy
@@ -150,14 +150,9 @@ def evaluate(
     """Run a policy once from each of the first ``episodes_per_task`` initial states of each task.
 
     Args:
-        policy: decides.
-        suite: gives tasks, initial states and the protocol.
-        pool: of the same suite; it stays open.
-        tasks: task numbers; None takes all.
-        episodes_per_task: initial states 0 .. n-1 of the split.
-        split: which initial states.
-        mode: decoding.
-        temperature: of sampled decoding.
+        suite: gives tasks, initial states and the protocol; ``pool`` is of the same suite, and stays open.
+        tasks, episodes_per_task: task numbers, None for all; initial states 0 .. n-1 of the split.
+        split, mode, temperature: which initial states; decoding; temperature of sampled decoding.
         seed: every rollout's own seed derives from (seed, split, task, initial state), never from their order.
         shard: "i/n" runs the i-th of n parts of the episodes; None runs all.
         on_episode: called with (index, episode) as each finishes, in no fixed order; the index counts tasks first,
@@ -173,20 +168,17 @@ def evaluate(
         ReflexError: more initial states were asked for than there are, or an unknown task, split or mode.
     """
     protocol_hash = Protocol.of(suite, split, mode, temperature, seed).digest()
-    wanted = _requests(suite, tasks, episodes_per_task, split, seed, shard)
-    records: dict[tuple[int, int], dict[str, Any]] = {
-        (int(record["task_id"]), int(record["init_state_id"])): dict(record)
-        for record in completed
-        if record.get("protocol") == protocol_hash and record.get("split") == split
-    }
-    pending = [index for index, item in enumerate(wanted) if _key(item) not in records]
+    wanted = dict(enumerate(_requests(suite, tasks, episodes_per_task, split, seed, shard)))
+    records = {episode_key(record): dict(record) for record in completed if record.get("protocol") == protocol_hash}
     films = videos_per_task if video_folder is not None else 0
 
-    def play(indices: list[int], frame_stride: int | None) -> None:
+    def play(requests: Mapping[int, RolloutRequest], frame_stride: int | None) -> None:
+        indices = list(requests)
+
         def finished(position: int, episode: Episode) -> None:
             index = indices[position]
             records[_key(wanted[index])] = episode_record(episode, protocol_hash)
-            if frame_stride is not None and video_folder is not None:
+            if video_folder is not None and episode.init_state_id < films:
                 write_videos(video_folder, [episode])
             if on_episode is not None:
                 on_episode(index, episode)
@@ -195,7 +187,7 @@ def evaluate(
             policy,
             pool,
             suite,
-            [wanted[index] for index in indices],
+            list(requests.values()),
             finished,
             mode=mode,
             temperature=temperature,
@@ -203,9 +195,11 @@ def evaluate(
             frame_budget=FRAME_BUDGET,
         )
 
-    play([index for index in pending if wanted[index].request.init_state_id < films], FILM_STRIDE)
-    play([index for index in pending if wanted[index].request.init_state_id >= films], None)
-    return EvaluationResult([records[_key(item)] for item in wanted], protocol_hash)
+    pending = {index: item for index, item in wanted.items() if _key(item) not in records}
+    filmed = {index: item for index, item in pending.items() if item.request.init_state_id < films}
+    play(filmed, FILM_STRIDE)
+    play({index: item for index, item in pending.items() if index not in filmed}, None)
+    return EvaluationResult([records[_key(item)] for item in wanted.values()], protocol_hash)
 
 
 def episode_record(episode: Episode, protocol_hash: str) -> dict[str, Any]:
@@ -234,7 +228,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
         completed = _open_run(run, config, protocol, EXPERT if policy is None else policy_fingerprint(policy))
         write_json(run.path / "self_test.json", findings)
         keys = {_key(item) for item in wanted}
-        outcomes = [bool(row["success"]) for row in completed if _row_key(row) in keys]
+        outcomes = [bool(row["success"]) for row in completed if episode_key(row) in keys]
         slots = min(config.num_slots, len(wanted))
         workers = worker_count(config.num_workers, slots)
         with progress_bar("evaluating", len(wanted), len(outcomes)) as show:
@@ -245,10 +239,10 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
                 show(len(outcomes), f"success {sum(outcomes)}/{len(outcomes)}")
 
             if policy is None:
-                ran = {_row_key(row) for row in completed}
+                ran = {episode_key(row) for row in completed}
                 pending = [item for item in wanted if _key(item) not in ran]
                 run_experts(suite.name, config.image_size, pending, workers, partial(finished, 0))
-                records = {_row_key(row): row for row in run.read_episodes()}
+                records = {episode_key(row): row for row in run.read_episodes()}
                 result = EvaluationResult([without_step(records[_key(item)]) for item in wanted], protocol.digest())
                 return finish(run, result, EXPERT)
             with EnvironmentPool(suite.name, slots, workers, image_size=config.image_size) as pool:
@@ -317,7 +311,7 @@ def finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str
     Each of them may already be there from an earlier try.
     """
     # Episodes were appended as they finished; in their own order the file is the same however the run went.
-    run.replace_episodes(sorted(run.read_episodes(), key=_row_key))
+    run.replace_episodes(sorted(run.read_episodes(), key=episode_key))
     run.append_metrics(0, result.metrics())
     summary: dict[str, Any] = {
         **result.summary(),
@@ -364,7 +358,3 @@ def _requests(
 
 def _key(item: RolloutRequest) -> tuple[int, int]:
     return item.request.task_id, item.request.init_state_id
-
-
-def _row_key(row: Mapping[str, Any]) -> tuple[int, int]:
-    return int(row["task_id"]), int(row["init_state_id"])

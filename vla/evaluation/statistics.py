@@ -1,11 +1,12 @@
-"""Statistics of success rates: intervals for one policy, paired comparisons of two.  Pure functions."""
+"""Statistics of success rates: intervals for one policy, paired comparisons of two.  Pure functions.
+
+SciPy's statistics are imported where they are used: they take longer to import than to use.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -34,15 +35,10 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     if trials == 0:
         return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    rate = successes / trials
-    scale = 1 + z * z / trials
-    centre = (rate + z * z / (2 * trials)) / scale
-    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / scale
-    # At the ends the formula gives exactly 0 or 1 up to rounding.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
-    return low, high
+    from scipy.stats import binomtest
+
+    low, high = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -75,13 +71,10 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     """
     if only_a < 0 or only_b < 0:
         raise ValueError(f"counts must not be negative, got {only_a} and {only_b}")
+    from scipy.stats import binomtest
+
     discordant = only_a + only_b
-    tail, term = 0, 1
-    for k in range(min(only_a, only_b) + 1):
-        tail += term
-        term = term * (discordant - k) // (k + 1)  # from C(n, k) to C(n, k + 1)
-    # Integer division of exact integers: correct for any count, where 0.5 ** n would underflow.
-    return min(1.0, 2 * tail / (1 << discordant))
+    return float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
 
 
 def paired_bootstrap(

@@ -7,20 +7,26 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import rc_context
 
+import vla
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.evaluation.charts import CurvePoint, learning_curve, nice_ticks, number, percent, sparkline
+from vla.evaluation import report
+from vla.evaluation.charts import CurvePoint, learning_curve, number, percent, sparkline
 from vla.evaluation.commands import report_command
 from vla.evaluation.report import write_report
 from vla.evaluation.report_data import load_run, order_phases, profile
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.videos import find_videos, side_by_side, write_videos
 from vla.run.run_folder import RunFolder
+
+LINK = "{http://www.w3.org/1999/xlink}href"
 
 INSTRUCTIONS = ["put the <red> cube & the cup away", "open the drawer"]
 
@@ -102,6 +108,11 @@ class Page(HTMLParser):
         self.text += data
 
 
+def drawn(chart: str) -> ElementTree.Element:
+    """A chart as a tree; an HTML page declares the prefix that a document of its own must."""
+    return ElementTree.fromstring(chart.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1))
+
+
 def test_report_of_a_training_run(trained: Path) -> None:
     text = write_report(trained).read_text(encoding="utf-8")
     page = Page(text)
@@ -137,7 +148,17 @@ def test_report_of_a_single_evaluation(tmp_path: Path) -> None:
     assert "reflex-tiny succeeds in 90 % of 20 episodes." in shown
     assert "Learning curve" not in shown
     assert "Gain" not in shown
-    assert "open the drawer80 %49 to 94, 8/10" in shown
+    assert "open the drawer 80 % 49 to 94, 8/10" in shown
+
+
+def test_an_evaluation_on_training_states_has_tasks_and_a_trainers_rollouts_are_none(trained: Path) -> None:
+    records = [{**record, "split": "train"} for record in evaluation([3, 5]).records]
+    with RunFolder(trained.with_name("train")) as run:
+        run.append_episodes(records, step=0)
+    assert [task.successes for task in load_run(run.path).first_tasks] == [3, 5]
+    with RunFolder(trained, resume=True) as run:
+        run.append_episodes([{**record, "reward": 0.5} for record in records], step=3)
+    assert [task.successes for task in load_run(trained).last_tasks] == [9, 10]
 
 
 def test_a_run_without_a_summary_is_shown_from_its_metrics(trained: Path) -> None:
@@ -159,6 +180,59 @@ def test_a_trainers_summary_shows_where_it_began_and_ended(trained: Path) -> Non
         }
     )
     assert [(arm.name, arm.success_rate) for arm in load_run(trained).arms] == [("Start", 0.3), ("GRPO", 0.95)]
+
+
+def test_fine_tuning_counts_evaluated_episodes_and_not_demonstrations(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "sft") as run:
+        run.write_summary({**evaluation([10, 8]).summary(), "episodes": 30, "eval_episodes": 20.0, "policy": "p"})
+    (arm,) = load_run(tmp_path / "sft").arms
+    assert (arm.name, arm.success_rate, arm.episodes) == ("p", 0.9, 20)
+    assert load_run(tmp_path / "sft").difference is None
+
+
+def places(page: str, kind: str) -> list[tuple[float, ...]]:
+    """Left edge and, where it has one, width of the marks or spans on the page's scales, in percent."""
+    styles = re.findall(rf'<span class="{kind}" style="([^"]*)">', page)
+    return [tuple(float(number) for number in re.findall(r"[0-9.]+", style)) for style in styles]
+
+
+def test_bars_are_where_their_numbers_are(trained: Path) -> None:
+    page = write_report(trained).read_text(encoding="utf-8")
+    first, last = load_run(trained).arms
+    assert places(page, "span muted") == [
+        (pytest.approx(100 * first.low, abs=0.01), pytest.approx(37.35, abs=0.01))
+    ]  # 6 of 20
+    # The headline of the last policy, then each task from its first to its last rate.
+    assert places(page, "span accent")[0][0] == pytest.approx(100 * last.low, abs=0.01)
+    assert places(page, "span accent")[1:] == [(20, 70), (40, 60)]
+    assert places(page, "mark muted") == [(30,), (20,), (40,)]
+    assert places(page, "mark accent") == [(95,), (90,), (100,)]
+    assert 'aria-label="from 20 % to 90 %"' in page
+
+
+def test_a_task_that_got_worse_is_drawn_from_its_last_rate_to_its_first(trained: Path) -> None:
+    with RunFolder(trained, resume=True) as run:
+        run.append_episodes(evaluation([1, 0]).records, step=3)
+    page = write_report(trained).read_text(encoding="utf-8")
+    assert places(page, "span accent")[1:] == [(10, 10), (0, 40)]
+    assert places(page, "mark accent")[1:] == [(10,), (0,)]
+
+
+def test_what_does_not_fit_is_said(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> Page:
+        return Page(write_report(trained).read_text("utf-8"))
+
+    assert "more in videos/" not in shown().text
+    monkeypatch.setattr(report, "MAX_TELEMETRY", 1)
+    monkeypatch.setattr(report, "MAX_FILMS", 1)
+    page = shown()
+    assert len(page.addresses) == 2
+    assert "1 more in videos/." in page.text
+    assert "Also in metrics.jsonl: train/episodes." in " ".join(page.text.split())
+    largest = max(video.path.stat().st_size for video in load_run(trained).videos)
+    monkeypatch.setattr(report, "MAX_FILMS", 12)
+    monkeypatch.setattr(report, "MAX_VIDEO_BYTES", 2 * largest)  # the first task's two, and not the second's
+    assert len(shown().addresses) == 2
 
 
 def test_what_is_no_run_is_refused_and_a_broken_file_is_named(tmp_path: Path) -> None:
@@ -196,6 +270,13 @@ def test_cameras_side_by_side() -> None:
     assert frames[1, 100, 300, 0] == 110
 
 
+def test_a_video_runs_at_the_speed_of_the_robot_and_stays_at_its_end(tmp_path: Path) -> None:
+    (path,) = write_videos(tmp_path, [film(0, True)])
+    with av.open(str(path)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 1.4])  # every second step at 20 Hz, the last for a second
+
+
 def test_phases_are_ordered_as_they_were_trained() -> None:
     assert order_phases({"step10", "step2", "sft"}) == ["sft", "step2", "step10"]
     assert order_phases({"srpo", "sft"}) == ["sft", "srpo"]
@@ -203,29 +284,68 @@ def test_phases_are_ordered_as_they_were_trained() -> None:
 
 def test_curve_places_points_where_they_belong() -> None:
     points = [CurvePoint(0, 0.0, 0.0, 0.3, "a"), CurvePoint(10, 1.0, 0.7, 1.0, "b < c")]
-    root = ElementTree.fromstring(learning_curve(points, width=860, height=300))
-    dots = root.iter("circle")
-    places = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in dots]
-    assert places == [(46.0, 260.0), (802.0, 14.0)]
+    root = drawn(learning_curve(points, width=860, height=300))
+    # The last elements used are the dots; the first is the band.
+    band, *dots = root.iter("use")
+    assert [(float(dot.attrib["x"]), float(dot.attrib["y"])) for dot in dots] == [(46.0, 260.0), (802.0, 14.0)]
     assert [title.text for title in root.iter("title")] == ["a", "b < c"]
+    (outline,) = (path for path in root.iter("path") if f"#{path.get('id')}" == band.get(LINK))
+    numbers = [float(word) for word in re.findall(r"-?[0-9.]+", outline.attrib["d"])]
+    heights = {
+        (across, round(float(band.attrib["y"]) + down, 1))
+        for across, down in zip(numbers[::2], numbers[1::2], strict=True)
+    }
+    # From 0 to 30 % on the left, from 70 to 100 % on the right; 246 pixels are 100 %.
+    assert heights == {(46.0, 260.0), (46.0, 186.2), (802.0, 87.8), (802.0, 14.0)}
+    assert "100 %" in [text.text for text in root.iter("text")][-1:], "the last rate stands at the curve's end"
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_ticks_are_round_and_inside(low: float, span: float) -> None:
-    ticks = nice_ticks(low, low + span)
-    assert 2 <= len(ticks) <= 7
-    slack = 1e-6 * (abs(low) + span)
-    assert low - slack <= ticks[0] <= ticks[-1] <= low + span + slack
+@given(st.integers(0, 10**6), st.integers(1, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_ticks_are_round_and_inside(low: int, span: int) -> None:
+    points = [CurvePoint(step, 0.5, 0.4, 0.6, "") for step in (low, low + span)]
+    texts = [str(text.text) for text in drawn(learning_curve(points)).iter("text")]
+    ticks = [int(text) for text in texts[: texts.index("iteration")]]
+    assert 1 <= len(ticks) <= 7
+    assert low <= ticks[0] <= ticks[-1] <= low + span
     steps = np.diff(ticks)
-    assert steps == pytest.approx(steps[0], rel=1e-3)
+    assert len(set(steps)) <= 1
+    assert all(str(step).rstrip("0") in ("1", "2", "5") for step in steps)
+    assert texts[texts.index("iteration") + 1 :] == ["0 %", "25 %", "50 %", "75 %", "100 %", "50 %"]
 
 
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20))
+@given(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=20))
+@settings(max_examples=20, deadline=None)
 def test_sparklines_stay_inside_their_box(values: list[float]) -> None:
-    root = ElementTree.fromstring(sparkline(list(range(len(values))), values))
-    dot = next(iter(root.iter("circle")))
-    assert 0 <= float(dot.attrib["cx"]) <= 250
-    assert 0 <= float(dot.attrib["cy"]) <= 84
+    root = drawn(sparkline(list(range(len(values))), values))
+    (dot,) = root.iter("use")
+    assert 0 <= float(dot.attrib["x"]) <= 250
+    assert 0 <= float(dot.attrib["y"]) <= 84
+
+
+def test_charts_are_the_same_each_time_and_fit_into_any_page() -> None:
+    points = [CurvePoint(0, 0.2, 0.1, 0.3, "a"), CurvePoint(10, 1.0, 0.7, 1.0, "b")]
+    charts = [learning_curve(points), sparkline([1, 2], [3.0, 4.0])]
+    with rc_context({"svg.fonttype": "path", "lines.linewidth": 9, "axes.xmargin": 0.4, "axes.grid": True}):  # a user's
+        assert [learning_curve(points), sparkline([1, 2], [3.0, 4.0])] == charts
+    for text in charts:
+        assert "<style" not in text  # it would hold for the whole page
+        assert "#1f6feb" not in text  # colours are the style sheet's, so that they fit a dark page too
+        assert "var(--accent)" in text
+        places = [element.attrib["id"] for element in drawn(text).iter() if "id" in element.attrib]
+        assert len(places) == len(set(places))
+        assert all(re.fullmatch("m[0-9a-f]+", place) for place in places)  # named by content, unique in the page
+
+
+def test_matplotlib_is_imported_by_what_draws_only() -> None:
+    """At the top of a module it would slow down every command."""
+    packages = Path(vla.__file__).parents[1]
+    modules = [
+        path for name in ("sim", "vla", "world_models", "real_robot") for path in packages.glob(f"{name}/**/*.py")
+    ]
+    assert packages / "vla" / "evaluation" / "charts.py" in modules
+    eager = [path for path in modules if re.search(r"^(import|from) matplotlib", path.read_text("utf-8"), re.MULTILINE)]
+    assert eager == []
 
 
 def test_numbers_read_well() -> None:
@@ -251,6 +371,24 @@ def test_the_time_of_a_run_is_split_into_its_parts() -> None:
         "Other": (2.0, 2),
     }
     assert profile([{"step": 0, "time/evaluation_seconds": 4.0}]) == []
+    over = [{"step": 1, **line, "time/update_seconds": 3.6, "time/iteration_seconds": 10.0}]  # clocks differ: 10.1 s
+    assert profile(over)[-1].seconds == 0.0
+
+
+def test_how_long_things_took_comes_last(trained: Path) -> None:
+    with RunFolder(trained, resume=True) as run:
+        for step in (3, 4):
+            run.append_metrics(step, {"time/total_seconds": 2.0 * step, "update/loss": 1.0 / step, "once": 1.0})
+        run.append_metrics(5, {"update/steps": 1.0})
+        run.append_metrics(6, {"update/steps": 2.0})
+    assert [(series.key, series.steps) for series in load_run(trained).telemetry] == [
+        ("train/kl", [0, 1, 2]),
+        ("train/episodes", [0, 1, 2]),
+        ("update/loss", [3, 4]),
+        ("once", [3, 4]),
+        ("update/steps", [5, 6]),
+        ("time/total_seconds", [3, 4]),
+    ]
 
 
 def test_the_page_shows_where_the_time_went(trained: Path) -> None:

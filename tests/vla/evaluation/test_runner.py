@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +13,18 @@ import pytest
 
 from sim.contract import EnvironmentRequestError
 from sim.pool import EnvironmentPool
-from tests.fakes import FakePolicy, FakeSuite, get_suite
+from tests.fakes import FakePolicy, FakeSuite
+from tests.vla.evaluation.small_runs import FACTORY, config
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.evaluation import runner
 from vla.evaluation.commands import compare_command, merge_command
 from vla.evaluation.merge import merge
-from vla.evaluation.protocol import Protocol, check_same
-from vla.evaluation.results import EvaluationResult, compare, evaluated_episodes
-from vla.evaluation.runner import EvaluationConfig, evaluate, policy_fingerprint, run_evaluation
+from vla.evaluation.runner import evaluate, policy_fingerprint, run_evaluation
 from vla.evaluation.statistics import wilson_interval
 from vla.evaluation.videos import find_videos
 from vla.rollout.scripted import run_experts
 from vla.run.run_folder import RunFolder
-
-FACTORY = "tests.fakes:get_suite"
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[EnvironmentPool]:
-    with EnvironmentPool("fake", 4, 1, factory=FACTORY) as shared:
-        yield shared
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch, pool: EnvironmentPool) -> None:
-    """The command runs as it is, on the small suite and policy instead of the shipped ones."""
-    monkeypatch.setattr(runner, "get_suite", get_suite)
-    monkeypatch.setattr(runner, "load_policy", lambda name, device: FakePolicy(gain=float(name)))
-    monkeypatch.setattr(runner, "EnvironmentPool", lambda *_, **__: nullcontext(pool))
-
-
-def config(output: Path, **changes: Any) -> EvaluationConfig:
-    settings: dict[str, Any] = {
-        "output": str(output),
-        "policy": "0.2",
-        "suite": "fake",
-        "tasks": [0, 2],
-        "episodes_per_task": 3,
-        "mode": "sample",
-        "num_slots": 3,
-        "num_workers": 1,
-        "threads": 1,
-        "device": "cpu",
-    }
-    return EvaluationConfig(**(settings | changes))
 
 
 def test_evaluate_covers_each_task_and_initial_state_once(pool: EnvironmentPool) -> None:
@@ -233,22 +198,6 @@ def test_a_run_is_not_continued_with_another_policy_or_protocol(tmp_path: Path) 
     assert more["episodes"] == 2
 
 
-def test_the_protocol_hash_is_stable_and_notices_what_matters() -> None:
-    suite = FakeSuite()
-    base = Protocol.of(suite, "eval", "greedy", 1.0, 0)
-    assert base.digest() == "4ee01e56dc846b85d505f6f85f4aac1d13f87dbbd7ba4242bf862b6253e57b09"
-    assert Protocol.of(suite, "eval", "greedy", 1.6, 5).digest() == base.digest()
-    others = [
-        Protocol.of(suite, "train", "greedy", 1.0, 0),
-        Protocol.of(suite, "eval", "sample", 1.0, 0),
-        Protocol.of(suite, "eval", "sample", 1.6, 0),
-        Protocol.of(suite, "eval", "sample", 1.0, 1),
-        Protocol.of(FakeSuite("other"), "eval", "greedy", 1.0, 0),
-    ]
-    assert len({base.digest(), *(other.digest() for other in others)}) == 6
-    assert base.document()["hash"] == base.digest()
-
-
 def files(run: Path) -> dict[str, bytes]:
     """What two evaluations of the same episodes have in common."""
     names = ("episodes.jsonl", "metrics.jsonl", "protocol.json", "summary.json")
@@ -294,7 +243,21 @@ def test_what_is_no_shard_of_one_evaluation_is_not_merged(tmp_path: Path) -> Non
     (again / "episodes.jsonl").write_text(changed)
     with pytest.raises(ReflexError, match="in two of the runs with different outcomes"):
         merge([tmp_path / "a", again], tmp_path / "merged")
+    (tmp_path / "1" / "protocol.json").unlink()
+    with pytest.raises(ReflexError, match=r"\(protocol\.json is missing\); finish it with vla eval .* resume=true"):
+        merge([tmp_path / "1"], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.usefixtures("fakes")
+def test_an_episode_in_two_parts_counts_once_and_nothing_is_merged_over(tmp_path: Path) -> None:
+    run_evaluation(config(tmp_path / "a", shard="1/2"))
+    run_evaluation(config(tmp_path / "whole"))
+    merged = merge([tmp_path / "a", tmp_path / "whole"], tmp_path / "merged")
+    assert merged["episodes"] == 6
+    assert files(tmp_path / "merged") == files(tmp_path / "whole")
+    with pytest.raises(ReflexError, match="merged"):
+        merge([tmp_path / "a"], tmp_path / "merged")
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2", ""])
@@ -327,14 +290,6 @@ def test_the_command_compares_two_evaluations(tmp_path: Path, capsys: pytest.Cap
         compare_command([str(tmp_path / "weak"), str(tmp_path / "nothing")])
 
 
-def test_of_a_training_run_the_last_evaluation_counts(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run")
-    for step in (0, 10):
-        run.append_episodes([{**row(0, 0, step > 0), "split": "eval"}], step=step)
-        run.append_episodes([{**row(0, 0, False), "split": "train", "reward": 0.3}], step=step + 1)
-    assert [(line["step"], line["success"]) for line in evaluated_episodes(run.path)] == [(10, True)]
-
-
 @pytest.mark.usefixtures("fakes")
 def test_experts_are_evaluated_like_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted twice, the files are those of an evaluation that never was."""
@@ -361,26 +316,3 @@ def test_experts_are_evaluated_like_policies(tmp_path: Path, monkeypatch: pytest
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     with pytest.raises(ReflexError, match="no distribution to sample from"):
         config(tmp_path, policy="expert", mode="sample")
-
-
-def row(task: int, state: int, success: bool, protocol: str = "p") -> dict[str, Any]:
-    return {"task_id": task, "init_state_id": state, "success": success, "protocol": protocol}
-
-
-def test_comparison_is_paired_and_refuses_different_protocols() -> None:
-    before = [row(0, 0, False), row(0, 1, False), row(0, 2, True)]
-    after = [row(0, 1, True), row(0, 2, True), row(1, 0, True)]
-    paired = compare(before, after)
-    assert paired is not None
-    assert (paired.pairs, paired.only_a, paired.only_b, paired.difference) == (2, 0, 1, 0.5)
-    assert compare(before, [row(1, 0, True)]) is None
-    with pytest.raises(ReflexError, match="different protocols"):
-        compare(before, [row(0, 0, True, "q")])
-    with pytest.raises(ReflexError, match="no protocol hash"):
-        check_same([{"task_id": 0}], before)
-
-
-def test_an_empty_evaluation_claims_nothing() -> None:
-    result = EvaluationResult([], "p")
-    assert result.summary() == {"success_rate": 0.0, "episodes": 0, "wilson_low": 0.0, "wilson_high": 1.0}
-    assert result.per_task == []

@@ -99,6 +99,18 @@ def test_the_bootstrap_interval_agrees_with_resampling_pairs_one_by_one() -> Non
     assert (result.low, result.high) == pytest.approx(tuple(direct), abs=0.01)
 
 
+def test_the_bootstrap_takes_its_settings() -> None:
+    before, after = [True] * 4 + [False] * 6, [False] + [True] * 8 + [False]
+    wide, narrow = (paired_bootstrap(before, after, confidence) for confidence in (0.95, 0.5))
+    assert wide.low < narrow.low < narrow.high < wide.high
+    # Each pair changes by -1, 0 or 1 with chances 0.1, 0.4 and 0.5: deviation sqrt(0.6 - 0.4^2) = 0.663 a pair,
+    # 0.2098 for the mean of ten, of which the middle half spans 0.674 to either side.
+    assert (narrow.low, narrow.high) == pytest.approx((0.4 - 0.141, 0.4 + 0.141), abs=0.06)
+    assert paired_bootstrap(before, after) == paired_bootstrap(before, after, seed=0)
+    few = [paired_bootstrap(before * 9, after * 9, resamples=20, seed=seed) for seed in range(4)]
+    assert len({(result.low, result.high) for result in few}) > 1
+
+
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_paired_bootstrap_properties(pairs: list[tuple[bool, bool]]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-__all__ = ["Curve", "band", "episodes_to_reach", "paired_ratios"]
+__all__ = ["Curve", "Ratio", "band", "episodes_to_reach", "mean_ratio", "ratio_to_reach"]
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,66 @@ def band(
     return grid, mean, np.clip(mean - reach, 0.0, 1.0), np.clip(mean + reach, 0.0, 1.0)
 
 
-def paired_ratios(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[float]:
-    """Episodes of one method over another's, seed by seed, where both reached the target.
+@dataclass(frozen=True)
+class Ratio:
+    """Episodes of one method to a target over another's, as far as they are known: between `low` and `high`.
+
+    A run that stopped before the target needs more episodes than it had, so it still bounds the ratio.
+    """
+
+    low: float
+    """0 when the other method never reached the target."""
+    high: float
+    """Infinite when this method never reached the target."""
+
+    def as_json(self) -> float | dict[str, float] | None:
+        """The ratio; ``{"at_most": x}`` or ``{"at_least": x}`` when only that is known; None when nothing is."""
+        if self.low == self.high:
+            return self.low
+        if self.low > 0:
+            return {"at_least": self.low}
+        return {"at_most": self.high} if self.high < np.inf else None
+
+    @classmethod
+    def from_json(cls, value: float | dict[str, float] | None) -> Ratio:
+        """What `as_json` gave."""
+        if isinstance(value, int | float):
+            return cls(value, value)
+        bounds = value or {}
+        return cls(bounds.get("at_least", 0.0), bounds.get("at_most", np.inf))
+
+    def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.low:.2f}"
+        if self.low > 0:
+            return f">= {self.low:.2f}"
+        return f"<= {self.high:.2f}" if self.high < np.inf else "not reached"
+
+
+def ratio_to_reach(ours: Curve, theirs: Curve, target: float) -> Ratio:
+    """Episodes of `ours` to `target` over those of `theirs`.
+
+    Nothing is known when neither reaches it, or when `theirs` is there before its first episode.
+    """
+    (least, most), (other_least, other_most) = _range_to_reach(ours, target), _range_to_reach(theirs, target)
+    if other_least == 0:
+        return Ratio(0.0, np.inf)
+    return Ratio(least / other_most, most / other_least)
+
+
+def mean_ratio(ratios: Sequence[Ratio]) -> Ratio:
+    """Geometric mean over seeds; a bound where that of some seed is one.
 
     Raises:
-        ValueError: not as many seeds of one as of the other.
+        ValueError: there is no ratio.
     """
-    if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} seeds of one method and {len(theirs)} of the other")
-    return [mine / other for mine, other in zip(ours, theirs, strict=True) if mine is not None and other]
+    if not ratios:
+        raise ValueError("no ratio to average")
+    low, high = (float(stats.gmean(ends)) for ends in zip(*((one.low, one.high) for one in ratios), strict=True))
+    return Ratio(low, high)
+
+
+def _range_to_reach(curve: Curve, target: float) -> tuple[float, float]:
+    """Between which numbers the episodes to a target lie: more than the run had when it did not get there."""
+    reached = episodes_to_reach(curve, target)
+    return (float(curve.episodes[-1]), np.inf) if reached is None else (reached, reached)
