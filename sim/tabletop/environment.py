@@ -157,7 +157,7 @@ class TabletopEnvironment(SuiteEnvironment):
             success=success,
             truncated=not success and self._steps >= self.horizon,
             cost=float(outside),
-            progress=1.0 if success else self.task.progress(world),
+            progress=self.task.progress(world),
         )
 
     def _run_substeps(self) -> bool:
