@@ -22,10 +22,10 @@ from sim.contract import (
 )
 from sim.core.environment import SuiteEnvironment, check_action
 from sim.core.operational_space import matrix_to_rotation_vector, operational_space_torques, rotation_vector_to_matrix
-from sim.core.rendering import PrimitiveRenderer, picture_coordinates
+from sim.core.rendering import PrimitiveRenderer
 from sim.tabletop.arm import FINGER_OPEN, REST_POSITIONS, TORQUE_LIMITS
-from sim.tabletop.goals import LIT_BUTTON, WorldState
-from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, HALF_SIZE, PLATE_HALF_HEIGHT, scene_xml
+from sim.tabletop.goals import WorldState
+from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, HALF_SIZE, LIT_BUTTON, PLATE_HALF_HEIGHT, scene_xml
 from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, Layout, Task, get_task, initial_layout
 
 STIFFNESS = 600.0
@@ -73,7 +73,7 @@ class TabletopEnvironment(SuiteEnvironment):
         self.data = mujoco.MjData(model)
         self._substeps = round(1.0 / CONTROL_FREQUENCY / model.opt.timestep)
         self._renderer: PrimitiveRenderer | None = None
-        self._cameras = (model.camera("agent").id, model.camera("wrist").id)
+        self.cameras = (model.camera("agent").id, model.camera("wrist").id)
         self._site = model.site("grip").id
         self._site_position = self.data.site_xpos[self._site]
         self._site_rotation = self.data.site_xmat[self._site].reshape(3, 3)
@@ -233,23 +233,11 @@ class TabletopEnvironment(SuiteEnvironment):
         fingers = np.array([self.data.qpos[7], -self.data.qpos[8]])
         return np.concatenate([self._site_position, orientation, fingers]).astype(np.float32)
 
-    def picture_coordinates(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Where both cameras show points [n, 3] (m): [2, n, 2] in [-1, 1], NaN outside the picture."""
-        model, data = self.model, self.data  # whose camera poses are those of the last picture
-        return np.stack(
-            [
-                picture_coordinates(
-                    points, data.cam_xpos[camera], data.cam_xmat[camera].reshape(3, 3), model.cam_fovy[camera]
-                )
-                for camera in self._cameras
-            ]
-        )
-
     def render_observation(self) -> Observation:
         """Render both cameras and return the full observation."""
         if self._renderer is None:
             self._renderer = PrimitiveRenderer(self.model, self.image_size)
-        image, wrist_image = self._renderer.render(self.data, self._cameras)
+        image, wrist_image = self._renderer.render(self.data, self.cameras)
         return Observation(image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction)
 
 

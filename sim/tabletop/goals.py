@@ -204,8 +204,6 @@ class ButtonPressed:
 
 
 Goal = Lifted | PlacedOn | Pushed | DrawerOpened | DrawerShut | InDrawer | ButtonPressed
-LIT_BUTTON = (0.2, 1.0, 0.4, 1.0)
-"""Colour of a pressed button: a policy without memory must see which stage it is in."""
 
 
 def task_progress(goals: tuple[Goal, ...], world: WorldState, *, any_order: bool = False) -> float:
