@@ -15,6 +15,12 @@ _CONTEXTS: dict[int, OffscreenContext] = {}
 """One per image size."""
 
 
+def draw_plainly(scene: mujoco.MjvScene) -> None:
+    """Leave out of a scene what costs time and is no shape: shadows, reflections, sky, fog and haze."""
+    for name in ("SHADOW", "REFLECTION", "SKYBOX", "FOG", "HAZE"):
+        scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{name}")] = 0
+
+
 class PrimitiveRenderer:
     """Renders models made of primitive shapes only.
 
@@ -30,14 +36,7 @@ class PrimitiveRenderer:
         self._model = model
         self._size = size
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-        for flag in (
-            mujoco.mjtRndFlag.mjRND_SHADOW,
-            mujoco.mjtRndFlag.mjRND_REFLECTION,
-            mujoco.mjtRndFlag.mjRND_SKYBOX,
-            mujoco.mjtRndFlag.mjRND_FOG,
-            mujoco.mjtRndFlag.mjRND_HAZE,
-        ):
-            self._scene.flags[flag] = 0
+        draw_plainly(self._scene)
         self._option = mujoco.MjvOption()
         self._option.sitegroup[:] = 0
         self._camera = mujoco.MjvCamera()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sim.contract import EnvironmentRequestError, Expert, Split, Suite
 from sim.core.stepping import SteppingMode
@@ -29,7 +29,42 @@ ARCHIVES_VARIABLE = "LIBERO_ARCHIVES"
 """Environment variable that names a folder of archives."""
 
 
-class LiberoSuite(Suite):
+TaskKind = TypeVar("TaskKind", bound=LiberoTask)
+
+
+class NumberedTasks(Suite, Generic[TaskKind]):
+    """A suite whose tasks are known by their place in a list, each with as many initial states."""
+
+    _tasks: tuple[TaskKind, ...]
+
+    @property
+    def task_ids(self) -> tuple[int, ...]:
+        """Task numbers in the list's order, for LIBERO its default one."""
+        return tuple(range(len(self._tasks)))
+
+    def task_name(self, task_id: int) -> str:
+        """Of a task, e.g. pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate."""
+        return self._task(task_id).name
+
+    def instruction(self, task_id: int) -> str:
+        """The language instruction of a task."""
+        return self._task(task_id).instruction
+
+    def num_init_states(self, task_id: int, split: Split) -> int:
+        """50 in either split."""
+        self._task(task_id)
+        return NUM_INIT_STATES
+
+    def _task(self, task_id: int) -> TaskKind:
+        if isinstance(task_id, bool) or task_id not in self.task_ids:
+            listing = "; ".join(f"{task.index}: {task.instruction}" for task in self._tasks[:12])
+            raise EnvironmentRequestError(
+                f"{self.name} has tasks 0 to {len(self._tasks) - 1}, not {task_id!r} ({listing})"
+            )
+        return self._tasks[task_id]
+
+
+class LiberoSuite(NumberedTasks[LiberoTask]):
     """libero_spatial, libero_object, libero_goal, libero_10 or libero_90.
 
     Behind the name, in this order, "_512" makes episodes up to 512 steps long, "_fast" steps physics faster and
@@ -50,28 +85,10 @@ class LiberoSuite(Suite):
         self._source = find_source(self._variant.base)
         self._tasks = self._source.tasks
 
-    @property
-    def task_ids(self) -> tuple[int, ...]:
-        """Task numbers in LIBERO's default order."""
-        return tuple(range(len(self._tasks)))
-
-    def task_name(self, task_id: int) -> str:
-        """LIBERO's task name, e.g. pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate."""
-        return self._task(task_id).name
-
-    def instruction(self, task_id: int) -> str:
-        """The language instruction of a task."""
-        return self._task(task_id).instruction
-
     def horizon(self, task_id: int) -> int:
         """Control steps of an episode after settling; the same for all tasks of a suite."""
         self._task(task_id)
         return self._variant.horizon
-
-    def num_init_states(self, task_id: int, split: Split) -> int:
-        """50 in either split."""
-        self._task(task_id)
-        return NUM_INIT_STATES
 
     def make(self, task_id: int) -> LiberoEnvironment:
         """Build one environment (a second or more)."""
@@ -114,14 +131,6 @@ class LiberoSuite(Suite):
         from sim.libero.self_test import self_test
 
         return self_test(self.make, self.protocol(), pictures)
-
-    def _task(self, task_id: int) -> LiberoTask:
-        if isinstance(task_id, bool) or task_id not in self.task_ids:
-            listing = "; ".join(f"{task.index}: {task.instruction}" for task in self._tasks[:10])
-            raise EnvironmentRequestError(
-                f"{self.name} has tasks 0 to {len(self._tasks) - 1}, not {task_id!r} ({listing})"
-            )
-        return self._tasks[task_id]
 
 
 def find_source(suite: str) -> TaskSource:

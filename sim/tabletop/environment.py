@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import (
-    ACTION_SIZE,
     CONTROL_FREQUENCY,
     POSITION_SCALE,
     ROTATION_SCALE,
-    STATE_SIZE,
     FloatArray,
     Observation,
     Split,
@@ -39,32 +37,15 @@ IMAGE_SIZE = 64
 class TabletopEnvironment(SuiteEnvironment):
     """One task of the embedded suite (or any `Task` of the same kind, with `layouts` of its own)."""
 
-    metadata = {  # noqa: RUF012 (gymnasium declares it an instance variable)
-        "render_modes": ["rgb_array"],
-        "render_fps": CONTROL_FREQUENCY,
-    }
     suite_name = "tabletop"
     num_init_states = NUM_INIT_STATES
 
     def __init__(
         self, task_id: int = 0, image_size: int = IMAGE_SIZE, task: Task | None = None, render_mode: str = "rgb_array"
     ) -> None:
-        self.task_id = task_id
         self.task = task if task is not None else get_task(task_id)
-        self.instruction = self.task.instruction
-        self.horizon = self.task.horizon
-        self.image_size = image_size
+        super().__init__(task_id, self.task.instruction, self.task.horizon, image_size)
         self.render_mode = render_mode
-        image_space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                "image": image_space,
-                "wrist_image": image_space,
-                "state": gymnasium.spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32),
-                "instruction": gymnasium.spaces.Text(200, charset="abcdefghijklmnopqrstuvwxyz "),
-            }
-        )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self._build()
 
     def _build(self) -> None:
@@ -93,7 +74,6 @@ class TabletopEnvironment(SuiteEnvironment):
         self._initial_objects: dict[str, NDArray[np.float64]] = {}
         self._button_latched = False
         self._steps = 0
-        self.init_state_id = -1
 
     # ---- resetting -------------------------------------------------------------------------------------------------
 
