@@ -179,7 +179,7 @@ def check_drawing(device: str, quick: bool) -> Iterator[Outcome]:
 
 def check_training(device: str, quick: bool) -> Iterator[Outcome]:
     """SRPO on the tabletop with V-JEPA 2 (ViT-L, random weights) as the encoder: finite, and seconds of each part."""
-    from world_models.architectures import random_network
+    from scripts.bench.architectures import random_network
 
     with tempfile.TemporaryDirectory() as folder:
         encoder = "pixels" if quick else str(Path(folder) / "vjepa2")

@@ -164,7 +164,7 @@ def check_libero() -> Check:
     """LIBERO's task builder and assets; only its suites need them."""
     from sim.contract import EnvironmentRequestError
     from sim.libero.installation import find_installation
-    from sim.libero.source import ARCHIVES_VARIABLE
+    from sim.libero.suite import ARCHIVES_VARIABLE
 
     folder = os.environ.get(ARCHIVES_VARIABLE)
     archives = sorted(path.stem for path in Path(folder).glob("*.libero")) if folder else []

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from scripts.bench.architectures import random_encoder, random_network
 from scripts.bench.encoder_speed import Cost, cost_of, plain_transformers_loop, random_clips
 from scripts.bench.machine import describe_machine
 from vla.run.devices import resolve_device
 from vla.run.files import write_json
-from world_models.architectures import random_encoder, random_network
 from world_models.encoders.pretrained import Arithmetic
 
 IMAGE_SIZE = 128
@@ -36,7 +36,7 @@ class Case:
     """One line of the table."""
 
     network: str
-    """Of `world_models.architectures`."""
+    """Of `scripts.bench.architectures`."""
     frames: int
     """Of every clip."""
     clips: int

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.pretraining.picture_coordinates import picture_coordinates
 from scripts.pretraining.play import colour_jitter, sample_play
 from sim.contract import FloatArray, Observation
 from sim.tabletop.environment import TabletopEnvironment
@@ -77,7 +78,7 @@ def _localisation(environment: TabletopEnvironment, world: WorldState) -> tuple[
         things["button"] = world.button
     kinds, points = [KINDS.index(name) for name in things], np.stack(list(things.values()))
     positions[kinds] = points[:, :2]
-    pictured[:, kinds] = environment.picture_coordinates(points)
+    pictured[:, kinds] = picture_coordinates(environment, points)
     targets = np.full(6, np.nan, dtype=np.float32)
     goals = environment.task.ordered_goals(world)
     goal = next((goal for goal in goals if not goal.holds(world)), goals[-1])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import string
 from abc import abstractmethod
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import (
     ACTION_SIZE,
+    CONTROL_FREQUENCY,
+    STATE_SIZE,
     EnvironmentRequestError,
     ManipulationEnvironment,
     Observation,
@@ -30,9 +34,25 @@ def check_action(action: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 class SuiteEnvironment(ManipulationEnvironment):
     """The gymnasium side of an environment that can be reset to stored states, advanced and rendered."""
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}  # noqa: RUF012 (gymnasium types it so)
     num_init_states: int
     """Stored initial states per split, from which a reset without options draws."""
-    init_state_id: int
+
+    def __init__(self, task_id: int, instruction: str, horizon: int, image_size: int) -> None:
+        """`image_size` is the side (px) of both cameras' pictures."""
+        self.task_id, self.instruction, self.horizon, self.image_size = task_id, instruction, horizon, image_size
+        self.init_state_id = -1
+        self.render_mode = "rgb_array"
+        image_space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                "image": image_space,
+                "wrist_image": image_space,
+                "state": gymnasium.spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32),
+                "instruction": gymnasium.spaces.Text(200, charset=string.ascii_letters + string.digits + " "),
+            }
+        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
 
     @abstractmethod
     def true_progress(self) -> float:

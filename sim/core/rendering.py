@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, Image
 from sim.core.gl import OffscreenContext
@@ -14,6 +13,12 @@ _MAX_GEOMS = 200
 
 _CONTEXTS: dict[int, OffscreenContext] = {}
 """One per image size."""
+
+
+def draw_plainly(scene: mujoco.MjvScene) -> None:
+    """Leave out of a scene what costs time and is no shape: shadows, reflections, sky, fog and haze."""
+    for name in ("SHADOW", "REFLECTION", "SKYBOX", "FOG", "HAZE"):
+        scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{name}")] = 0
 
 
 class PrimitiveRenderer:
@@ -31,14 +36,7 @@ class PrimitiveRenderer:
         self._model = model
         self._size = size
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-        for flag in (
-            mujoco.mjtRndFlag.mjRND_SHADOW,
-            mujoco.mjtRndFlag.mjRND_REFLECTION,
-            mujoco.mjtRndFlag.mjRND_SKYBOX,
-            mujoco.mjtRndFlag.mjRND_FOG,
-            mujoco.mjtRndFlag.mjRND_HAZE,
-        ):
-            self._scene.flags[flag] = 0
+        draw_plainly(self._scene)
         self._option = mujoco.MjvOption()
         self._option.sitegroup[:] = 0
         self._camera = mujoco.MjvCamera()
@@ -74,19 +72,3 @@ class PrimitiveRenderer:
             mujoco.mjr_readPixels(self._pixels, None, self._viewport, context)
             images.append(self._pixels[::-1].copy())
         return images
-
-
-def picture_coordinates(
-    points: NDArray[np.float64], position: NDArray[np.float64], rotation: NDArray[np.float64], fovy: float
-) -> NDArray[np.float64]:
-    """Where a square picture shows points [n, 3] (m, world): [n, 2], x rightwards and y downwards in [-1, 1].
-
-    NaN where a point lies outside the picture or behind the camera; what hides it is not asked. `position` [3] and
-    `rotation` [3, 3] are the camera's (`cam_xpos`, `cam_xmat`; it looks along its -z), `fovy` its field of view (deg).
-    """
-    seen = (points - position) @ rotation
-    depth = -seen[:, 2:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        picture = seen[:, :2] * [1.0, -1.0] / (depth * np.tan(np.radians(fovy) / 2.0))
-    inside = (depth > 0.0) & (np.abs(picture) <= 1.0).all(axis=1, keepdims=True)
-    return np.where(inside, picture, np.nan)

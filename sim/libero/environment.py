@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import string
 from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import (
-    ACTION_SIZE,
-    CONTROL_FREQUENCY,
-    STATE_SIZE,
-    EnvironmentRequestError,
-    FloatArray,
-    Observation,
-    Split,
-    StepOutcome,
-)
+from sim.contract import EnvironmentRequestError, FloatArray, Observation, Split, StepOutcome
 from sim.core.environment import SuiteEnvironment, check_action
 from sim.libero.progress import GoalProgress
 from sim.libero.rendering import CAMERAS, CameraRenderer, Look
@@ -32,7 +21,6 @@ class LiberoEnvironment(SuiteEnvironment):
     `scene` gives experts and audits the true state. Contact forces are not measured yet, so `cost` is always 0.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQUENCY}  # noqa: RUF012 (gymnasium types it so)
     num_init_states = NUM_INIT_STATES
 
     def __init__(
@@ -43,26 +31,9 @@ class LiberoEnvironment(SuiteEnvironment):
         image_size: int = 256,
         look: Look = "official",
     ) -> None:
-        self.task = task
-        self.suite_name = task.suite
-        self.task_id = task.index
-        self.instruction = task.instruction
-        self.horizon = horizon
-        self.image_size, self._look = image_size, look
-        self.render_mode = "rgb_array"
-        self.simulation = simulation
-        self.scene = simulation.scene
-        image_space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                "image": image_space,
-                "wrist_image": image_space,
-                "state": gymnasium.spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32),
-                "instruction": gymnasium.spaces.Text(200, charset=string.ascii_letters + string.digits + " "),
-            }
-        )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
-        self.init_state_id = -1
+        super().__init__(task.index, task.instruction, horizon, image_size)
+        self.task, self.suite_name = task, task.suite
+        self.simulation, self.scene, self._look = simulation, simulation.scene, look
         self._started = False
         self._progress: GoalProgress | None = None
         self._renderer: CameraRenderer | None = None

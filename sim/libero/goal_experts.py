@@ -8,8 +8,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
-from sim.libero.expert import (
+from sim.contract import Expert, FloatArray, ManipulationEnvironment
+from sim.libero.scene import LiberoScene
+from sim.libero.tasks import LiberoTask
+from sim.libero.waypoints import (
     HOVER,
     RIM_HEIGHT,
     PlacingExpert,
@@ -17,8 +19,6 @@ from sim.libero.expert import (
     libero_scene,
     turn_about_vertical,
 )
-from sim.libero.scene import LiberoScene
-from sim.libero.tasks import LiberoTask
 
 _Vector = NDArray[np.float64]
 
@@ -317,21 +317,6 @@ class _OutOfTheWay(DragExpert):
             self.done = bool(position[2] > above[2] - 0.03)
             return above, 1.0
         return super()._next(scene, position, aligned)
-
-
-def make_goal_expert(task: LiberoTask, seed: int) -> Expert:
-    """The expert of a libero_goal task. Raises `EnvironmentRequestError` for a task of another kind."""
-    kinds: dict[str, type[WaypointExpert] | type[DrawerThenPlaceExpert]] = {
-        "open_the_top_drawer_and_put": DrawerThenPlaceExpert,
-        "open_": DrawerExpert,
-        "turn_on_": KnobExpert,
-        "push_": PlateExpert,
-        "put_": SurfaceExpert,
-    }
-    for start, kind in kinds.items():
-        if task.name.startswith(start):
-            return kind(task, seed)
-    raise EnvironmentRequestError(f"there is no scripted expert for {task.suite} task {task.index} ({task.name})")
 
 
 def away_from_drawer(scene: LiberoScene, name: str, region: int) -> _Vector:

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import POSITION_SCALE, EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
-from sim.libero.expert import CARRY_HEIGHT, POSITION_GAIN, BasketExpert, PlacingExpert, WaypointExpert, libero_scene
 from sim.libero.goal_experts import DrawerExpert, KnobExpert, SurfaceExpert
 from sim.libero.goals import Predicate
+from sim.libero.object_experts import BasketExpert
 from sim.libero.scene import LiberoScene
 from sim.libero.tasks import LiberoTask
+from sim.libero.waypoints import CARRY_HEIGHT, POSITION_GAIN, PlacingExpert, WaypointExpert, libero_scene
 
 _Vector = NDArray[np.float64]
 
@@ -293,33 +294,3 @@ class KnobBackExpert(KnobExpert):
     """Turns a stove's knob back."""
 
     direction = -1.0
-
-
-TASKS: dict[int, tuple[dict[int, type[WaypointExpert]], float]] = {
-    0: ({0: TableBasketExpert, 1: TableBasketExpert}, LIVING_ROOM_CARRY),
-    1: ({0: TableBasketExpert, 1: TableBasketExpert}, LIVING_ROOM_CARRY),
-    2: ({0: KnobExpert, 1: PotExpert}, CARRY_HEIGHT),
-    3: ({1: SurfaceExpert, 0: ShutDrawerExpert}, CARRY_HEIGHT),
-    4: ({0: MugExpert, 1: MugExpert}, LIVING_ROOM_CARRY),
-    5: ({0: BookExpert}, 1.09),
-    6: ({0: MugExpert, 1: SurfaceExpert}, LIVING_ROOM_CARRY),
-    7: ({0: TableBasketExpert, 1: TableBasketExpert}, LIVING_ROOM_CARRY),
-    8: ({0: NearPotExpert, 1: FarPotExpert}, 1.06),
-}
-"""Task of libero_10 -> who fulfils which condition, and the height to carry at."""
-
-
-def make_long_expert(task: LiberoTask, seed: int) -> Expert:
-    """The expert of a libero_10 or libero_90 task. Raises `EnvironmentRequestError` for a task that has none yet.
-
-    Whether one of libero_90 has one shows at its reset, when its goal is known.
-    """
-    if task.suite == "libero_90":
-        return GoalByGoalExpert(task, seed)
-    if task.index not in TASKS:
-        raise EnvironmentRequestError(
-            f"there is no scripted expert for {task.suite} task {task.index} ({task.name}); tasks "
-            f"{', '.join(map(str, TASKS))} have one. Use a trained policy or recorded demonstrations."
-        )
-    parts, carry = TASKS[task.index]
-    return GoalByGoalExpert(task, seed, parts, carry)

@@ -25,9 +25,6 @@ REACH_SCALE = 0.3
 SHORTEST_WAY = 0.05
 """Least distance (m) that a thing's way counts as."""
 
-UNFINISHED = 0.95
-"""What a condition counts that does not hold, at most."""
-
 Measure = Callable[[LiberoScene], float]
 """How far a scene is, in [0, 1]."""
 
@@ -44,7 +41,7 @@ class GoalProgress:
         open_ones = [measure(self._scene) for measure, held in zip(self._measures, holds, strict=True) if not held]
         if not open_ones:
             return 1.0
-        return (sum(holds) + min(max(open_ones), UNFINISHED)) / len(holds)
+        return (sum(holds) + max(open_ones)) / len(holds)
 
 
 def _measure(predicate: Predicate, scene: LiberoScene) -> Measure:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sim.contract import Image
 from sim.core.gl import OffscreenContext, restored_context
+from sim.core.rendering import draw_plainly
 from sim.libero.snapshot import PoseSnapshot
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -17,14 +18,6 @@ CAMERAS = ("agentview", "robot0_eye_in_hand")
 Look = Literal["official", "plain"]
 """How pictures are drawn. "official" is robosuite's, with shadows, reflections and four samples a pixel. "plain" leaves
 these out: for training from scratch where GL is software, not for policies that were trained on official pictures."""
-
-_PLAIN_FLAGS = (
-    mujoco.mjtRndFlag.mjRND_SHADOW,
-    mujoco.mjtRndFlag.mjRND_REFLECTION,
-    mujoco.mjtRndFlag.mjRND_SKYBOX,
-    mujoco.mjtRndFlag.mjRND_FOG,
-    mujoco.mjtRndFlag.mjRND_HAZE,
-)
 
 _MAX_GEOMS = 1000
 """Capacity of the drawn scene in robosuite; geoms beyond it are not drawn there either."""
@@ -48,8 +41,8 @@ class CameraRenderer:
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
         self._context = OffscreenContext(model, width, height, mujoco.mjtFontScale.mjFONTSCALE_150)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-        for flag in _PLAIN_FLAGS if look == "plain" else ():
-            self._scene.flags[flag] = 0
+        if look == "plain":
+            draw_plainly(self._scene)
         self._option = mujoco.MjvOption()
         self._option.geomgroup[0] = 0  # collision shapes
         self._option.geomgroup[1] = 1  # visual meshes

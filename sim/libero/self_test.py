@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sim.contract import EnvironmentRequestError
+from sim.libero.environment import LiberoEnvironment
+from sim.libero.tasks import OFFICIAL_IMAGE_SIZE, Variant
 
-if TYPE_CHECKING:
-    from sim.libero.environment import LiberoEnvironment
-    from sim.libero.suite import LiberoSuite
+Make = Callable[[int], LiberoEnvironment]
+"""Builds the environment of a task."""
 
 
 @dataclass(frozen=True)
@@ -66,37 +68,38 @@ SEATED_HEIGHT, SEATED_DISTANCE = 0.02, 0.05
 """Metres between the origins of bowl and ramekin, above and beside."""
 
 
-def self_test(suite: LiberoSuite, pictures: bool) -> dict[str, Any]:
+def self_test(make: Make, protocol: Mapping[str, Any], pictures: bool) -> dict[str, Any]:
     """Build one task (and libero_spatial's task 5), move a little and compare; a few seconds.
 
-    Returns JSON-ready findings. "off_protocol" lists in words what keeps results from being compared with published
-    ones. With `pictures`, their digest is among the findings: equal digests mean equal renderers and assets.
+    `make` and `protocol` are those of a suite (`sim.libero.suite`). Returns JSON-ready findings. "off_protocol" lists
+    in words what keeps results from being compared with published ones. With `pictures`, their digest is among the
+    findings: equal digests mean equal renderers and assets.
 
     Raises `EnvironmentRequestError` when results would not be this suite's: other initial states, an arm that moves
     otherwise, a bowl that does not stay where it belongs.
     """
-    reference = REFERENCES[suite.base]
-    check_initial_states(suite, reference)
-    environment = suite.make(0)
+    base = Variant.of(protocol["suite"]).base
+    check_initial_states(protocol, REFERENCES[base])
+    environment = make(0)
     try:
-        findings = _check_stepping(environment, suite, reference)
+        findings = _check_stepping(environment, protocol, REFERENCES[base])
         if pictures:
             observation = environment.render_observation()
             content = observation["image"].tobytes() + observation["wrist_image"].tobytes()
             findings["pictures_sha256"] = hashlib.sha256(content).hexdigest()
     finally:
         environment.close()
-    if suite.base == "libero_spatial":
-        check_bowl(suite)
-    return {**findings, "assets": suite.assets, "off_protocol": _off_protocol(suite)}
+    if base == "libero_spatial":
+        check_bowl(make)
+    return {**findings, "assets": protocol["assets"], "off_protocol": _off_protocol(protocol)}
 
 
-def check_initial_states(suite: LiberoSuite, reference: Reference) -> None:
+def check_initial_states(protocol: Mapping[str, Any], reference: Reference) -> None:
     """Raise `EnvironmentRequestError` unless the evaluation states are the official ones."""
-    digests = "".join(task["init_states_sha256"] for task in suite.protocol()["tasks"])
+    digests = "".join(task["init_states_sha256"] for task in protocol["tasks"])
     if hashlib.sha256(digests.encode()).hexdigest() != reference.initial_states:
         raise EnvironmentRequestError(
-            f"the initial states of {suite.base} are not the official ones; reinstall them: "
+            f"the initial states of {protocol['suite']} are not the official ones; reinstall them: "
             "pip install --force-reinstall --no-deps hf-libero==0.1.4 (or pack the suite's archive again)"
         )
 
@@ -109,23 +112,25 @@ def probe(environment: LiberoEnvironment) -> None:
         environment.advance(np.array([0.5 * np.sin(step), 0.5 * np.cos(step), -0.3, 0.1, -0.1, 0.2, gripper]))
 
 
-def _check_stepping(environment: LiberoEnvironment, suite: LiberoSuite, reference: Reference) -> dict[str, Any]:
+def _check_stepping(
+    environment: LiberoEnvironment, protocol: Mapping[str, Any], reference: Reference
+) -> dict[str, Any]:
     probe(environment)
     position, _ = environment.scene.end_effector_pose()
     error = float(np.abs(position - reference.end_effector).max())
     if not error <= TOLERANCE:
         raise EnvironmentRequestError(
-            f"{suite.base} moves otherwise than where its results were measured: after 20 steps the gripper is "
+            f"{protocol['suite']} moves otherwise than where its results were measured: after 20 steps the gripper is "
             f"{1000 * error:.3f} mm from where it should be ({1000 * TOLERANCE} mm are allowed). Versions here: "
-            f"{suite.protocol()['versions']}; reinstall LIBERO (`make libero`) and check LIBERO_ASSETS"
+            f"{protocol['versions']}; reinstall LIBERO (`make libero`) and check LIBERO_ASSETS"
         )
     digest = hashlib.sha256(environment.scene.flattened_state().tobytes()).hexdigest()
     return {"end_effector_error_m": error, "bit_equal": digest.startswith(reference.state)}
 
 
-def check_bowl(suite: LiberoSuite) -> None:
+def check_bowl(make: Make) -> None:
     """Raise `EnvironmentRequestError` unless the bowl of libero_spatial task 5 stays on its ramekin."""
-    environment = suite.make(BOWL_TASK)
+    environment = make(BOWL_TASK)
     try:
         environment.reset_to("eval", 0)
         scene = environment.scene
@@ -139,18 +144,18 @@ def check_bowl(suite: LiberoSuite) -> None:
         )
 
 
-def _off_protocol(suite: LiberoSuite) -> list[str]:
+def _off_protocol(protocol: Mapping[str, Any]) -> list[str]:
     reasons = []
-    protocol = suite.protocol()
-    if not suite.assets["official"]:
+    assets, size = protocol["assets"], protocol["image_size"]
+    if not assets["official"]:
         reasons.append(
-            f"{suite.assets['differing']} files of the assets are missing or not the official ones (first: "
-            f"{suite.assets['first']}): what is seen differs from published evaluations"
+            f"{assets['differing']} files of the assets are missing or not the official ones (first: "
+            f"{assets['first']}): what is seen differs from published evaluations"
         )
     if protocol["stepping"] != "exact":
         reasons.append("physics is stepped fast, not exactly")
     if protocol["look"] != "official":
         reasons.append("pictures are drawn plainly")
-    if suite.image_size != suite.OFFICIAL_IMAGE_SIZE:
-        reasons.append(f"pictures have {suite.image_size} pixels a side instead of {suite.OFFICIAL_IMAGE_SIZE}")
+    if size != OFFICIAL_IMAGE_SIZE:
+        reasons.append(f"pictures have {size} pixels a side instead of {OFFICIAL_IMAGE_SIZE}")
     return reasons

@@ -1,10 +1,8 @@
-"""Where a suite's tasks come from: hf-libero with its assets, or an archive packed from them."""
+"""Where a suite's tasks come from: hf-libero with its assets, or (`sim.libero.archive`) a file packed from them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -22,8 +20,6 @@ from sim.libero.tasks import SETTLE_STEPS, LiberoTask, load_tasks
 
 if TYPE_CHECKING:
     from sim.libero.build import TaskBuilder
-
-ARCHIVES_VARIABLE = "LIBERO_ARCHIVES"
 
 
 class TaskSimulation(Protocol):
@@ -51,19 +47,6 @@ class TaskSource(Protocol):
 
     def open(self, task_id: int, stepping: SteppingMode) -> TaskSimulation:
         """Make one task's simulation. Raises `EnvironmentRequestError` when its files do not fit."""
-
-
-def find_source(suite: str) -> TaskSource:
-    """The suite's archive in the folder that LIBERO_ARCHIVES names, if it is there; else hf-libero.
-
-    Raises `EnvironmentRequestError` when neither can be used.
-    """
-    from sim.libero.archive import ArchiveSource, archive_path
-
-    folder = os.environ.get(ARCHIVES_VARIABLE)
-    if folder and (path := archive_path(Path(folder), suite)).is_file():
-        return ArchiveSource(path, suite)
-    return InstalledSource(suite)
 
 
 class InstalledSource:

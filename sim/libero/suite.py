@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sim.contract import EnvironmentRequestError, Expert, Split, Suite
 from sim.core.stepping import SteppingMode
 from sim.libero.rendering import CAMERAS, Look
-from sim.libero.source import TaskSource, find_source
+from sim.libero.source import InstalledSource, TaskSource
 from sim.libero.tasks import (
     EVALUATION_SEED,
     NUM_INIT_STATES,
+    OFFICIAL_IMAGE_SIZE,
     SETTLE_ACTION,
     SETTLE_STEPS,
     LiberoTask,
@@ -23,7 +25,46 @@ if TYPE_CHECKING:
     from sim.libero.environment import LiberoEnvironment
 
 
-class LiberoSuite(Suite):
+ARCHIVES_VARIABLE = "LIBERO_ARCHIVES"
+"""Environment variable that names a folder of archives."""
+
+
+TaskKind = TypeVar("TaskKind", bound=LiberoTask)
+
+
+class NumberedTasks(Suite, Generic[TaskKind]):
+    """A suite whose tasks are known by their place in a list, each with as many initial states."""
+
+    _tasks: tuple[TaskKind, ...]
+
+    @property
+    def task_ids(self) -> tuple[int, ...]:
+        """Task numbers in the list's order, for LIBERO its default one."""
+        return tuple(range(len(self._tasks)))
+
+    def task_name(self, task_id: int) -> str:
+        """Of a task, e.g. pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate."""
+        return self._task(task_id).name
+
+    def instruction(self, task_id: int) -> str:
+        """The language instruction of a task."""
+        return self._task(task_id).instruction
+
+    def num_init_states(self, task_id: int, split: Split) -> int:
+        """50 in either split."""
+        self._task(task_id)
+        return NUM_INIT_STATES
+
+    def _task(self, task_id: int) -> TaskKind:
+        if isinstance(task_id, bool) or task_id not in self.task_ids:
+            listing = "; ".join(f"{task.index}: {task.instruction}" for task in self._tasks[:12])
+            raise EnvironmentRequestError(
+                f"{self.name} has tasks 0 to {len(self._tasks) - 1}, not {task_id!r} ({listing})"
+            )
+        return self._tasks[task_id]
+
+
+class LiberoSuite(NumberedTasks[LiberoTask]):
     """libero_spatial, libero_object, libero_goal, libero_10 or libero_90.
 
     Behind the name, in this order, "_512" makes episodes up to 512 steps long, "_fast" steps physics faster and
@@ -33,9 +74,6 @@ class LiberoSuite(Suite):
     seeds that depend on suite, task and index only.
     """
 
-    OFFICIAL_IMAGE_SIZE = 256
-    """Pixels a side, in published evaluations."""
-
     def __init__(self, name: str, image_size: int = OFFICIAL_IMAGE_SIZE) -> None:
         """Raises `EnvironmentRequestError` for an unknown suite, a missing or wrong package, or missing assets."""
         self._variant = Variant.of(name)
@@ -44,41 +82,13 @@ class LiberoSuite(Suite):
         self._stepping: SteppingMode = "fast" if self._variant.fast else "exact"
         self._look: Look = "plain" if self._variant.plain else "official"
         self.image_size = image_size
-        self._source: TaskSource = find_source(self._variant.base)
+        self._source = find_source(self._variant.base)
         self._tasks = self._source.tasks
-
-    @property
-    def base(self) -> str:
-        """LIBERO's own name of the suite."""
-        return self._variant.base
-
-    @property
-    def assets(self) -> Mapping[str, Any]:
-        """Whether meshes and textures are the official ones (`sim.libero.assets`)."""
-        return self._source.assets
-
-    @property
-    def task_ids(self) -> tuple[int, ...]:
-        """Task numbers in LIBERO's default order."""
-        return tuple(range(len(self._tasks)))
-
-    def task_name(self, task_id: int) -> str:
-        """LIBERO's task name, e.g. pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate."""
-        return self._task(task_id).name
-
-    def instruction(self, task_id: int) -> str:
-        """The language instruction of a task."""
-        return self._task(task_id).instruction
 
     def horizon(self, task_id: int) -> int:
         """Control steps of an episode after settling; the same for all tasks of a suite."""
         self._task(task_id)
         return self._variant.horizon
-
-    def num_init_states(self, task_id: int, split: Split) -> int:
-        """50 in either split."""
-        self._task(task_id)
-        return NUM_INIT_STATES
 
     def make(self, task_id: int) -> LiberoEnvironment:
         """Build one environment (a second or more)."""
@@ -99,7 +109,7 @@ class LiberoSuite(Suite):
         return {
             "suite": self.name,
             "versions": dict(self._source.versions),
-            "assets": dict(self.assets),
+            "assets": dict(self._source.assets),
             "stepping": self._stepping,
             "look": self._look,
             "horizon": self._variant.horizon,
@@ -120,12 +130,17 @@ class LiberoSuite(Suite):
         """See `sim.libero.self_test.self_test`."""
         from sim.libero.self_test import self_test
 
-        return self_test(self, pictures)
+        return self_test(self.make, self.protocol(), pictures)
 
-    def _task(self, task_id: int) -> LiberoTask:
-        if isinstance(task_id, bool) or task_id not in self.task_ids:
-            listing = "; ".join(f"{task.index}: {task.instruction}" for task in self._tasks[:10])
-            raise EnvironmentRequestError(
-                f"{self.name} has tasks 0 to {len(self._tasks) - 1}, not {task_id!r} ({listing})"
-            )
-        return self._tasks[task_id]
+
+def find_source(suite: str) -> TaskSource:
+    """The suite's archive in the folder that LIBERO_ARCHIVES names, if it is there; else hf-libero.
+
+    Raises `EnvironmentRequestError` when neither can be used.
+    """
+    from sim.libero.archive import ArchiveSource, archive_path
+
+    folder = os.environ.get(ARCHIVES_VARIABLE)
+    if folder and (path := archive_path(Path(folder), suite)).is_file():
+        return ArchiveSource(path, suite)
+    return InstalledSource(suite)

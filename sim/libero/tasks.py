@@ -38,6 +38,9 @@ SETTLE_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 NUM_INIT_STATES = 50
 """Initial states per task and split."""
 
+OFFICIAL_IMAGE_SIZE = 256
+"""Pixels a side, in published evaluations."""
+
 EVALUATION_SEED = 0
 """Seed of the fixture poses in evaluation states. The official files store movable objects only; fixtures are drawn at
 `env.reset()`, and OpenVLA-OFT seeds that with 0. Here every episode uses the draw its first episode gets."""

@@ -7,7 +7,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from sim.contract import EnvironmentRequestError, Expert, Split, Suite
+from sim.contract import EnvironmentRequestError, Expert
 from sim.core.stepping import SteppingMode
 from sim.libero.definition import SceneDefinition, SceneState
 from sim.libero.environment import LiberoEnvironment
@@ -16,6 +16,7 @@ from sim.libero.rendering import CAMERAS, Look
 from sim.libero.scene import LiberoScene
 from sim.libero.shared_model import SharedModel
 from sim.libero.source import InstalledSimulation, StartedStates
+from sim.libero.suite import NumberedTasks
 from sim.libero.tasks import (
     FAST_SUFFIX,
     NUM_INIT_STATES,
@@ -65,7 +66,7 @@ class RobosuiteEnvironment(LiberoEnvironment):
         return float(np.mean(predicates))
 
 
-class RobosuiteSuite(Suite):
+class RobosuiteSuite(NumberedTasks[RobosuiteTask]):
     """Lift, Stack, Door, NutAssembly, PickPlace and Wipe, and the variants of two of them with a single object.
 
     "_fast" and "_plain" behind the name mean what they mean for LIBERO (`sim.libero.tasks.Variant`). Initial states are
@@ -80,28 +81,11 @@ class RobosuiteSuite(Suite):
         self._stepping: SteppingMode = "fast" if FAST_SUFFIX in name else "exact"
         self._look: Look = "plain" if name.endswith(PLAIN_SUFFIX) else "official"
         self._started: StartedStates = {}
-
-    @property
-    def task_ids(self) -> tuple[int, ...]:
-        """Task numbers."""
-        return tuple(range(len(TASKS)))
-
-    def task_name(self, task_id: int) -> str:
-        """Short name of a task."""
-        return self._task(task_id).name
-
-    def instruction(self, task_id: int) -> str:
-        """The language instruction of a task."""
-        return self._task(task_id).instruction
+        self._tasks = TASKS
 
     def horizon(self, task_id: int) -> int:
         """Control steps of an episode after settling."""
         return self._task(task_id).horizon
-
-    def num_init_states(self, task_id: int, split: Split) -> int:
-        """50 in either split."""
-        self._task(task_id)
-        return NUM_INIT_STATES
 
     def make(self, task_id: int) -> RobosuiteEnvironment:
         """Build one environment (a second)."""
@@ -133,9 +117,3 @@ class RobosuiteSuite(Suite):
             "splits": f"{NUM_INIT_STATES} draws each, seed crc32(suite/task/split/index), arm noise {ARM_NOISE} rad",
             "tasks": [{"name": task.name, "horizon": task.horizon} for task in TASKS],
         }
-
-    def _task(self, task_id: int) -> RobosuiteTask:
-        if isinstance(task_id, bool) or task_id not in self.task_ids:
-            listing = "; ".join(f"{task.index}: {task.instruction}" for task in TASKS)
-            raise EnvironmentRequestError(f"{self.name} has tasks 0 to {len(TASKS) - 1}, not {task_id!r} ({listing})")
-        return TASKS[task_id]

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import (
-    ACTION_SIZE,
     CONTROL_FREQUENCY,
     POSITION_SCALE,
     ROTATION_SCALE,
-    STATE_SIZE,
     FloatArray,
     Observation,
     Split,
@@ -22,10 +20,10 @@ from sim.contract import (
 )
 from sim.core.environment import SuiteEnvironment, check_action
 from sim.core.operational_space import matrix_to_rotation_vector, operational_space_torques, rotation_vector_to_matrix
-from sim.core.rendering import PrimitiveRenderer, picture_coordinates
+from sim.core.rendering import PrimitiveRenderer
 from sim.tabletop.arm import FINGER_OPEN, REST_POSITIONS, TORQUE_LIMITS
-from sim.tabletop.goals import LIT_BUTTON, WorldState
-from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, HALF_SIZE, PLATE_HALF_HEIGHT, scene_xml
+from sim.tabletop.goals import WorldState
+from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, HALF_SIZE, LIT_BUTTON, PLATE_HALF_HEIGHT, scene_xml
 from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, Layout, Task, get_task, initial_layout
 
 STIFFNESS = 600.0
@@ -39,32 +37,15 @@ IMAGE_SIZE = 64
 class TabletopEnvironment(SuiteEnvironment):
     """One task of the embedded suite (or any `Task` of the same kind, with `layouts` of its own)."""
 
-    metadata = {  # noqa: RUF012 (gymnasium declares it an instance variable)
-        "render_modes": ["rgb_array"],
-        "render_fps": CONTROL_FREQUENCY,
-    }
     suite_name = "tabletop"
     num_init_states = NUM_INIT_STATES
 
     def __init__(
         self, task_id: int = 0, image_size: int = IMAGE_SIZE, task: Task | None = None, render_mode: str = "rgb_array"
     ) -> None:
-        self.task_id = task_id
         self.task = task if task is not None else get_task(task_id)
-        self.instruction = self.task.instruction
-        self.horizon = self.task.horizon
-        self.image_size = image_size
+        super().__init__(task_id, self.task.instruction, self.task.horizon, image_size)
         self.render_mode = render_mode
-        image_space = gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                "image": image_space,
-                "wrist_image": image_space,
-                "state": gymnasium.spaces.Box(-np.inf, np.inf, (STATE_SIZE,), np.float32),
-                "instruction": gymnasium.spaces.Text(200, charset="abcdefghijklmnopqrstuvwxyz "),
-            }
-        )
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self._build()
 
     def _build(self) -> None:
@@ -73,7 +54,7 @@ class TabletopEnvironment(SuiteEnvironment):
         self.data = mujoco.MjData(model)
         self._substeps = round(1.0 / CONTROL_FREQUENCY / model.opt.timestep)
         self._renderer: PrimitiveRenderer | None = None
-        self._cameras = (model.camera("agent").id, model.camera("wrist").id)
+        self.cameras = (model.camera("agent").id, model.camera("wrist").id)
         self._site = model.site("grip").id
         self._site_position = self.data.site_xpos[self._site]
         self._site_rotation = self.data.site_xmat[self._site].reshape(3, 3)
@@ -93,7 +74,6 @@ class TabletopEnvironment(SuiteEnvironment):
         self._initial_objects: dict[str, NDArray[np.float64]] = {}
         self._button_latched = False
         self._steps = 0
-        self.init_state_id = -1
 
     # ---- resetting -------------------------------------------------------------------------------------------------
 
@@ -157,7 +137,7 @@ class TabletopEnvironment(SuiteEnvironment):
             success=success,
             truncated=not success and self._steps >= self.horizon,
             cost=float(outside),
-            progress=1.0 if success else self.task.progress(world),
+            progress=self.task.progress(world),
         )
 
     def _run_substeps(self) -> bool:
@@ -233,23 +213,11 @@ class TabletopEnvironment(SuiteEnvironment):
         fingers = np.array([self.data.qpos[7], -self.data.qpos[8]])
         return np.concatenate([self._site_position, orientation, fingers]).astype(np.float32)
 
-    def picture_coordinates(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Where both cameras show points [n, 3] (m): [2, n, 2] in [-1, 1], NaN outside the picture."""
-        model, data = self.model, self.data  # whose camera poses are those of the last picture
-        return np.stack(
-            [
-                picture_coordinates(
-                    points, data.cam_xpos[camera], data.cam_xmat[camera].reshape(3, 3), model.cam_fovy[camera]
-                )
-                for camera in self._cameras
-            ]
-        )
-
     def render_observation(self) -> Observation:
         """Render both cameras and return the full observation."""
         if self._renderer is None:
             self._renderer = PrimitiveRenderer(self.model, self.image_size)
-        image, wrist_image = self._renderer.render(self.data, self._cameras)
+        image, wrist_image = self._renderer.render(self.data, self.cameras)
         return Observation(image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction)
 
 

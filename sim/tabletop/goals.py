@@ -28,6 +28,10 @@ PUSH_DISTANCE = 0.10
 """Distance (m) an object must have been pushed."""
 RELEASE_DISTANCE = 0.045
 """An object counts as released when the gripper is open or this far (m) from it."""
+REACH = 0.3
+"""Distance (m) of the gripper from which on nearing counts as progress."""
+MOST_UNFINISHED = 0.95
+"""Progress that a stage counts at most before its goal holds."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ class WorldState:
         """Metres between the grip point and `point`."""
         return float(np.linalg.norm(self.gripper - point))
 
+    def reached(self, point: Array) -> float:
+        """1 with the gripper at `point`, 0 from `REACH` on."""
+        return _closeness(self.distance_to_gripper(point), REACH)
+
+    def released(self, position: Array) -> bool:
+        """Whether the gripper has let go of an object at `position`."""
+        return self.gripper_opening > 0.055 or self.distance_to_gripper(position) > RELEASE_DISTANCE
+
 
 def _closeness(distance: float, scale: float) -> float:
     """1 at distance 0, falling linearly to 0 at `scale`."""
@@ -75,9 +87,8 @@ class Lifted:
 
     def progress(self, world: WorldState) -> float:
         position = world.objects[self.item]
-        reach = _closeness(world.distance_to_gripper(position), 0.3)
         height = np.clip((position[2] - HALF_SIZE) / (LIFT_HEIGHT - HALF_SIZE), 0.0, 1.0)
-        return float(0.5 * reach + 0.5 * height)
+        return float(0.5 * world.reached(position) + 0.5 * height)
 
 
 @dataclass(frozen=True)
@@ -97,8 +108,7 @@ class PlacedOn:
         target, height, radius = self._target(world)
         centred = float(np.linalg.norm(position[:2] - target[:2])) < radius
         resting = abs(position[2] - target[2] - height) < 0.008
-        released = world.gripper_opening > 0.055 or world.distance_to_gripper(position) > RELEASE_DISTANCE
-        return bool(centred and resting and released)
+        return bool(centred and resting and world.released(position))
 
     def progress(self, world: WorldState) -> float:
         if self.holds(world):
@@ -108,8 +118,7 @@ class PlacedOn:
         start = world.initial_objects[self.item]
         whole = max(float(np.linalg.norm(start[:2] - target[:2])), 0.05)
         carried = np.clip(1.0 - float(np.linalg.norm(position[:2] - target[:2])) / whole, 0.0, 1.0)
-        reach = _closeness(world.distance_to_gripper(position), 0.3)
-        return float(0.25 * reach + 0.65 * carried)
+        return float(0.25 * world.reached(position) + 0.65 * carried)
 
 
 @dataclass(frozen=True)
@@ -119,19 +128,20 @@ class Pushed:
     item: str
     direction: tuple[float, float]
 
-    def _travel(self, world: WorldState) -> float:
-        moved = world.objects[self.item][:2] - world.initial_objects[self.item][:2]
-        return float(moved @ np.asarray(self.direction))
+    def _travel(self, world: WorldState) -> tuple[float, float]:
+        """How far (m) the object was moved along the direction, and sideways."""
+        moved, direction = (world.objects[self.item] - world.initial_objects[self.item])[:2], np.asarray(self.direction)
+        along = float(moved @ direction)
+        return along, float(np.linalg.norm(moved - along * direction))
 
     def holds(self, world: WorldState) -> bool:
+        along, sideways = self._travel(world)
         on_table = world.objects[self.item][2] < HALF_SIZE + 0.01
-        moved = world.objects[self.item][:2] - world.initial_objects[self.item][:2]
-        sideways = float(np.linalg.norm(moved - self._travel(world) * np.asarray(self.direction)))
-        return bool(on_table and self._travel(world) > PUSH_DISTANCE and sideways < 0.08)
+        return bool(on_table and along > PUSH_DISTANCE and sideways < 0.08)
 
     def progress(self, world: WorldState) -> float:
-        reach = _closeness(world.distance_to_gripper(world.objects[self.item]), 0.3)
-        return float(0.3 * reach + 0.7 * np.clip(self._travel(world) / PUSH_DISTANCE, 0.0, 1.0))
+        along, _ = self._travel(world)
+        return float(0.3 * world.reached(world.objects[self.item]) + 0.7 * np.clip(along / PUSH_DISTANCE, 0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -143,8 +153,8 @@ class DrawerOpened:
 
     def progress(self, world: WorldState) -> float:
         assert world.drawer_position is not None
-        reach = _closeness(world.distance_to_gripper(world.drawer_position + DRAWER_HANDLE), 0.3)
-        return float(0.3 * reach + 0.7 * np.clip(world.drawer_slide / DRAWER_OPEN, 0.0, 1.0))
+        reached = world.reached(world.drawer_position + DRAWER_HANDLE)
+        return float(0.3 * reached + 0.7 * np.clip(world.drawer_slide / DRAWER_OPEN, 0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -168,19 +178,15 @@ class InDrawer:
         assert world.drawer_position is not None
         offset = world.objects[self.item] - world.drawer_position
         inside = abs(offset[0]) < 0.06 and -0.08 < offset[1] < 0.096 and offset[2] < 0.045
-        released = (
-            world.gripper_opening > 0.055 or world.distance_to_gripper(world.objects[self.item]) > RELEASE_DISTANCE
-        )
-        return bool(inside and released)
+        return bool(inside and world.released(world.objects[self.item]))
 
     def progress(self, world: WorldState) -> float:
         if self.holds(world):
             return 1.0
         assert world.drawer_position is not None
         position = world.objects[self.item]
-        reach = _closeness(world.distance_to_gripper(position), 0.3)
         away = float(np.linalg.norm(position[:2] - world.drawer_position[:2] - np.array([0.0, -0.03])))
-        return float(0.25 * reach + 0.65 * _closeness(away, 0.35))
+        return float(0.25 * world.reached(position) + 0.65 * _closeness(away, 0.35))
 
 
 @dataclass(frozen=True)
@@ -198,8 +204,6 @@ class ButtonPressed:
 
 
 Goal = Lifted | PlacedOn | Pushed | DrawerOpened | DrawerShut | InDrawer | ButtonPressed
-LIT_BUTTON = (0.2, 1.0, 0.4, 1.0)
-"""Colour of a pressed button: a policy without memory must see which stage it is in."""
 
 
 def task_progress(goals: tuple[Goal, ...], world: WorldState, *, any_order: bool = False) -> float:
@@ -213,6 +217,6 @@ def task_progress(goals: tuple[Goal, ...], world: WorldState, *, any_order: bool
         return 1.0
     if any_order:
         present = max(goal.progress(world) for goal, held in zip(goals, holds, strict=True) if not held)
-        return (sum(holds) + min(present, 0.95)) / len(goals)
+        return (sum(holds) + min(present, MOST_UNFINISHED)) / len(goals)
     finished = holds.index(False)
-    return (finished + min(goals[finished].progress(world), 0.95)) / len(goals)
+    return (finished + min(goals[finished].progress(world), MOST_UNFINISHED)) / len(goals)

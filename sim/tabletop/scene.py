@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.tabletop.arm import ARM_ACTUATORS, arm_xml
-
-Array = NDArray[np.float64]
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.10, 0.10),
@@ -39,6 +37,8 @@ DRAWER_CLOSED = 0.02
 BUTTON_TRAVEL = 0.012
 BUTTON_PRESSED = 0.007
 BUTTON_HEIGHT = 0.045
+LIT_BUTTON = (0.2, 1.0, 0.4, 1.0)
+"""Colour of a pressed button: a policy without memory must see which stage it is in."""
 DRAWER_HANDLE = np.array([0.0, -0.14, 0.035])
 """The handle's centre in the frame of the drawer (m); the drawer opens along -y, into the middle of the table."""
 
@@ -176,7 +176,9 @@ def scene_xml(scene: Scene) -> str:
     half = (np.pi - look.wrist_tilt) / 2.0
     tilt = np.array([np.cos(half), 0.0, np.sin(half), 0.0])
     turn = np.array([np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5)])
-    wrist_quaternion = " ".join(f"{value:.6f}" for value in _multiply(tilt, turn))
+    wrist = np.empty(4)
+    mujoco.mju_mulQuat(wrist, tilt, turn)
+    wrist_quaternion = " ".join(f"{value:.6f}" for value in wrist)
     arm = arm_xml("-0.5 0 0", " ".join(map(str, look.wrist_offset)), wrist_quaternion, 75.0)
     table = " ".join(f"{channel:.3f}" for channel in look.table_colour)
     camera = " ".join(map(str, look.camera_position))
@@ -207,17 +209,3 @@ def scene_xml(scene: Scene) -> str:
     {ARM_ACTUATORS}
   </actuator>
 </mujoco>"""
-
-
-def _multiply(first: Array, second: Array) -> Array:
-    """Hamilton product of two quaternions (w, x, y, z)."""
-    w1, x1, y1, z1 = first
-    w2, x2, y2, z2 = second
-    return np.array(
-        [
-            w1 * w2 - x1 * x2 - y1 * y2 - z1 * z2,
-            w1 * x2 + x1 * w2 + y1 * z2 - z1 * y2,
-            w1 * y2 - x1 * z2 + y1 * w2 + z1 * x2,
-            w1 * z2 + x1 * y2 - y1 * x2 + z1 * w2,
-        ]
-    )

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import SiglipVisionConfig
 
+from scripts.bench import architectures
 from scripts.bench.encoders import ON_CUDA, Case, least_cosine, measure
 from scripts.bench.machine import main
 from tests.world_models.networks import tiny_vjepa2
-from world_models import architectures
 from world_models.encoders.load import CHECKPOINTS
 from world_models.errors import WorldModelError
 

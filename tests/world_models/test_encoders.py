@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.world_models.clips import moving_squares
 from world_models.encoders import CachedEncoder, PixelConfig, PixelEncoder, VideoEncoder, load_encoder, sample_frames
-from world_models.encoders.base import resize_frames
+from world_models.encoders.base import clip_hash, resize_frames, resize_planes
 from world_models.errors import WorldModelError
 from world_models.jepa import JepaConfig, JepaEncoder
 from world_models.jepa.model import Jepa
@@ -135,6 +135,37 @@ def test_resizing_keeps_the_borders_of_the_frame() -> None:
     assert small.shape == (1, 16, 16, 3)
     assert small[0, 8, -1].min() > 100
     assert small[0, 8, 7].max() == 0
+
+
+def test_resizing_averages_what_it_leaves_out() -> None:
+    """A one-pixel checkerboard shrinks to grey; picking single pixels would leave it black and white."""
+    board = (np.indices((48, 48)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    frames = torch.from_numpy(np.repeat(board[None, :, :, None], 3, axis=3))
+    small = resize_frames(frames, 16).float()
+    assert 90 < small.min() <= small.max() < 165
+    assert float(small.mean()) == pytest.approx(127.5, abs=1.0)
+
+
+def test_planes_are_resized_to_their_height_and_width() -> None:
+    planes = torch.zeros(1, 3, 32, 64)
+    planes[:, :, :16] = 200.0
+    small = resize_planes(planes, 8, 4)
+    assert small.shape == (1, 3, 8, 4)
+    assert small[0, :, :3].min() > 199 and small[0, :, 5:].max() < 1
+    assert resize_planes(planes, 32, 64) is planes
+
+
+def test_a_hash_is_of_content_and_shape() -> None:
+    """Equal bytes in another shape are another clip; equal content in another array is the same."""
+    content = np.arange(2 * 4 * 2 * 3, dtype=np.uint8)
+    shapes = [(2, 4, 2, 3), (4, 2, 2, 3), (2, 2, 4, 3), (1, 8, 2, 3)]
+    assert len({clip_hash(content.reshape(shape)) for shape in shapes}) == len(shapes)
+    clip = content.reshape(shapes[0])
+    strided = np.repeat(clip, 2, axis=2)[:, :, ::2]
+    assert not strided.flags.c_contiguous and clip_hash(strided) == clip_hash(clip)
+    changed = clip.copy()
+    changed[1, 3, 1, 2] += 1
+    assert clip_hash(changed) != clip_hash(clip)
 
 
 class CountingEncoder:

@@ -50,26 +50,47 @@ def test_half_turn_keeps_its_axis(axis: list[float]) -> None:
     assert abs(float(vector @ np.array(axis))) == pytest.approx(np.pi, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "axis", [[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.6, -0.8], [-0.6, 0.0, 0.8]]
+)
+@pytest.mark.parametrize("short_of_it", [5e-4, 1e-3, 2e-3])
+def test_near_a_half_turn_the_axis_keeps_its_sign(axis: list[float], short_of_it: float) -> None:
+    """The last millirad is read off the symmetric part of the matrix, which knows the axis but not its sign."""
+    vector = (np.pi - short_of_it) * np.array(axis)
+    np.testing.assert_allclose(matrix_to_rotation_vector(rotation_vector_to_matrix(vector)), vector, atol=1e-6)
+
+
 def test_orientation_error_is_the_sine_of_the_angle() -> None:
     error = orientation_error(rotation_vector_to_matrix(np.array([0.0, 0.0, 0.3])), np.eye(3))
     np.testing.assert_allclose(error, [0.0, 0.0, np.sin(0.3)], atol=1e-12)
+    axis = np.array([0.48, -0.6, 0.64])
+    tilted = rotation_vector_to_matrix(np.array([0.4, 0.1, -0.7]))
+    error = orientation_error(rotation_vector_to_matrix(0.3 * axis) @ tilted, tilted)
+    np.testing.assert_allclose(error, np.sin(0.3) * axis, atol=1e-12)
 
 
-def _torques(goal: np.ndarray, limits: float = 1e9, rest: np.ndarray | None = None) -> np.ndarray:
+def _torques(
+    goal: np.ndarray,
+    limits: float = 1e9,
+    rest: np.ndarray | None = None,
+    velocities: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    goal_rotation: np.ndarray | None = None,
+) -> np.ndarray:
     """Six joints that move the end effector along its own six axes, each of unit inertia, plus one free joint."""
     jacobian = np.hstack([np.eye(6), np.zeros((6, 1))])
     torques = np.zeros(7)
     operational_space_torques(
         np.zeros(7),
-        np.zeros(7),
+        np.zeros(7) if velocities is None else velocities,
         np.eye(7),
         jacobian[:3].copy(),
         jacobian[3:].copy(),
-        np.zeros(7),
+        np.zeros(7) if bias is None else bias,
         np.zeros(3),
         np.eye(3),
         goal,
-        np.eye(3),
+        np.eye(3) if goal_rotation is None else goal_rotation,
         np.zeros(7) if rest is None else rest,
         100.0,
         10.0,
@@ -84,9 +105,24 @@ def test_unit_inertia_gives_stiffness_times_error() -> None:
 
 
 def test_torques_are_limited() -> None:
-    assert np.abs(_torques(np.array([5.0, 0.0, 0.0]), limits=87.0)).max() == 87.0
+    assert _torques(np.array([5.0, 0.0, -5.0]), limits=87.0).tolist() == [87.0, 0, -87.0, 0, 0, 0, 0]
 
 
 def test_null_space_spring_moves_only_the_free_joint() -> None:
     torques = _torques(np.zeros(3), rest=np.ones(7))
     np.testing.assert_allclose(torques, [0, 0, 0, 0, 0, 0, 10.0], atol=1e-6)
+
+
+def test_a_moving_arm_is_damped_critically() -> None:
+    """2 sqrt(100) against the end effector's velocity; 2 sqrt(10) against the free joint's, in the null space."""
+    velocities = np.array([0.1, 0.0, 0.0, 0.0, -0.2, 0.0, 0.3])
+    expected = [-2.0, 0.0, 0.0, 0.0, 4.0, 0.0, -0.6 * np.sqrt(10.0)]
+    np.testing.assert_allclose(_torques(np.zeros(3), velocities=velocities), expected, atol=1e-6)
+
+
+def test_gravity_is_carried_and_a_turned_goal_turns() -> None:
+    bias = np.arange(1.0, 8.0)
+    np.testing.assert_allclose(_torques(np.zeros(3), bias=bias), bias, atol=1e-9)
+    turned = rotation_vector_to_matrix(np.array([0.0, 0.2, 0.0]))
+    expected = [0, 0, 0, 0, 100.0 * np.sin(0.2), 0, 0]
+    np.testing.assert_allclose(_torques(np.zeros(3), goal_rotation=turned), expected, atol=1e-6)

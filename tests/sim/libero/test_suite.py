@@ -14,7 +14,7 @@ import pytest
 from sim.contract import EnvironmentRequestError
 from sim.core import gl
 from sim.libero import installation, rendering
-from sim.libero.expert import BowlExpert, turn_about_vertical
+from sim.libero.expert import BowlExpert
 from sim.libero.goal_experts import SurfaceExpert
 from sim.libero.goals import Predicate, Thing
 from sim.libero.long_experts import MugExpert, ShutDrawerExpert, parts_of
@@ -22,6 +22,7 @@ from sim.libero.scene import axis_angle_from_quaternion
 from sim.libero.snapshot import ObservationClock
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import HORIZONS, LiberoTask, Variant, instruction_from_name, load_tasks, read_init_states
+from sim.libero.waypoints import turn_about_vertical
 from sim.suites import get_suite
 
 

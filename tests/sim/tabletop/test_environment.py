@@ -4,17 +4,22 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 from scripts.pretraining.play import canonical_instruction, held_out_pairs, sample_play
-from sim.contract import EnvironmentRequestError
+from sim.contract import EnvironmentRequestError, StepOutcome
+from sim.core.operational_space import matrix_to_rotation_vector, rotation_vector_to_matrix
 from sim.suites import get_suite
-from sim.tabletop.environment import TabletopEnvironment, register_environments
-from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, initial_layout
+from sim.tabletop.environment import WORKSPACE, TabletopEnvironment, register_environments
+from sim.tabletop.goals import DrawerOpened, DrawerShut, Goal
+from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, CABINET_Y, Scene
+from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, Task, initial_layout, sample_layout
 
 SUITE = get_suite("tabletop")
 NOTHING = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
@@ -93,6 +98,180 @@ def test_a_reset_leaves_nothing_behind() -> None:
     np.testing.assert_array_equal(environment.model.geom_rgba, colour)
 
 
+def play(environment: TabletopEnvironment, task_id: int) -> list[tuple[object, ...]]:
+    """Evaluation state 1, reset and played by the expert until the horizon: everything that can be seen of it."""
+    environment.reset_to("eval", 1)
+    expert = SUITE.make_expert(task_id, 0)
+    expert.reset(environment)
+    seen: list[tuple[object, ...]] = []
+    for _ in range(environment.horizon):
+        outcome = environment.advance(expert.act(environment))
+        world = environment.world_state()
+        seen.append((outcome, world.button_latched, world.drawer_slide, world.gripper_opening, world.gripper.tolist()))
+        seen.append(
+            (environment.robot_state().tolist(), environment.data.qpos.tolist(), environment.data.qvel.tolist())
+        )
+        seen.append((environment.model.geom_rgba.tolist(), environment.init_state_id))
+    return seen
+
+
+@pytest.mark.parametrize("task_id", [7, 8])
+def test_an_episode_after_a_reset_is_the_same_episode(task_id: int) -> None:
+    """Drawer and button, a held object, steps, controller: whatever the first episode changed is as it was."""
+    environment = SUITE.make(task_id)
+    assert isinstance(environment, TabletopEnvironment)
+    assert play(environment, task_id) == play(environment, task_id)
+
+
+def test_a_reset_releases_the_button() -> None:
+    environment, expert = SUITE.make(8), SUITE.make_expert(8, 0)
+    assert isinstance(environment, TabletopEnvironment)
+    environment.reset_to("train", 0)
+    expert.reset(environment)
+    assert not environment.world_state().button_latched
+    while not environment.world_state().button_latched:
+        environment.advance(expert.act(environment))
+    for _ in range(10):
+        environment.advance(expert.act(environment))
+    assert environment.data.qpos[environment._button_address] < BUTTON_PRESSED, "it sprang back"
+    assert environment.world_state().button_latched, "and stays lit"
+    environment.reset_to("train", 0)
+    assert not environment.world_state().button_latched
+    environment.advance(NOTHING)
+    assert not environment.world_state().button_latched
+
+
+def test_a_reset_counts_steps_from_nothing_and_centres_the_goal() -> None:
+    environment = SUITE.make(0)
+    assert isinstance(environment, TabletopEnvironment)
+    ends = []
+    for _ in range(2):
+        environment.reset_to("train", 0)
+        np.testing.assert_array_equal(environment._goal_position, environment.world_state().gripper)
+        ends.append([environment.advance(NOTHING).truncated for _ in range(environment.horizon)].index(True))
+        turned = NOTHING.copy()
+        turned[5] = 1.0
+        environment.advance(turned)
+    assert ends == [environment.horizon - 1] * 2
+    environment.reset_to_layout(initial_layout(0, "eval", 3))
+    assert environment.init_state_id == -1, "a layout of one's own is no stored state"
+    np.testing.assert_array_equal(environment._goal_rotation, np.diag([1.0, -1.0, -1.0]))
+
+
+def test_a_reset_opens_the_fingers_and_shuts_the_drawer() -> None:
+    environment = SUITE.make(7)
+    assert isinstance(environment, TabletopEnvironment)
+    environment.reset_to("train", 0)
+    closing = NOTHING.copy()
+    closing[6] = 1.0
+    for _ in range(10):
+        environment.advance(closing)
+    environment.data.qpos[environment._drawer_address] = 0.1
+    environment.advance(closing)
+    world = environment.world_state()
+    assert world.gripper_opening < 0.01 and world.drawer_slide > 0.09
+    environment.reset_to("train", 0)
+    world = environment.world_state()
+    assert world.gripper_opening == 0.08 and world.drawer_slide == 0.0
+    assert world.initial_objects.keys() == world.objects.keys() == {"purple cube"}
+    np.testing.assert_array_equal(world.initial_objects["purple cube"], world.objects["purple cube"])
+
+
+def drawer_task(*goals: Goal) -> TabletopEnvironment:
+    task = Task("drawer", "move the drawer", Scene(drawer="green", button="red"), goals, horizon=2)
+    return TabletopEnvironment(task=task)
+
+
+def test_a_layout_puts_drawer_and_button_where_it_says() -> None:
+    environment = drawer_task(DrawerShut())
+    layout = sample_layout(environment.task.scene, np.random.default_rng(0))
+    environment.reset_to_layout(replace(layout, drawer_slide=0.1, drawer_x=0.04, button=np.array([0.02, -0.1])))
+    world = environment.world_state()
+    assert world.drawer_position is not None and world.button is not None
+    assert world.drawer_slide == 0.1
+    np.testing.assert_allclose(world.drawer_position, [0.04, CABINET_Y - 0.1, 0.0], atol=1e-12)
+    np.testing.assert_allclose(world.button, [0.02, -0.1, BUTTON_HEIGHT], atol=1e-12)
+
+
+def test_success_needs_every_goal_and_is_never_truncated() -> None:
+    """A drawer that is shut from the start, over its horizon of two steps and one further."""
+    outcomes = {}
+    for goals in ((DrawerShut(),), (DrawerShut(), DrawerOpened())):
+        environment = drawer_task(*goals)
+        environment.reset_to_layout(sample_layout(environment.task.scene, np.random.default_rng(0)))
+        found = [environment.advance(NOTHING) for _ in range(3)]
+        outcomes[len(goals)] = [(outcome.success, outcome.truncated) for outcome in found]
+        assert all((outcome.progress == 1.0) is outcome.success for outcome in found)
+    assert outcomes == {1: [(True, False)] * 3, 2: [(False, False), (False, True), (False, True)]}
+
+
+@pytest.mark.parametrize(("beyond", "pressed"), [(-1e-4, False), (1e-4, True)])
+def test_a_button_is_pressed_from_a_depth_on(beyond: float, pressed: bool) -> None:
+    environment = drawer_task(DrawerShut())
+    environment.reset_to_layout(sample_layout(environment.task.scene, np.random.default_rng(0)))
+    environment.model.jnt_stiffness[:], environment.model.opt.gravity[:] = 0.0, 0.0  # it stays where it is put
+    environment.data.qpos[environment._button_address] = BUTTON_PRESSED + beyond
+    environment.advance(NOTHING)
+    assert environment.world_state().button_latched is pressed
+
+
+def test_fingers_are_reported_with_opposite_signs() -> None:
+    environment = SUITE.make(0)
+    environment.reset_to("train", 0)
+    np.testing.assert_allclose(environment.robot_state()[6:], [0.04, -0.04], atol=1e-7)
+    environment.advance(np.array([0, 0, 0, 0, 0, 0, 1.0]))
+    state = environment.robot_state()
+    assert state[6] < 0.03 and state[7] > -0.03, "they close towards each other"
+
+
+@pytest.mark.parametrize("beyond", [-0.2, -1e-4, 0.0, 1e-4, 0.2])
+def test_orientation_passes_straight_down_without_a_jump(beyond: float) -> None:
+    """Pointing straight down is a half turn about x; further tilted it is more than that, not one the other way."""
+    environment = SUITE.make(0)
+    assert isinstance(environment, TabletopEnvironment)
+    environment.reset_to("train", 0)
+    environment._site_rotation[:] = rotation_vector_to_matrix(np.array([np.pi + beyond, 0.0, 0.0]))
+    np.testing.assert_allclose(environment.robot_state()[3:6], [np.pi + beyond, 0.0, 0.0], atol=1e-6)
+
+
+def test_poses_belong_to_the_new_joint_positions() -> None:
+    environment = SUITE.make(7)
+    assert isinstance(environment, TabletopEnvironment)
+    environment.reset_to("train", 0)
+    for _ in range(3):
+        environment.advance(np.array([0.7, -0.4, 0.5, 0.3, 0.0, 0.0, 1.0]))
+        fresh = mujoco.MjData(environment.model)
+        fresh.qpos[:] = environment.data.qpos
+        mujoco.mj_forward(environment.model, fresh)
+        np.testing.assert_allclose(environment.data.site_xpos, fresh.site_xpos, atol=1e-9)
+        np.testing.assert_allclose(environment.gripper_rotation(), fresh.site("grip").xmat.reshape(3, 3), atol=1e-9)
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("side", [0, 1])
+def test_leaving_the_workspace_costs_one(axis: int, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = SUITE.make(0)
+    assert isinstance(environment, TabletopEnvironment)
+    environment.reset_to("train", 0)
+    world = environment.world_state()
+    costs = []
+    for beyond in (-0.001, 0.001):
+        gripper = WORKSPACE.mean(axis=1)
+        gripper[axis] = WORKSPACE[axis, side] + (beyond if side else -beyond)
+        monkeypatch.setattr(environment, "world_state", lambda gripper=gripper: replace(world, gripper=gripper))
+        costs.append(environment.advance(NOTHING).cost)
+    assert costs == [0.0, 1.0]
+
+
+def test_an_arm_that_is_driven_out_pays_and_one_that_comes_back_does_not() -> None:
+    environment = SUITE.make(0)
+    environment.reset_to("train", 0)
+    up, down = NOTHING.copy(), NOTHING.copy()
+    up[2], down[2] = 1.0, -1.0
+    costs = [environment.advance(action).cost for action in [up] * 12 + [down] * 8]
+    assert costs[0] == 0.0 and costs[11] == 1.0 and costs[-1] == 0.0
+
+
 def test_full_scale_actions_move_the_gripper_the_commanded_way() -> None:
     environment = SUITE.make(0)
     for axis in range(3):
@@ -107,6 +286,21 @@ def test_full_scale_actions_move_the_gripper_the_commanded_way() -> None:
         assert np.abs(np.delete(moved, axis)).max() < 0.25 * moved[axis]
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_full_scale_actions_turn_the_gripper_the_commanded_way(axis: int) -> None:
+    environment = SUITE.make(0)
+    assert isinstance(environment, TabletopEnvironment)
+    environment.reset_to("train", 0)
+    before = environment.gripper_rotation()
+    action = NOTHING.copy()
+    action[3 + axis] = 0.5
+    for _ in range(3):
+        environment.advance(action)
+    turned = matrix_to_rotation_vector(environment.gripper_rotation() @ before.T)
+    assert turned[axis] > 0.1
+    assert np.abs(np.delete(turned, axis)).max() < 0.5 * turned[axis]
+
+
 def test_the_horizon_truncates_and_never_terminates() -> None:
     environment = SUITE.make(0)
     environment.reset_to("train", 0)
@@ -118,10 +312,11 @@ def test_the_horizon_truncates_and_never_terminates() -> None:
 def test_an_unstable_simulation_ends_the_episode() -> None:
     environment = SUITE.make(0)
     assert isinstance(environment, TabletopEnvironment)
-    environment.reset_to("train", 0)
-    environment.data.qvel[9] = np.inf
-    outcome = environment.advance(NOTHING)
-    assert outcome.truncated and not outcome.success
+    for speed in (np.inf, 1e4):
+        environment.reset_to("train", 0)
+        environment.data.qvel[9] = speed
+        outcome = environment.advance(NOTHING)
+        assert outcome == StepOutcome(success=False, truncated=True, cost=1.0, progress=0.0)
 
 
 @pytest.mark.parametrize("task_id", SUITE.task_ids)
