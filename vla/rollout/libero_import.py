@@ -22,6 +22,7 @@ from rich.console import Console
 from sim.contract import CONTROL_FREQUENCY, Observation, StepOutcome
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.suite import LiberoSuite
+from sim.libero.tasks import OFFICIAL_IMAGE_SIZE
 from sim.pool.worker import EpisodeRequest
 from vla.data.episode import Episode
 from vla.data.lerobot_reader import UNKNOWN
@@ -186,7 +187,7 @@ def _run(config: ImportConfig, jobs: Sequence[Demonstration], staging: Path, siz
 
 
 def _suite(config: ImportConfig) -> LiberoSuite:
-    return LiberoSuite(config.suite, config.image_size or LiberoSuite.OFFICIAL_IMAGE_SIZE)
+    return LiberoSuite(config.suite, config.image_size or OFFICIAL_IMAGE_SIZE)
 
 
 class DemonstrationReader(Player):

@@ -135,9 +135,11 @@ def test_a_run_describes_itself(seen: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *(({name: 0}, f"{name} must be at least 1, not 0") for name in ("episodes_per_task", "num_slots", "threads")),
-        *(({name: 0}, f"{name} must be at least 1, not 0") for name in ("num_workers", "image_size")),
-        ({"videos_per_task": -1}, "videos_per_task must not be negative, not -1"),
+        *(
+            ({name: 0}, f"{name} is 0; it must be at least 1")
+            for name in ("episodes_per_task", "num_slots", "threads", "image_size")
+        ),
+        *(({name: -1}, f"{name} is -1; it must be at least 0") for name in ("num_workers", "videos_per_task", "seed")),
         ({"protocol": "openvla"}, "unknown protocol 'openvla'; it is one of libero-official, libero-512, or null"),
         ({"protocol": "libero-512"}, "protocol=libero-512 is for a LIBERO suite, such as libero_spatial, not 'fake'"),
         ({"protocol": "libero-512", "suite": "libero_10_512"}, "not 'libero_10_512'"),
