@@ -89,6 +89,9 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "task": ("tasks",),
     "task_suite_name": ("suite",),
     "total_timesteps": ("iterations", "max_minutes", "train_minutes"),
+    "report_to": ("logger",),
+    "use_wandb": ("logger",),
+    "wandb": ("logger",),
     "workers": ("num_workers",),
 }
 """What a setting is called elsewhere -> ours that do it, the nearest first."""

@@ -31,7 +31,7 @@ from vla.run.cores import worker_count
 from vla.run.devices import draw_beside, resolve_device, set_threads
 from vla.run.files import write_json
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import RunFolder
+from vla.run.run_folder import Logger, RunFolder
 from vla.run.seeding import derive_seed
 from vla.run.settings import Checks
 
@@ -94,6 +94,8 @@ class EvaluationConfig:
     """auto, cpu, cuda or cuda:<n>."""
     threads: int | None = None
     """Threads of torch's CPU kernels; null for one per available core. Another number rounds sums otherwise."""
+    logger: Logger = "tensorboard"
+    """Where metrics are shown beside `metrics.jsonl`: "tensorboard", or "wandb" as well (the extra `wandb`)."""
     resume: bool = False
     """Continue the run in `output`, skipping the episodes it already holds."""
 
@@ -224,7 +226,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
     findings = suite.self_test(pictures=policy is not None)
     for reason in findings["off_protocol"]:
         _log.warning("off the published protocol: %s", reason)
-    with RunFolder(config.output, resume=config.resume) as run:
+    with RunFolder(config.output, config.resume, config.logger) as run:
         completed = _open_run(run, config, protocol, EXPERT if policy is None else policy_fingerprint(policy))
         write_json(run.path / "self_test.json", findings)
         keys = {_key(item) for item in wanted}

@@ -21,7 +21,7 @@ from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import RunFolder
+from vla.run.run_folder import Logger, RunFolder
 from vla.run.settings import Checks
 
 SCRATCH = "scratch"
@@ -31,7 +31,17 @@ Evaluator = Callable[[PrismaticPolicy, int], Metrics]
 """Called with the policy and the steps done; returns metrics such as `eval/success_rate`."""
 
 _MAY_CHANGE = frozenset(
-    {"output", "resume", "device", "checkpoint_every", "keep_checkpoints", "log_every", "num_workers", "threads"}
+    {
+        "output",
+        "resume",
+        "device",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+        "num_workers",
+        "threads",
+        "logger",
+    }
 )
 
 
@@ -86,6 +96,8 @@ class FineTuneConfig(ImitationConfig):
     """auto, cpu, cuda or cuda:<n>."""
     threads: int | None = None
     """Threads of torch's CPU kernels; null for one per available core. Another number rounds sums otherwise."""
+    logger: Logger = "tensorboard"
+    """Where metrics are shown beside `metrics.jsonl`: "tensorboard", or "wandb" as well (the extra `wandb`)."""
     resume: bool = False
     """Continue the run in `output` from its last checkpoint."""
 
@@ -106,7 +118,7 @@ def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> d
 
     device = resolve_device(config.device)
     set_threads(config.threads)
-    with RunFolder(config.output, resume=config.resume) as run:
+    with RunFolder(config.output, config.resume, config.logger) as run:
         restart = _restart_point(run, config)
         episodes = read_demonstrations(config.dataset, config.tasks, config.episodes_per_task)
         policy = _open_policy(config, episodes, restart, device)

@@ -10,6 +10,7 @@ from vla.policies.sampling import Sampling
 from vla.rewards.reward import WrappedReward, reward_class
 from vla.rl.method import Method, estimator_class, settings_of, variant_class
 from vla.run.plugins import settings_key
+from vla.run.run_folder import Logger
 from vla.run.settings import Checks
 
 
@@ -182,6 +183,8 @@ class TrainConfig:
     """Arithmetic of rollouts and updates: "auto" is bfloat16 where the hardware has it. Evaluations are in float32."""
     threads: int | None = None
     """Threads of torch's CPU kernels; null for one per available core."""
+    logger: Logger = "tensorboard"
+    """Where metrics are shown beside `metrics.jsonl`: "tensorboard", or "wandb" as well (the extra `wandb`)."""
     resume: bool = False
     """Continue the run in `output` from its last checkpoint (from the start if it has none)."""
 
@@ -213,6 +216,7 @@ RESUME_MAY_CHANGE = frozenset(
         "max_frame_gigabytes",
         "device",
         "threads",
+        "logger",
         "resume",
     }
 )

@@ -74,7 +74,7 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
     tasks = chosen_tasks(config, suite)
     workers = available_cpus() if config.num_workers is None else config.num_workers
     algo = config.algo
-    with RunFolder(config.output, resume=config.resume) as run:
+    with RunFolder(config.output, config.resume, config.logger) as run:
         state = open_state(run, config, components.load_policy)
         check_frame_memory(config, state.policy.spec, suite, tasks)
         run.write_config(asdict(config))

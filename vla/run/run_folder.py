@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -33,9 +33,10 @@ from vla.run.files import read_json_object, remove_temporaries, write_json, writ
 from vla.run.jsonl import append_lines, drop_torn_line, keep_lines, read_lines, write_lines
 from vla.run.sinks import MetricSink, TensorBoardSink, WandbSink
 
-__all__ = ["LOGGERS", "RunFolder", "comparable_metrics", "read_config"]
+__all__ = ["LOGGERS", "Logger", "RunFolder", "comparable_metrics", "read_config"]
 
-LOGGERS = ("tensorboard", "wandb")
+Logger = Literal["tensorboard", "wandb"]
+LOGGERS = get_args(Logger)
 """Where metrics can be watched; TensorBoard's event files are written in either case."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from sim.contract import Suite
 from sim.pool import EnvironmentPool
+from tests.fake_wandb import FakeWandb
 from tests.fakes import FakePolicy, FakeSuite
 from tests.vla.evaluation.small_runs import config
 from vla.errors import ReflexError
@@ -109,8 +111,22 @@ def test_a_setting_reaches_its_place(
 
 
 def test_every_setting_has_a_test() -> None:
-    elsewhere = {"resume"}  # test_runner: an interrupted run resumes, and is refused without it
+    elsewhere = {
+        "logger",  # below
+        "resume",  # test_runner: an interrupted run resumes, and is refused without it
+    }
     assert {field.name for field in fields(EvaluationConfig)} == set(REACHES) | elsewhere
+
+
+def test_metrics_go_to_the_logger_that_is_named(
+    seen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    observe(seen, config(tmp_path / "plain", tasks=[0]))
+    assert not fake.logged
+    observe(seen, config(tmp_path / "shown", tasks=[0], logger="wandb"))
+    assert [(step, "eval/success_rate" in metrics) for step, metrics in fake.logged] == [(0, True)]
 
 
 def test_what_is_not_set_is_taken_from_the_machine_and_the_suite(seen: dict[str, Any], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from sim.contract import Suite
 from sim.pool import EnvironmentPool
 from tests.fake_suite import FakeSuite
+from tests.fake_wandb import FakeWandb
 from tests.vla.imitation.helpers import make_episode
 from tests.vla.policies.helpers import make_observations, small_policy
 from vla.data.lerobot_writer import LeRobotWriter
@@ -259,3 +261,12 @@ def test_every_setting_that_may_change_on_resume_exists_and_changes_no_result(wo
     fine_tune(dataclasses.replace(first, resume=True, **changes))
     refused = {field.name for field in dataclasses.fields(FineTuneConfig)} - _MAY_CHANGE
     assert {"dataset", "policy", "policy_id", "tasks", "weighting", "seed", "steps", "augmentation"} <= refused
+
+
+def test_metrics_go_to_the_logger_that_is_named(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    fine_tune(make_config(workplace, tmp_path / "run", steps=2, evaluate_every=0, log_every=1, logger="wandb"))
+    assert [step for step, _ in fake.logged] == [1, 2]

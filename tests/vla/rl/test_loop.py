@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.fake_wandb import FakeWandb
 from tests.fakes import HORIZON
 from tests.vla.rl.helpers import components, load_fake_policy, resumable_config, small_config
 from vla.errors import ReflexError
@@ -286,3 +287,13 @@ def test_rewards_can_see_where_the_arm_went_or_how_far_it_truly_came(tmp_path, e
     train(small_config(tmp_path / "run", iterations=1, **settings), components())
     assert not (tmp_path / "run/encoder").exists()
     assert any(line.get("reward/centres", 0) > 0 for line in lines(tmp_path / "run"))
+
+
+def test_metrics_go_to_the_logger_that_is_named(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(small_config(tmp_path / "run", iterations=2, evaluate_every=0, logger="wandb"), components())
+    assert [step for step, _ in fake.logged] == [1, 2]
+    assert fake.settings[0][0]["algo"]["reward"] == "binary"
+    train(small_config(tmp_path / "quiet", iterations=1, evaluate_every=0), components())
+    assert len(fake.logged) == 2

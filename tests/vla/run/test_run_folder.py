@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.fake_wandb import FakeWandb
 from tests.vla.run.file_calls import FileCalls, Killed
 from vla.errors import ReflexError
 from vla.run.checkpoints import MANIFEST
@@ -108,36 +107,6 @@ def test_tensorboard_holds_the_metrics_and_hides_what_was_truncated(tmp_path: Pa
 def test_an_episode_without_a_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a step"):
         RunFolder(tmp_path).append_episodes([{"task_id": 0}])
-
-
-class FakeWandb(types.ModuleType):
-    """As much of Weights & Biases as a run uses, with what it was told."""
-
-    class Error(Exception):
-        pass
-
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.runs: list[dict[str, Any]] = []
-        self.logged: list[tuple[int, dict[str, float]]] = []
-        self.settings: list[tuple[dict[str, Any], bool]] = []
-        self.finished, self.problem = 0, ""
-        self.config = self  # a run has `config.update`, `log` and `finish`
-
-    def init(self, **options: Any) -> FakeWandb:
-        if self.problem:
-            raise self.Error(self.problem)
-        self.runs.append(options)
-        return self
-
-    def update(self, settings: dict[str, Any], allow_val_change: bool = False) -> None:
-        self.settings.append((settings, allow_val_change))
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        self.logged.append((step, metrics))
-
-    def finish(self) -> None:
-        self.finished += 1
 
 
 @pytest.fixture
