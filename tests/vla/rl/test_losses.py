@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from vla.rl.losses import clipped_objective, k3_divergence, policy_loss
@@ -98,7 +98,7 @@ def test_the_distance_that_stops_an_update_is_from_the_sampling_policy_to_the_pr
     assert terms.approximate_kl == pytest.approx(expected, abs=1e-6)
 
 
-RATIOS, ADVANTAGES = st.floats(0.05, 20.0), st.floats(-3.0, 3.0)
+RATIOS, ADVANTAGES = st.floats(0.05, 20.0), st.integers(-300, 300).map(lambda hundredths: hundredths / 100)
 
 
 @settings(max_examples=60, deadline=None)
@@ -122,6 +122,7 @@ def test_a_clip_never_promises_more_than_the_ratio_and_cuts_only_where_it_differ
 @settings(max_examples=60, deadline=None)
 @given(RATIOS, ADVANTAGES, st.floats(1.3, 5.0))
 def test_a_dual_clip_bounds_what_a_bad_token_costs_and_touches_no_other(ratio, advantage, bound):
+    assume(abs(ratio - bound) > 1e-6)
     plain, dual = objective(ratio, advantage), objective(ratio, advantage, dual_clip=bound)
     if advantage >= 0 or ratio <= bound:
         assert dual == plain
