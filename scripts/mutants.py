@@ -1,9 +1,9 @@
 """What `make mutants` found: for each module the mutants, those that the tests noticed, and every one that lived.
 
-mutmut (https://mutmut.readthedocs.io) changes one expression at a time and runs the tests that reach it. What it changes,
-and with which tests, is in `[tool.mutmut]` of pyproject.toml. It keeps its results in `mutants/`; this script writes one
-file a module from them: `python -m scripts.mutants docs/results/mutants`. A survivor is a hole in the tests, or changes
-nothing that anyone could notice; the README beside the files says which are of the second kind, and why.
+mutmut (https://mutmut.readthedocs.io) changes one expression at a time and runs the tests that reach it. What it
+changes, and with which tests, is in `[tool.mutmut]` of pyproject.toml. It keeps its results in `mutants/`; this script
+writes one file a module from them: `python -m scripts.mutants docs/results/mutants`. A survivor is a hole in the tests,
+or changes nothing that anyone could notice; the README beside the files says which are of the second kind, and why.
 """
 
 from __future__ import annotations
