@@ -243,3 +243,11 @@ def test_variance_is_explained_over_decisions_and_not_over_rollouts() -> None:
     values = [np.array([0.0, 0.0, 0.0]), np.array([1.0])]
     # Rewards 0 0 0 0.5: variance 3/64; one error of 0.5: 1/16 left.
     assert explained_variance(values, np.array([0.0, 0.5])) == pytest.approx(1 - (1 / 16) / (3 / 64))
+
+
+@pytest.mark.parametrize(("rollouts_of_rewards", "rollouts_of_weights"), [(1, 2), (2, 1), (3, 2), (2, 3)])
+def test_a_rollout_without_a_reward_or_a_weight_is_an_error(rollouts_of_rewards: int, rollouts_of_weights: int) -> None:
+    values = [np.array([0.5, 0.2], np.float32)] * 2
+    rewards, weights = np.ones(rollouts_of_rewards, np.float32), np.zeros(rollouts_of_weights, np.float32)
+    with pytest.raises(ValueError, match="zip"):
+        critic_advantages(values, rewards, weights, 1.0, 1.0)
