@@ -224,3 +224,14 @@ def test_the_mean_over_the_deviation_by_hand():
     # Deviation 1e-6, and as much again that keeps the division defined.
     assert group_mean(np.array([1e-6, -1e-6]))[0] == pytest.approx(0.5)
     assert group_mean(np.array([3.0, 1.0]), minimum_deviation=4.0).tolist() == pytest.approx([0.25, -0.25], abs=1e-5)
+
+
+def test_groups_are_worked_out_in_double_precision_and_named_by_whole_numbers():
+    """Whatever numbers they come as; half precision cannot tell 1 - 1e-4 from 1."""
+    rewards, groups = np.array([1.0, 1e-4], np.float16), np.array([7.0, 7.0])
+    (found,) = group_spread(rewards, groups).items()
+    assert found == (7, pytest.approx(1 - 1e-4, abs=1e-7)) and isinstance(found[0], int)
+    seen = []
+    by_group(rewards, groups, lambda values: seen.append(values.dtype) or values)
+    assert seen == [np.float64]
+    assert with_weights(np.array([1.0]), 1.0, np.array([2.0])).dtype == np.float32

@@ -171,3 +171,10 @@ def test_the_reference_penalty_pulls_back():
 def test_the_entropy_bonus_lowers_the_loss():
     base, bonus = policy_loss(**batch()), policy_loss(**batch(), entropy_coefficient=0.1)
     assert float((base.loss - bonus.loss).detach()) == pytest.approx(0.1 * (1 + 2) + 0.1 * 3 * 0.5)
+
+
+def test_coefficients_are_zero_where_none_are_given():
+    """A reference alone is only measured."""
+    reference = torch.log(torch.tensor([[0.5, 0.4], [0.1, 0.9]]))
+    plain, measured = policy_loss(**batch()), policy_loss(**batch(), reference_log_probs=reference)
+    assert float(measured.loss.detach()) == float(plain.loss.detach()) and measured.reference_kl > 0

@@ -26,6 +26,7 @@ from vla.rl.loop import Components, train
 from vla.rl.sampling import rollout_seeds
 from vla.run.devices import resolve_device
 from vla.run.run_folder import RunFolder
+from vla.run.seeding import derive_seed
 
 SUITES: list[FakeSuite] = []
 """Made by `any_suite`, newest last."""
@@ -175,6 +176,17 @@ def _pool(runs: Runs, **changes: int) -> tuple[int, int]:
     return runs.pools[-1][1:]
 
 
+def _seeds(runs: Runs, seed: int) -> list[int]:
+    """Of the rollouts, those of the evaluation before and after included."""
+    found = runs.run(seed=seed, evaluate_every=1, evaluation_episodes_per_task=1, tasks=[0])
+    return [line["seed"] for line in found.episodes]
+
+
+def _expected_seeds(seed: int) -> list[int]:
+    held_out = derive_seed(seed, "eval", 0, 0)
+    return [held_out, *rollout_seeds(2, seed, 0), held_out]
+
+
 def _algo(runs: Runs, size: int) -> int:
     return len(runs.run(algo_group_size=size).episodes)
 
@@ -236,10 +248,7 @@ CASES: dict[str, tuple[Callable[[Runs, Any], Any], list[tuple[Any, Any]]]] = {
         lambda runs, value: runs.run(keep_checkpoints=value, checkpoint_every=1, iterations=2).checkpoints,
         [(None, ["0", "1", "2"]), (1, ["2"]), (2, ["1", "2"])],
     ),
-    "seed": (
-        lambda runs, value: [line["seed"] for line in runs.run(seed=value).episodes],
-        [(0, rollout_seeds(2, 0, 0)), (5, rollout_seeds(2, 5, 0))],
-    ),
+    "seed": (_seeds, [(0, _expected_seeds(0)), (5, _expected_seeds(5))]),
     "num_workers": (lambda runs, value: _pool(runs, num_workers=value), [(0, (8, 0)), (3, (8, 3)), (50, (8, 8))]),
     "num_slots": (lambda runs, value: _pool(runs, num_slots=value), [(8, (8, 0)), (4, (4, 0))]),
     "max_frame_gigabytes": (_refused, [(8.0, False), (1e-6, True)]),
