@@ -173,3 +173,14 @@ def test_what_a_batch_says_of_its_rollouts_is_in_their_order():
     batch = Batch(rollouts=rollouts)
     assert batch.successes.tolist() == [True, False, True] and batch.successes.dtype == bool
     assert batch.task_ids.tolist() == [2, 1, 0]
+
+
+def test_samples_are_of_single_precision_and_may_be_joined_alone():
+    """A gradient in double precision would be another one."""
+    policy = TrainableFakePolicy(gain=0.2)
+    rollouts = [Rollout.from_episode(episode, policy) for episode in roll_out(policy, 1)]
+    for advantages in (np.ones(1, np.float64), [np.ones(len(rollouts[0].tokens), np.float64)], [1]):
+        samples = build_samples(rollouts, advantages, "token", None, random_generator())
+        assert samples is not None and samples.advantages.dtype == samples.weights.dtype == torch.float32
+    joined = Samples.concatenate([samples])
+    assert torch.equal(joined.tokens, samples.tokens) and len(joined.inputs) == len(samples)

@@ -158,3 +158,8 @@ def test_seeds_of_a_round_are_its_own():
     assert not any(set(one) & set(other) for other in others)
     streams = [stream_generator("groups", *of).random() for of in ((0, 0), (1, 0), (0, 1), (0, 0, 1))]
     assert len(set(streams)) == 4
+
+
+def test_evaluations_between_training_episodes_end_nothing():
+    train = {"split": "train", "task_id": 1, "init_state_id": 2, "step": 3, "success": True}
+    assert last_success_rates([train | {"split": "eval"}, train]) == {(1, 2, 0): 1.0}

@@ -310,3 +310,19 @@ def test_only_parameters_that_require_a_gradient_are_optimised():
     policy.bias.requires_grad_(False)
     (group,) = make_optimiser(policy, AlgoConfig(learning_rate=0.3)).param_groups
     assert group["params"] == [policy.gain] and group["lr"] == 0.3
+
+
+def test_a_mean_over_one_token_is_that_token_s():
+    assert Totals(tokens=1, loss=3.0).metrics()["update/loss"] == 3.0
+
+
+def test_a_reference_pulls_only_with_a_weight():
+    moved = []
+    for reference in (None, TrainableFakePolicy(gain=0.9)):
+        policy, config = TrainableFakePolicy(gain=0.4), plain(minibatch_size=24, update_epochs=1, warmup_iterations=0)
+        update_policy(
+            policy, make_optimiser(policy, config), samples_of(policy), config, iteration=0,
+            generator=random_generator(), reference=reference,
+        )  # fmt: skip
+        moved.append(torch.cat([policy.gain.detach()[None], policy.bias.detach()]))
+    assert torch.equal(*moved)
