@@ -277,7 +277,7 @@ CASES: dict[str, tuple[Callable[[Any], float], list[tuple[Any, float]]]] = {
     # Of a run
     "max_samples_per_update": (lambda value: len(learnt_from(max_samples_per_update=value)), [(3, 3), (5, 5)]),
     "aggregation": (
-        lambda value: float(np.ptp(learnt_from(aggregation=value).weights) > 0.1),
+        lambda value: float(np.ptp(learnt_from(aggregation=value).weights.numpy()) > 0.1),
         [("token", 0), ("episode", 1)],
     ),
     "average_decay": (average_of, [(0.0, 0.0), (0.7, 0.7)]),

@@ -163,3 +163,10 @@ def test_seeds_of_a_round_are_its_own():
 def test_evaluations_between_training_episodes_end_nothing():
     train = {"split": "train", "task_id": 1, "init_state_id": 2, "step": 3, "success": True}
     assert last_success_rates([train | {"split": "eval"}, train]) == {(1, 2, 0): 1.0}
+
+
+def test_states_are_drawn_from_a_stream_of_their_own_for_each_seed_iteration_and_round():
+    for of in ((0, 0, 0), (3, 4, 5), (3, 4, 6), (3, 5, 5), (4, 4, 5)):
+        (group,) = choose_groups({0: 1000}, 1, 2, **dict(zip(("seed", "iteration", "sampling_round"), of, strict=True)))
+        assert group.init_state_id == stream_generator("groups", *of).permutation(1000)[-1]
+        assert list(group.seeds) == rollout_seeds(2, *of)
