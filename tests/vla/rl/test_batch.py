@@ -184,3 +184,15 @@ def test_samples_are_of_single_precision_and_may_be_joined_alone():
         assert samples is not None and samples.advantages.dtype == samples.weights.dtype == torch.float32
     joined = Samples.concatenate([samples])
     assert torch.equal(joined.tokens, samples.tokens) and len(joined.inputs) == len(samples)
+
+
+def test_a_decision_after_the_end_executes_nothing():
+    spec = PolicySpec(("image",), 16, True, chunk_horizon=2, execute_steps=2, tokens_per_chunk=14)
+    assert executed_tokens(3, 3, spec).sum(axis=1).tolist() == [14, 7, 0]
+
+
+def test_what_the_policy_took_in_is_kept_and_not_prepared_again():
+    policy = TrainableFakePolicy(gain=0.2)
+    (episode,) = roll_out(policy, 1)
+    inputs = object()
+    assert Rollout.from_episode(replace(episode, inputs=inputs), policy).inputs is inputs

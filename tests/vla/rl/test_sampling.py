@@ -16,6 +16,7 @@ from vla.rl.sampling import (
     stream_generator,
 )
 from vla.rl.variants.webrl_gate import gated_tasks
+from vla.run.seeding import derive_seed
 
 
 def choose(count=12, **changes):
@@ -170,3 +171,7 @@ def test_states_are_drawn_from_a_stream_of_their_own_for_each_seed_iteration_and
         (group,) = choose_groups({0: 1000}, 1, 2, **dict(zip(("seed", "iteration", "sampling_round"), of, strict=True)))
         assert group.init_state_id == stream_generator("groups", *of).permutation(1000)[-1]
         assert list(group.seeds) == rollout_seeds(2, *of)
+
+
+def test_rollouts_seeds_are_of_a_stream_that_nothing_else_draws_from():
+    assert rollout_seeds(2, 3, 4, 5) == [derive_seed("rollouts", 3, 4, 5, index) for index in range(2)]

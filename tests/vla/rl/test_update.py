@@ -326,3 +326,34 @@ def test_a_reference_pulls_only_with_a_weight():
         )  # fmt: skip
         moved.append(torch.cat([policy.gain.detach()[None], policy.bias.detach()]))
     assert torch.equal(*moved)
+
+
+def test_a_reference_is_asked_as_the_policy_is():
+    """At the same temperature an equal reference is at no distance."""
+    policy, same = TrainableFakePolicy(gain=0.4), TrainableFakePolicy(gain=0.4)
+    samples = samples_of(policy, temperature=1.6)
+    config = replace(plain(), sampling=Sampling(1.6, 0.0, 0.0))
+    totals, _ = accumulate_gradient(policy, samples, torch.arange(24), config, same)
+    assert totals.reference_kl == pytest.approx(0, abs=1e-4)
+    pull = policy.bias.grad.clone()
+    policy.zero_grad()
+    accumulate_gradient(policy, samples, torch.arange(24), config, None)
+    assert torch.equal(policy.bias.grad, pull)
+    other = TrainableFakePolicy(gain=0.9)
+    policy.zero_grad()
+    accumulate_gradient(policy, samples, torch.arange(24), config, other)
+    assert torch.equal(policy.bias.grad, pull), "a distance without a weight is only measured"
+
+
+def test_the_gradient_of_one_token_is_that_token_s():
+    gradients = []
+    for copies in (1, 2):
+        policy = TrainableFakePolicy(gain=0.4)
+        samples = samples_of(policy)
+        executed = torch.zeros_like(samples.executed)
+        executed[0, :copies] = True
+        tokens = samples.tokens.clone()
+        tokens[0, 7] = tokens[0, 0]
+        accumulate_gradient(policy, replace(samples, executed=executed), torch.arange(24), plain())
+        gradients.append(float(policy.bias.grad[0]))
+    assert gradients[1] == pytest.approx(gradients[0] / 2), "the second token is of another action entry"
