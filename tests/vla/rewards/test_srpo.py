@@ -304,6 +304,12 @@ class TestWhatIsCounted:
         assert result.distances.tolist() == pytest.approx([math.sqrt(2), 0.0])
         zero = srpo_rewards([[0.0, 0.0], [0.0, 2.0]], [1, 0], [0, 0], metric="cosine")
         assert zero.distances[1] == pytest.approx(1.0), "a row of zeros stays where it is"
+        short = srpo_rewards([[0.1, 0.0], [0.0, 0.2]], [1, 0], [0, 0], metric="cosine")
+        assert short.distances[1] == pytest.approx(math.sqrt(2)), "those shorter than 1 are scaled as well"
+
+    def test_a_demonstration_s_length_matters_under_the_euclidean_distance(self):
+        result = srpo_rewards([[1.0], [3.0]], [0, 0], [0, 0], demonstrations={0: np.array([[4.0]])})
+        assert result.distances.tolist() == [3.0, 1.0] and result.rewards.dtype == np.float32
 
 
 class TestRadius:
