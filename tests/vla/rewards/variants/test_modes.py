@@ -247,9 +247,9 @@ class TestRewardsScoreByTheirFormulas:
 
 
 def generic(batch):
-    """The batch's rows, no two pairs of which are equally far from each other."""
-    embeddings, successes, tasks = batch
-    return embeddings + np.sin(np.arange(embeddings.size) ** 1.5).reshape(embeddings.shape), successes, tasks
+    """The batch with other rows, no two pairs of which are nearly as far from each other."""
+    _, successes, tasks = batch
+    return np.random.default_rng(len(tasks)).normal(size=(len(tasks), 3)), successes, tasks
 
 
 @settings(max_examples=50, deadline=None)
