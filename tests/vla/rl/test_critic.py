@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vla.errors import ReflexError
@@ -207,6 +207,7 @@ def test_the_order_of_rollouts_does_not_matter_and_those_without_weight_get_noth
     values = [np.array(judged, np.float32) for judged, _, _ in batch]
     rewards, weights = (np.array([rollout[column] for rollout in batch], np.float32) for column in (1, 2))
     found = critic_advantages(values, rewards, weights, decay, 0.3)
+    assume(np.abs(np.concatenate(found)).max() < 1e3)  # else a rounding error is what they are divided by
     order = np.random.default_rng(seed).permutation(len(batch))
     again = critic_advantages([values[index] for index in order], rewards[order], weights[order], decay, 0.3)
     for position, index in enumerate(order):
