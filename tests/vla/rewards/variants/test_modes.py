@@ -284,3 +284,13 @@ def test_siirl_s_clusters_are_averaged_where_there_are_some():
     wins = [[0.0], [1.0], [10.0], [11.0]]
     rewards = siirl_rewards([*wins, [0.5], [2.5], [8.5]], [1] * 4 + [0] * 3, [0] * 7)
     assert rewards[4:].tolist() == pytest.approx([0.6 * sigmoid(5), 0.6 * sigmoid(-5), 0.6 * sigmoid(-5)], abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_task_without_a_success_or_a_failure_ends_nothing_for_those_after_it(mode):
+    """Task 0 has failures only, task 1 a success only, task 2 both."""
+    rows, successes, tasks = np.array([[3.0], [2.0], [1.0], [2.0], [5.0]]), [0, 1, 1, 0, 0], [0, 1, 2, 2, 2]
+    rewards = MODES[mode](rows, successes, tasks)
+    assert rewards[0] == 0 and rewards[1] == rewards[2] == 1
+    assert rewards[3:].tolist() == MODES[mode](rows[2:], successes[2:], tasks[2:])[1:].tolist()
+    assert rewards[3] > rewards[4] and rewards.dtype == np.float32
