@@ -10,6 +10,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 #   make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
+MUTANTS ?=
+MUTANT_WORKERS ?= 2
 
 # Off-screen rendering, drawn in the calling thread where the renderer is a software one.
 export MUJOCO_GL ?= egl
@@ -19,7 +21,7 @@ BASE_STAMP := $(VENV)/.installed-base
 DEV_STAMP := $(VENV)/.installed-dev
 LIBERO_STAMP := $(VENV)/.installed-libero
 
-.PHONY: help demo test lint format bench gpu-check libero doctor clean
+.PHONY: help demo test lint format bench gpu-check mutants libero doctor clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,13 +51,20 @@ bench: $(BASE_STAMP) ## Speed of the simulator, the policy and the encoder on th
 gpu-check: $(BASE_STAMP) ## What is claimed of GPUs, checked on this machine's (exit status 3 without one)
 	$(BIN)/python -m scripts.gpu_check
 
+# MUTANTS='vla.rl.losses*' tries a part. What was tried before and has not changed is not tried again.
+mutants: export OMP_NUM_THREADS ?= 1
+mutants: $(DEV_STAMP) ## Small changes to the mathematics, and whether the tests notice (an hour or more)
+	$(PIP) -e '.[mutants]'
+	$(BIN)/mutmut run --max-children $(MUTANT_WORKERS) $(MUTANTS)
+	$(BIN)/python -m scripts.mutants docs/results/mutants
+
 libero: $(LIBERO_STAMP) ## LIBERO's task builder, without its training dependencies
 
 doctor: $(BASE_STAMP) ## What is missing on this machine, and how to get it
 	$(BIN)/vla doctor
 
 clean: ## Caches and build results; keeps runs/, datasets/ and the environment
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # The interpreter is run, not only found: a version manager's shim can exist for a version that is not installed.

@@ -241,3 +241,108 @@ class TestProperties:
         rewards = failure_rewards(distances, 0.8)
         order = np.argsort(distances)
         assert (np.diff(rewards[order]) <= 0).all()
+
+    @settings(max_examples=80, deadline=None)
+    @given(BATCHES, st.integers(0, 10_000), st.floats(0.01, 100.0))
+    def test_scale_and_place_of_the_embeddings_do_not_matter(self, batch, seed, scale):
+        """Of embeddings no two distances of which are nearly equal: what is noise depends on how long they are."""
+        _, successes, tasks, _ = batch
+        generator = np.random.default_rng(seed)
+        embeddings, offset = generator.normal(size=(len(tasks), 3)), generator.normal(size=3)
+        direct, scaled, moved = (
+            srpo_rewards(rows, successes, tasks, noise_tolerance=0.0)
+            for rows in (embeddings, scale * embeddings, embeddings + offset)
+        )
+        for other, factor in ((scaled, scale), (moved, 1.0)):
+            assert other.rewards == pytest.approx(direct.rewards, abs=1e-4)
+            assert other.clusters_per_task == direct.clusters_per_task
+            np.testing.assert_allclose(other.distances / factor, direct.distances, rtol=1e-6, atol=1e-9)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=12), st.floats(0, 1))
+    def test_failures_scale_with_alpha_and_only_differences_of_distances_count(self, distances, alpha):
+        distances = np.array(distances) / 100
+        rewards, whole = failure_rewards(distances, alpha), failure_rewards(distances, 1.0)
+        assert rewards == pytest.approx(alpha * whole, abs=1e-6)
+        assert rewards.dtype == np.float32 and (rewards >= 0).all() and (rewards < 1).all()
+        shifted = failure_rewards(distances + 7.0, alpha, 1e-6)
+        assert shifted == pytest.approx(failure_rewards(distances, alpha, 1e-6), abs=1e-4)
+
+
+class TestWhatIsCounted:
+    def test_failures_far_from_the_origin_set_the_scale_of_what_is_noise(self):
+        """The success is at the origin; two failures are equally far, up to a rounding error of their own size."""
+        embeddings = [[0.0, 0.0], [3.0, 4.0], [5.0 + 1e-9, 0.0]]
+        rewards = srpo_rewards(embeddings, [1, 0, 0], [0] * 3).rewards
+        assert rewards.tolist() == pytest.approx([1, 0.4, 0.4], abs=1e-7)
+        assert srpo_rewards(embeddings, [1, 0, 0], [0] * 3, noise_tolerance=0.0).rewards[1] > 0.5
+
+    @pytest.mark.parametrize(("tolerance", "ranked"), [(0.24, True), (0.26, False)])
+    def test_noise_is_measured_against_the_longest_embedding(self, tolerance, ranked):
+        # Distances 3 and 1 from the success at 1; deviation 1, longest embedding 4.
+        rewards = srpo_rewards([[1.0], [4.0], [2.0]], [1, 0, 0], [0] * 3, noise_tolerance=tolerance).rewards
+        assert (rewards[1] != rewards[2]) == ranked
+
+    def test_the_share_of_noise_is_of_the_successes(self):
+        wins = np.concatenate([two_modes(0.01, size=2), [np.full(64, 100.0)]])
+        embeddings = np.concatenate([wins, np.ones((5, 64))])
+        result = srpo_rewards(embeddings, [1] * 5 + [0] * 5, [0] * 10)
+        assert result.noise_share == pytest.approx(1 / 5)
+        assert result.clusters_per_task == {0: 2} and result.centres_per_task == {0: 2}
+        assert srpo_rewards(np.ones((2, 3)), [0, 0], [0, 0]).noise_share == 0.0
+        both = srpo_rewards(np.concatenate([wins, np.eye(2, 64)]), [1] * 7, [0] * 5 + [1] * 2)
+        assert both.noise_share == pytest.approx(3 / 7), "the two that are too few to cluster are noise as well"
+
+    def test_invalid_successes_and_failures_are_counted_apart(self):
+        rows = [[0.0], [np.nan], [np.inf], [np.nan], [1.0]]
+        result = srpo_rewards(rows, [1, 1, 0, 0, 0], [0] * 5, invalid="zero")
+        assert (result.invalid_successes, result.invalid_failures) == (1, 2)
+
+    def test_an_error_counts_those_that_are_not_finite(self):
+        with pytest.raises(RewardError, match=r"rollout 1 holds NaN or infinity \(2 of 3 rollouts do\)"):
+            srpo_rewards([[0.0], [np.nan], [np.inf]], [1, 0, 0], [0] * 3)
+
+    def test_a_demonstration_s_length_does_not_matter_under_the_cosine_either(self):
+        demonstrations = {0: np.array([[0.0, 70.0]])}
+        result = srpo_rewards([[3.0, 0.0], [0.0, 2.0]], [0, 0], [0, 0], metric="cosine", demonstrations=demonstrations)
+        assert result.distances.tolist() == pytest.approx([math.sqrt(2), 0.0])
+        zero = srpo_rewards([[0.0, 0.0], [0.0, 2.0]], [1, 0], [0, 0], metric="cosine")
+        assert zero.distances[1] == pytest.approx(1.0), "a row of zeros stays where it is"
+        short = srpo_rewards([[0.1, 0.0], [0.0, 0.2]], [1, 0], [0, 0], metric="cosine")
+        assert short.distances[1] == pytest.approx(math.sqrt(2)), "those shorter than 1 are scaled as well"
+
+    def test_a_demonstration_s_length_matters_under_the_euclidean_distance(self):
+        result = srpo_rewards([[1.0], [3.0]], [0, 0], [0, 0], demonstrations={0: np.array([[4.0]])})
+        assert result.distances.tolist() == [3.0, 1.0] and result.rewards.dtype == np.float32
+
+
+class TestRadius:
+    def test_it_is_half_as_much_again_as_neighbours_are_apart_and_an_outlier_has_no_say(self):
+        """Five rows: the quantile 0.9 lies between the fourth distance and the outlier's; the lower one counts."""
+        rows = np.array([[0.0], [1.0], [2.0], [3.0], [100.0]])
+        clusters = cluster_successes(rows)
+        assert clusters.radius == pytest.approx(1.5)
+        assert clusters.labels.tolist() == [0, 0, 0, 0, -1] and clusters.count == 1
+        assert clusters.centres.tolist() == [1]
+
+    def test_pairs_at_the_radius_are_joined_and_those_beyond_are_not(self):
+        # Neighbours 1 apart: rows are joined up to 1.5.
+        rows = np.array([[0.0], [1.0], [2.5], [3.5], [5.1], [6.1]])
+        assert cluster_successes(rows).labels.tolist() == [0, 0, 0, 0, 1, 1]
+
+    def test_three_are_too_few_and_four_are_not(self):
+        rows = np.array([[0.0], [1.0], [10.0], [11.0]])
+        assert cluster_successes(rows[:3]).radius == 0.0 and cluster_successes(rows[:3]).count == 0
+        assert cluster_successes(rows).labels.tolist() == [0, 0, 1, 1]
+        assert cluster_successes(rows[:3], minimum_size=3).radius == pytest.approx(1.5)
+        assert cluster_successes(rows, minimum_size=5).count == 0
+
+    def test_the_centre_is_the_member_with_the_least_distance_to_the_others(self):
+        rows = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 0.0], [1.0, 0.4]])
+        assert cluster_successes(rows).centres.tolist() == [2]
+
+    def test_components_are_numbered_without_a_gap_where_nodes_are_alone(self):
+        linked = np.eye(5, dtype=bool)
+        linked[1, 3] = linked[3, 1] = linked[2, 4] = linked[4, 2] = True
+        assert linked_components(linked).tolist() == [-1, 0, 1, 0, 1]
+        assert linked_components(np.ones((2, 2), dtype=bool)).tolist() == [0, 0]

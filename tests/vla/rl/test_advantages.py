@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
 from tests.vla.rl.helpers import estimator, training_parts
-from vla.rl.advantages import advantages_with_steps, by_group, group_spread, length_weights, with_weights
+from vla.rl.advantages import (
+    MINIMUM_SPREAD,
+    advantages_with_steps,
+    by_group,
+    group_spread,
+    length_weights,
+    with_weights,
+)
 from vla.rl.batch import Batch
 from vla.rl.config import AlgoConfig
 from vla.rl.group_mean import group_mean
@@ -153,3 +160,78 @@ def test_progress_teaches_nothing_where_rewards_are_equal_and_nothing_without_we
     steps = [np.array([0.5, 0.5]), np.array([0.1])]
     assert [row.tolist() for row in advantages_with_steps([0, 0], steps, [0, 0], weight=0.5)] == [[0, 0], [0]]
     assert [row.tolist() for row in advantages_with_steps([1, -1], steps, [0, 0], weight=0.0)] == [[1, 1], [-1]]
+
+
+GROUPS = st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, 3)), min_size=1, max_size=16)
+
+
+@settings(max_examples=60, deadline=None)
+@given(GROUPS, st.integers(0, 1000))
+def test_groups_are_worked_out_apart_in_whatever_order_they_come(rollouts, seed):
+    rewards, groups = (np.array(column) for column in zip(*rollouts, strict=True))
+    found = by_group(rewards, groups, group_mean)
+    for group in set(groups.tolist()):
+        members = groups == group
+        alone = by_group(rewards[members], np.zeros(members.sum(), int), group_mean)
+        assert found[members] == pytest.approx(alone)
+        assert found[members].sum() == pytest.approx(0, abs=1e-6)
+    order = np.random.default_rng(seed).permutation(len(rewards))
+    assert by_group(rewards[order], groups[order], group_mean) == pytest.approx(found[order], abs=1e-6)
+
+
+@pytest.mark.parametrize(("difference", "teaches"), [(MINIMUM_SPREAD, True), (MINIMUM_SPREAD * 0.99, False)])
+def test_the_smallest_difference_that_counts(difference, teaches):
+    assert by_group([0.0, difference], [0, 0], lambda rewards: rewards + 1).any() == teaches
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=12))
+def test_episodes_of_every_length_count_alike_and_tokens_average_one(lengths):
+    counts = np.array(lengths)
+    weights = length_weights(counts, "episode")
+    totals = weights * counts
+    assert totals[counts > 0] == pytest.approx(counts.mean(), rel=1e-5)
+    assert not weights[counts == 0].any(), "an episode of which nothing counts"
+    if counts.any():
+        assert totals.sum() / counts.sum() == pytest.approx((counts > 0).mean(), rel=1e-5)
+    assert length_weights(counts, "token").tolist() == [1.0] * len(counts)
+    assert weights.dtype == length_weights(counts, "token").dtype == np.float32
+
+
+def test_the_part_of_steps_is_of_the_weight_s_size_within_its_own_group():
+    """Two groups of different scale; in each, steps are standardised over all of its decisions."""
+    steps = [np.array([3.0, 1.0]), np.array([1.0]), np.array([0.0, 0.2]), np.array([0.4])]
+    own = [0.5, -0.5, 1.0, -1.0]
+    credited = advantages_with_steps(own, steps, [0, 0, 1, 1], weight=2.0, epsilon=0.0)
+    for members in ((0, 1), (2, 3)):
+        parts = np.concatenate([credited[member] - own[member] for member in members])
+        assert parts.mean() == pytest.approx(0, abs=1e-5) and parts.std() == pytest.approx(2.0, rel=1e-4)
+    assert credited[0][0] - credited[0][1] == pytest.approx(2.0 * 2.0 / np.std([3, 1, 1]), rel=1e-4)
+    assert all(row.dtype == np.float32 for row in credited)
+
+
+def test_steps_that_are_all_alike_add_nothing():
+    credited = advantages_with_steps([1.0, -1.0], [np.array([0.5]), np.array([0.5])], [0, 0], weight=1.0)
+    assert [row.tolist() for row in credited] == [[1.0], [-1.0]]
+    # The default of what keeps the division defined is small beside any deviation that says something.
+    blown = advantages_with_steps([1.0, -1.0], [np.array([0.0]), np.array([2e-6])], [0, 0], weight=1.0)
+    assert blown[1][0] - blown[0][0] + 2 == pytest.approx(1.0, rel=1e-2)
+
+
+def test_the_mean_over_the_deviation_by_hand():
+    assert group_mean(np.array([3.0, 1.0])).tolist() == pytest.approx([1.0, -1.0], abs=1e-5)
+    assert group_mean(np.array([0.5, 0.5])).tolist() == [0.0, 0.0]
+    # Deviation 1e-6, and as much again that keeps the division defined.
+    assert group_mean(np.array([1e-6, -1e-6]))[0] == pytest.approx(0.5)
+    assert group_mean(np.array([3.0, 1.0]), minimum_deviation=4.0).tolist() == pytest.approx([0.25, -0.25], abs=1e-5)
+
+
+def test_groups_are_worked_out_in_double_precision_and_named_by_whole_numbers():
+    """Whatever numbers they come as; half precision cannot tell 1 - 1e-4 from 1."""
+    rewards, groups = np.array([1.0, 1e-4], np.float16), np.array([7.0, 7.0])
+    (found,) = group_spread(rewards, groups).items()
+    assert found == (7, pytest.approx(1 - 1e-4, abs=1e-7)) and isinstance(found[0], int)
+    seen = []
+    by_group(rewards, groups, lambda values: seen.append(values.dtype) or values)
+    assert seen == [np.float64]
+    assert with_weights(np.array([1.0]), 1.0, np.array([2.0])).dtype == np.float32

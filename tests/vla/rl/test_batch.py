@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ import torch
 from sim.pool import EnvironmentPool, EpisodeRequest
 from tests.fakes import FakeSuite
 from tests.vla.rl.helpers import TrainableFakePolicy, random_generator
+from vla.errors import ReflexError
 from vla.policies.protocol import PolicySpec
-from vla.rl.batch import Rollout, build_samples, executed_tokens
+from vla.rl.batch import Batch, Rollout, Samples, build_samples, executed_tokens
 from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
 
 
@@ -76,3 +79,120 @@ def test_a_limit_draws_samples_reproducibly():
     drawn = [build_samples(rollouts, np.ones(3, np.float32), "token", 5, random_generator()) for _ in range(2)]
     assert drawn[0] is not None and drawn[1] is not None
     assert len(drawn[0]) == 5 and torch.equal(drawn[0].tokens, drawn[1].tokens)
+
+
+@pytest.mark.parametrize("frame_stride", [None, 3])
+def test_states_times_and_features_are_those_of_the_decisions(frame_stride):
+    """Under a frame stride there are observations between the decisions."""
+    policy = TrainableFakePolicy(gain=0.4)
+    for episode in roll_out(policy, 2, frame_stride):
+        rollout = Rollout.from_episode(episode, policy)
+        moments = list(range(0, episode.length, policy.spec.execute_steps))
+        assert rollout.elapsed.tolist() == moments
+        rows = [episode.observation_steps.tolist().index(moment) for moment in moments]
+        assert rollout.states.tolist() == episode.states[rows].tolist()
+        assert np.ptp(rollout.states, axis=0).max() > 0, "an arm that stays would prove nothing"
+        assert rollout.features is not None and rollout.features.tolist() == rollout.states.tolist()
+        assert (rollout.task_id, rollout.success) == (episode.task_id, episode.success)
+        assert rollout.record == episode.record()
+
+
+def test_an_episode_without_tokens_or_their_likelihoods_cannot_be_trained_on():
+    policy = TrainableFakePolicy(gain=0.4)
+    (episode,) = roll_out(policy, 1)
+    for missing in ({"tokens": None}, {"log_probs": None}):
+        with pytest.raises(ValueError, match="without tokens and log-probabilities"):
+            Rollout.from_episode(replace(episode, **missing), policy)
+
+
+def test_a_method_that_needs_features_names_the_setting_that_asks():
+    policy = TrainableFakePolicy(gain=0.4)
+    rollout = Rollout.from_episode(roll_out(policy, 1)[0], policy)
+    assert rollout.features_for("algo.advantage=critic") is rollout.features
+    rollout.features = None
+    with pytest.raises(ReflexError, match=r"algo\.advantage=critic needs a policy"):
+        rollout.features_for("algo.advantage=critic")
+
+
+def many_samples(seed: int, limit: int = 6) -> Samples:
+    """Some of the decisions of four rollouts, whose advantages tell them apart."""
+    policy = TrainableFakePolicy(gain=0.2)
+    rollouts = [Rollout.from_episode(episode, policy) for episode in roll_out(policy, 4)]
+    advantages = np.array([1, 2, 3, 4], np.float32)
+    samples = build_samples(rollouts, advantages, "token", limit, np.random.default_rng(seed))
+    assert samples is not None and len(samples) == limit
+    return samples
+
+
+def test_a_limit_draws_from_every_rollout_and_no_decision_twice():
+    drawn = [many_samples(seed) for seed in range(8)]
+    assert {float(value) for samples in drawn for value in samples.advantages} == {1.0, 2.0, 3.0, 4.0}
+    for samples in drawn:
+        rows = {tuple(row) for row in samples.tokens.tolist()}
+        assert len(rows) == len(samples)
+        assert samples.advantages.tolist() == sorted(samples.advantages.tolist()), "rows stay with their rollout"
+    assert len({tuple(samples.tokens[:, 0].tolist()) for samples in drawn}) > 1, "the generator decides"
+
+
+def test_a_limit_that_is_not_reached_changes_nothing():
+    policy = TrainableFakePolicy(gain=0.2)
+    rollouts = [Rollout.from_episode(episode, policy) for episode in roll_out(policy, 2)]
+    count = sum(len(rollout.tokens) for rollout in rollouts)
+    generator = random_generator()
+    samples = build_samples(rollouts, np.ones(2, np.float32), "token", count, generator)
+    assert samples is not None and len(samples) == count
+    assert generator.random() == random_generator().random(), "nothing was drawn"
+
+
+def test_a_decision_s_own_advantage_is_its_row_s():
+    policy = TrainableFakePolicy(gain=0.2)
+    (rollout,) = (Rollout.from_episode(episode, policy) for episode in roll_out(policy, 1))
+    each = np.arange(len(rollout.tokens), dtype=np.float32)
+    samples = build_samples([rollout], [each], "token", None, random_generator())
+    assert samples is not None and samples.advantages.tolist() == each.tolist()
+
+
+def test_rows_of_samples_belong_together_through_choosing_and_joining():
+    samples = many_samples(0)
+    chosen = samples[torch.tensor([4, 1])]
+    joined = Samples.concatenate([chosen, samples[torch.tensor([0])]])
+    for name in ("tokens", "old_log_probs", "executed", "advantages", "weights"):
+        assert torch.equal(getattr(joined, name), getattr(samples, name)[[4, 1, 0]]), name
+    assert torch.equal(joined.inputs.state, samples.inputs.state[[4, 1, 0]])
+    moved = joined.to(torch.device("meta"))
+    for name in ("tokens", "old_log_probs", "executed", "advantages", "weights"):
+        assert getattr(moved, name).device.type == "meta", name
+    assert moved.inputs is joined.inputs
+
+
+def test_what_a_batch_says_of_its_rollouts_is_in_their_order():
+    policy = TrainableFakePolicy(gain=0.4)
+    rollouts = [Rollout.from_episode(episode, policy) for episode in roll_out(policy, 3)]
+    for number, (rollout, success) in enumerate(zip(rollouts, (True, False, True), strict=True)):
+        rollout.success, rollout.task_id = success, 2 - number
+    batch = Batch(rollouts=rollouts)
+    assert batch.successes.tolist() == [True, False, True] and batch.successes.dtype == bool
+    assert batch.task_ids.tolist() == [2, 1, 0]
+
+
+def test_samples_are_of_single_precision_and_may_be_joined_alone():
+    """A gradient in double precision would be another one."""
+    policy = TrainableFakePolicy(gain=0.2)
+    rollouts = [Rollout.from_episode(episode, policy) for episode in roll_out(policy, 1)]
+    for advantages in (np.ones(1, np.float64), [np.ones(len(rollouts[0].tokens), np.float64)], [1]):
+        samples = build_samples(rollouts, advantages, "token", None, random_generator())
+        assert samples is not None and samples.advantages.dtype == samples.weights.dtype == torch.float32
+    joined = Samples.concatenate([samples])
+    assert torch.equal(joined.tokens, samples.tokens) and len(joined.inputs) == len(samples)
+
+
+def test_a_decision_after_the_end_executes_nothing():
+    spec = PolicySpec(("image",), 16, True, chunk_horizon=2, execute_steps=2, tokens_per_chunk=14)
+    assert executed_tokens(3, 3, spec).sum(axis=1).tolist() == [14, 7, 0]
+
+
+def test_what_the_policy_took_in_is_kept_and_not_prepared_again():
+    policy = TrainableFakePolicy(gain=0.2)
+    (episode,) = roll_out(policy, 1)
+    inputs = object()
+    assert Rollout.from_episode(replace(episode, inputs=inputs), policy).inputs is inputs

@@ -336,3 +336,52 @@ def test_a_batch_holds_rollouts_of_its_own_policy_only():
         for rollout in taught:
             now, _ = policy.log_prob_from_inputs(rollout.inputs, torch.from_numpy(rollout.tokens), 1.0, 8.0)
             np.testing.assert_allclose(now.detach().numpy(), rollout.log_probs, atol=1e-5)
+
+
+class Improving(Collector):
+    """Its policy never succeeds in the first sampling round, and nearly always in those after."""
+
+    def _roll_out(self, requests: Any, batch: Batch) -> None:
+        super()._roll_out(requests, batch)
+        with torch.no_grad():
+            self.policy.gain.fill_(0.5)  # type: ignore[operator, union-attr]
+
+
+@pytest.mark.parametrize(("model", "teaches"), [(srpo(), True), (BINARY, False)])
+def test_failures_that_a_later_round_s_success_can_teach_by_keep_what_they_saw(model, teaches):
+    policy = TrainableFakePolicy(gain=0.0)
+    algo = AlgoConfig(
+        group_size=4, groups_per_iteration=2, max_sampling_rounds=2, reward="binary", sampling=Sampling(1.0, 0.0, 0.0)
+    )
+    parts = training_parts(algo, policy)
+    with EnvironmentPool("fake", 8, 0, factory="tests.fakes:get_suite") as pool:
+        batch = Improving(policy, pool, FakeSuite(), model, make_estimator(parts), algo, {0: 20}).collect(0)
+    first = np.array(batch.groups) < 2
+    assert batch.metrics["groups/rounds"] == 2
+    assert not batch.successes[first].any() and batch.successes[~first].any()
+    for index in np.flatnonzero(first).tolist():
+        assert (batch.rollouts[index].inputs is not None) == teaches
+        assert bool(batch.advantages[index]) == teaches
+    # Whoever teaches has what it saw.
+    assert all(rollout.inputs is not None for rollout, own in zip(batch.rollouts, batch.advantages, strict=True) if own)
+
+
+def test_a_batch_is_described_by_hand():
+    policy = load_fake_policy("weak", "cpu")
+    batch = collect(policy, srpo(), {0: 20, 1: 20}, max_sampling_rounds=1, groups_per_iteration=8)
+    groups, metrics = np.array(batch.groups), batch.metrics
+    shares = [batch.successes[groups == group].mean() for group in np.unique(groups)]
+    taught = [bool(batch.advantages[groups == group].any()) for group in np.unique(groups)]
+    assert metrics["groups/all_succeeded"] == shares.count(1.0) and metrics["groups/all_failed"] == shares.count(0.0)
+    assert metrics["groups/kept"] == sum(taught) and metrics["groups/dropped"] == 8 - sum(taught)
+    assert metrics["groups/kept_without_success"] == sum(
+        one and share == 0 for one, share in zip(taught, shares, strict=True)
+    )
+    assert metrics["train/episodes"] == 32 and metrics["train/success_rate"] == pytest.approx(batch.successes.mean())
+    assert metrics["train/reward"] == pytest.approx(batch.rewards.mean()) != metrics["train/success_rate"]
+    assert metrics["train/steps"] == np.mean([rollout.record["steps"] for rollout in batch.rollouts])
+    for task in (0, 1):
+        assert metrics[f"train/task_{task}"] == pytest.approx(batch.successes[batch.task_ids == task].mean())
+    failures = batch.advantages[~batch.successes]
+    assert metrics["advantage/positive_failures"] == pytest.approx((failures > 0).mean())
+    assert 0 < (failures > 0).mean() < 1

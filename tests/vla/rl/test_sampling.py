@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.rl.sampling import choose_groups, last_success_rates, state_weight, stream_generator
+from vla.rl.sampling import (
+    GroupRequest,
+    choose_groups,
+    last_success_rates,
+    rollout_seeds,
+    state_weight,
+    stream_generator,
+)
 from vla.rl.variants.webrl_gate import gated_tasks
+from vla.run.seeding import derive_seed
 
 
 def choose(count=12, **changes):
@@ -92,3 +100,84 @@ def test_the_gate_keeps_tasks_that_are_neither_hopeless_nor_mastered():
     assert gated_tasks([0, 2], rates) == [0, 2], "all, where none is within"
     groups = choose_groups({0: 50, 1: 50}, 8, 2, seed=0, iteration=3, eligible=gated_tasks, success_rates=rates)
     assert {group.task_id for group in groups} == {1} and len({group.start for group in groups}) == 8
+
+
+@pytest.mark.parametrize("initial_states", ["even", "uncertain"])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 149, 150, 151])
+def test_as_many_groups_as_were_asked_for_and_no_more(count, initial_states):
+    assert len(choose(count=count, initial_states=initial_states)) == min(count, 150)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.integers(0, 5), st.integers(1, 6), min_size=1),
+    st.integers(1, 20),
+    st.sampled_from(["even", "uncertain"]),
+    st.integers(0, 2**31),
+    st.data(),
+)
+def test_no_start_is_chosen_twice_and_none_that_was_excluded(init_states, count, initial_states, seed, data):
+    starts = [(task, state, 0) for task, total in init_states.items() for state in range(total)]
+    taken = set(data.draw(st.lists(st.sampled_from(starts), unique=True)))
+    rates = data.draw(st.dictionaries(st.sampled_from(starts), st.sampled_from([0.0, 0.5, 1.0])))
+    groups = choose_groups(
+        init_states, count, 3, seed=seed, iteration=1, exclude=taken, initial_states=initial_states,
+        success_rates=rates,
+    )  # fmt: skip
+    found = [group.start for group in groups]
+    assert len(set(found)) == len(found) == min(count, len(starts) - len(taken))
+    assert set(found) <= set(starts) - taken
+    assert all(len(group.seeds) == 3 for group in groups)
+    assert len({seed for group in groups for seed in group.seeds}) == 3 * len(groups)
+
+
+def test_weights_are_looked_up_by_start_and_decide_how_often_one_is_drawn():
+    """Half the rollouts of one state succeeded, the others always do: weights 1 and 0.1."""
+    rates = {(0, state, 0): 1.0 for state in range(10)} | {(0, 4, 0): 0.5}
+    first = [
+        choose_groups(
+            {0: 10}, 1, 2, seed=0, iteration=iteration, initial_states="uncertain", success_rates=rates
+        )[0].init_state_id
+        for iteration in range(200)
+    ]  # fmt: skip
+    assert 0.4 < first.count(4) / 200 < 0.65  # 1 / 1.9
+    assert len(set(first)) > 5, "the others are looked at still"
+
+
+def test_a_group_s_start_holds_the_steps_of_its_lead():
+    lead = ((0.0,) * 7,) * 3
+    assert GroupRequest(2, 5, (1, 2), lead).start == (2, 5, 3)
+    assert GroupRequest(2, 5, (1, 2)).start == (2, 5, 0)
+
+
+def test_groups_from_along_a_demonstration_are_counted_apart():
+    def line(lead_steps, success):
+        return {"split": "train", "task_id": 1, "init_state_id": 2, "step": 3, "success": success, **lead_steps}
+
+    lines = [line({"lead_steps": 4}, True), line({"lead_steps": 0}, False), line({}, True)]
+    assert last_success_rates(lines) == {(1, 2, 4): 1.0, (1, 2, 0): 0.5}
+
+
+def test_seeds_of_a_round_are_its_own():
+    one = rollout_seeds(3, 0, 0)
+    others = [rollout_seeds(3, 1, 0), rollout_seeds(3, 0, 1), rollout_seeds(3, 0, 0, 1)]
+    assert one == rollout_seeds(3, 0, 0) == rollout_seeds(5, 0, 0)[:3]
+    assert not any(set(one) & set(other) for other in others)
+    streams = [stream_generator("groups", *of).random() for of in ((0, 0), (1, 0), (0, 1), (0, 0, 1))]
+    assert len(set(streams)) == 4
+
+
+def test_evaluations_between_training_episodes_end_nothing():
+    train = {"split": "train", "task_id": 1, "init_state_id": 2, "step": 3, "success": True}
+    assert last_success_rates([train | {"split": "eval"}, train]) == {(1, 2, 0): 1.0}
+
+
+def test_states_are_drawn_from_a_stream_of_their_own_for_each_seed_iteration_and_round():
+    for of in ((0, 0, 0), (3, 4, 5), (3, 4, 6), (3, 5, 5), (4, 4, 5)):
+        (group,) = choose_groups({0: 1000}, 1, 2, **dict(zip(("seed", "iteration", "sampling_round"), of, strict=True)))
+        assert group.init_state_id == stream_generator("groups", *of).permutation(1000)[-1]
+        assert list(group.seeds) == rollout_seeds(2, *of)
+
+
+def test_rollouts_seeds_are_of_a_stream_that_nothing_else_draws_from():
+    assert rollout_seeds(2, 3, 4, 5) == [derive_seed("rollouts", 3, 4, 5, index) for index in range(2)]

@@ -17,7 +17,8 @@ from vla.policies import PrismaticPolicy, reflex_tiny_config
 from vla.policies.sampling import Sampling
 from vla.rl.batch import Rollout, Samples, build_samples
 from vla.rl.config import AlgoConfig
-from vla.rl.update import accumulate_gradient, learning_rate, make_optimiser, minibatches, update_policy
+from vla.rl.losses import LossTerms
+from vla.rl.update import Totals, accumulate_gradient, learning_rate, make_optimiser, minibatches, update_policy
 from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
 
 
@@ -163,3 +164,196 @@ def test_the_shipped_architecture_trains_on_its_own_rollouts():
     metrics = run(policy, samples, temperature=1.3, token_noise=8.0, minibatch_size=4, learning_rate=1e-4)
     assert metrics["update/first_ratio_error"] < 1e-3
     assert metrics["update/steps"] >= 2 and metrics["update/gradient_norm"] > 0
+
+
+def test_minibatches_are_shuffled_and_every_epoch_anew():
+    parts = minibatches(40, 20, 2, random_generator())
+    first, second = torch.cat(parts[:2]).tolist(), torch.cat(parts[2:]).tolist()
+    assert first != sorted(first) and second != sorted(second) and first != second
+    assert sorted(first) == sorted(second) == list(range(40))
+
+
+def test_the_schedule_s_rate_is_that_of_the_step():
+    """AdamW's first step is as long as its learning rate in every parameter; a quarter of it in a warm-up of four."""
+    moved = []
+    for warm_up in (0, 4):
+        policy = TrainableFakePolicy(gain=0.4)
+        before = policy.gain.detach().clone()
+        run(
+            policy,
+            samples_of(policy),
+            learning_rate=0.01,
+            warmup_iterations=warm_up,
+            update_epochs=1,
+            minibatch_size=24,
+        )
+        moved.append(float((policy.gain - before).abs().detach()))
+    assert moved == pytest.approx([0.01, 0.0025], rel=1e-3)
+
+
+def test_what_is_wrong_about_tokens_that_were_not_executed_is_no_ratio_error():
+    policy = TrainableFakePolicy(gain=0.4)
+    samples = samples_of(policy)
+    elsewhere = torch.where(samples.executed, samples.old_log_probs, samples.old_log_probs - 3.0)
+    assert not samples.executed.all()
+    found = run(policy, replace(samples, old_log_probs=elsewhere), minibatch_size=24)
+    assert found["update/first_ratio_error"] < 1e-5
+
+
+def test_the_ratio_error_is_the_largest_of_the_first_minibatch_s_micro_batches():
+    """One token's ratio is 1.5 and another's 1/2: the errors are 0.5 and -0.5, and 1 where it is twice as likely."""
+    policy = TrainableFakePolicy(gain=0.4)
+    samples = samples_of(policy)
+    for ratio, error in ((1.5, 0.5), (0.25, 0.75)):
+        old = samples.old_log_probs.clone()
+        old[3, 5] -= float(np.log(ratio))
+        order = torch.arange(6)
+        _, found = accumulate_gradient(policy, replace(samples, old_log_probs=old), order, plain(micro_batch_size=2))
+        assert found == pytest.approx(error, abs=1e-4)
+    nothing = replace(samples, executed=torch.zeros_like(samples.executed))
+    totals, found = accumulate_gradient(policy, nothing, torch.arange(4), plain())
+    assert (totals.tokens, found) == (0, 0.0)
+
+
+def plain(**algo: Any) -> AlgoConfig:
+    """Log-probabilities as the fake policy has them."""
+    return AlgoConfig(reward="binary", sampling=Sampling(1.0, 0.0, 0.0), **algo)
+
+
+def test_a_token_that_became_eight_times_as_likely_and_is_bad_has_no_gradient_under_a_dual_clip():
+    gradients = {}
+    for bound in (None, 3.0):
+        policy = TrainableFakePolicy(gain=0.4)
+        samples = samples_of(policy)
+        bad = replace(
+            samples, old_log_probs=samples.old_log_probs - float(np.log(8.0)),
+            advantages=torch.full_like(samples.advantages, -1.0),
+        )  # fmt: skip
+        accumulate_gradient(policy, bad, torch.arange(24), plain(dual_clip=bound))
+        gradients[bound] = float(policy.bias.grad.abs().max())
+    assert gradients[3.0] == 0.0 < gradients[None]
+
+
+def test_metrics_are_means_over_executed_tokens_and_steps():
+    """Two epochs of one minibatch: what each step found, over both steps' tokens."""
+    policy = TrainableFakePolicy(gain=0.4)
+    samples = samples_of(policy)
+    config = plain(minibatch_size=24, update_epochs=1, target_kl=None, warmup_iterations=0, learning_rate=0.05)
+    steps = []
+    again = TrainableFakePolicy(gain=0.4)
+    optimiser = make_optimiser(again, config)
+    for _ in range(2):
+        steps.append(update_policy(again, optimiser, samples, config, iteration=0, generator=random_generator()))
+    both = update_policy(
+        policy, make_optimiser(policy, config), samples, replace(config, update_epochs=2), iteration=0,
+        generator=random_generator(),
+    )  # fmt: skip
+    for name in ("loss", "clip_share", "kl", "entropy", "gradient_norm"):
+        expected = np.mean([step[f"update/{name}"] for step in steps])
+        assert both[f"update/{name}"] == pytest.approx(expected, abs=1e-5), name
+    assert both["update/kl"] > 0 and both["update/clip_share"] > 0 and both["update/entropy"] > 0
+    assert both["update/first_ratio_error"] == steps[0]["update/first_ratio_error"] < 1e-5
+    assert steps[1]["update/first_ratio_error"] > 0.01
+    assert (both["update/steps"], both["update/samples"], both["update/stopped_early"]) == (2, 24, 0)
+    assert both["update/reference_kl"] == 0 and both["update/learning_rate"] == 0.05
+
+
+def test_totals_add_up_and_are_divided_by_their_tokens():
+    one = Totals(tokens=2, loss=1.0, clipped=1.0, approximate_kl=0.5, reference_kl=0.25, entropy=4.0)
+    other = Totals(tokens=2, loss=2.0, clipped=0.0, approximate_kl=1.5, reference_kl=0.75, entropy=2.0)
+    one.merge(other)
+    assert one == Totals(4, 3.0, 1.0, 2.0, 1.0, 6.0)
+    assert one.metrics() == {
+        "update/loss": 0.75, "update/clip_share": 0.25, "update/kl": 0.5, "update/reference_kl": 0.25,
+        "update/entropy": 1.5,
+    }  # fmt: skip
+    terms = LossTerms(torch.tensor(2.0), 3, 1.0, 0.5, 0.25, 6.0)
+    two = Totals()
+    two.add(terms)
+    two.add(terms)
+    assert two == Totals(6, 4.0, 2.0, 1.0, 0.5, 12.0)
+    assert set(Totals().metrics().values()) == {0.0}, "no token, no division by zero"
+
+
+def test_the_kl_target_is_a_mean_over_tokens_that_may_be_reached():
+    """The second step of ratio 1.5 has a distance of 0.5 - log 1.5: at that target it goes on, and below it stops."""
+    distance = 0.5 - float(np.log(1.5))
+    for target, stopped in ((distance * 1.01, 0.0), (distance * 0.99, 1.0)):
+        policy = TrainableFakePolicy(gain=0.4)
+        samples = samples_of(policy)
+        moved = replace(samples, old_log_probs=samples.old_log_probs - float(np.log(1.5)))
+        metrics = run(policy, moved, target_kl=target, update_epochs=1, minibatch_size=24)
+        assert metrics["update/stopped_early"] == stopped
+        assert metrics["update/steps"] == 1 - stopped
+        assert metrics["update/gradient_norm"] == 0.0 or not stopped
+
+
+def test_gradients_of_an_earlier_step_do_not_linger():
+    policy = TrainableFakePolicy(gain=0.4)
+    samples = samples_of(policy)
+    for parameter in policy.parameters():
+        parameter.grad = torch.full_like(parameter, 1e3)
+    lingering = run(policy, samples, update_epochs=1, minibatch_size=24)["update/gradient_norm"]
+    assert lingering < 10
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_an_update_is_made_in_evaluation_mode():
+    policy = TrainableFakePolicy(gain=0.4)
+    policy.train()
+    run(policy, samples_of(policy))
+    assert not policy.training
+
+
+def test_only_parameters_that_require_a_gradient_are_optimised():
+    policy = TrainableFakePolicy()
+    policy.bias.requires_grad_(False)
+    (group,) = make_optimiser(policy, AlgoConfig(learning_rate=0.3)).param_groups
+    assert group["params"] == [policy.gain] and group["lr"] == 0.3
+
+
+def test_a_mean_over_one_token_is_that_token_s():
+    assert Totals(tokens=1, loss=3.0).metrics()["update/loss"] == 3.0
+
+
+def test_a_reference_pulls_only_with_a_weight():
+    moved = []
+    for reference in (None, TrainableFakePolicy(gain=0.9)):
+        policy, config = TrainableFakePolicy(gain=0.4), plain(minibatch_size=24, update_epochs=1, warmup_iterations=0)
+        update_policy(
+            policy, make_optimiser(policy, config), samples_of(policy), config, iteration=0,
+            generator=random_generator(), reference=reference,
+        )  # fmt: skip
+        moved.append(torch.cat([policy.gain.detach()[None], policy.bias.detach()]))
+    assert torch.equal(*moved)
+
+
+def test_a_reference_is_asked_as_the_policy_is():
+    """At the same temperature an equal reference is at no distance."""
+    policy, same = TrainableFakePolicy(gain=0.4), TrainableFakePolicy(gain=0.4)
+    samples = samples_of(policy, temperature=1.6)
+    config = replace(plain(), sampling=Sampling(1.6, 0.0, 0.0))
+    totals, _ = accumulate_gradient(policy, samples, torch.arange(24), config, same)
+    assert totals.reference_kl == pytest.approx(0, abs=1e-4)
+    pull = policy.bias.grad.clone()
+    policy.zero_grad()
+    accumulate_gradient(policy, samples, torch.arange(24), config, None)
+    assert torch.equal(policy.bias.grad, pull)
+    other = TrainableFakePolicy(gain=0.9)
+    policy.zero_grad()
+    accumulate_gradient(policy, samples, torch.arange(24), config, other)
+    assert torch.equal(policy.bias.grad, pull), "a distance without a weight is only measured"
+
+
+def test_the_gradient_of_one_token_is_that_token_s():
+    gradients = []
+    for copies in (1, 2):
+        policy = TrainableFakePolicy(gain=0.4)
+        samples = samples_of(policy)
+        executed = torch.zeros_like(samples.executed)
+        executed[0, :copies] = True
+        tokens = samples.tokens.clone()
+        tokens[0, 7] = tokens[0, 0]
+        accumulate_gradient(policy, replace(samples, executed=executed), torch.arange(24), plain())
+        gradients.append(float(policy.bias.grad[0]))
+    assert gradients[1] == pytest.approx(gradients[0] / 2), "the second token is of another action entry"

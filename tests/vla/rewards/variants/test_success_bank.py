@@ -131,3 +131,52 @@ def test_the_reward_with_its_bank_survives_a_checkpoint_and_keeps_to_its_bounds(
     batch = rows(0.0, 4.0), False, False
     assert score(again, *batch).rewards.tolist() == score(model, *batch).rewards.tolist()
     assert score(again, *batch).metrics["bank/successes"] == 1.0, "the newest"
+
+
+def test_what_the_bank_holds_is_in_no_group_of_the_batch() -> None:
+    """Its successes are references, and no success of a group: failures there are paid as without it."""
+    model = banked(reward="without_success")
+    learn(model, 10.0)
+    found = score(model, rows(0.0, 9.0), False, False)
+    assert 0 < found.rewards[0] < found.rewards[1] < 1
+    assert found.telling is not None and found.telling.tolist() == [0.0, 0.0], "of the batch's rollouts alone"
+
+
+def test_rescued_are_the_rollouts_of_tasks_that_only_the_bank_has_a_success_of() -> None:
+    model = banked()
+    model.learn(0, rows(1.0, 2.0), np.ones(2, bool), np.array([0, 1]))
+    tasks, groups = np.array([0, 0, 1, 1, 2]), np.arange(5)
+    found = model.score(rows(0.0, 3.0, 0.0, 3.0, 0.0), np.array([True, False, False, False, False]), tasks, groups)
+    assert found.metrics["bank/rescued_rollouts"] == 2.0, "task 1's; task 0 has a success, task 2 none anywhere"
+    assert found.metrics["bank/successes"] == 2.0
+    assert found.metrics["reward/failure_mean"] == pytest.approx(found.rewards[1:].mean())
+    assert found.rewards[4] == 0.0
+
+
+def test_a_success_s_embedding_is_kept_as_it_was() -> None:
+    bank, embeddings = SuccessBank(capacity=5, max_age=2), rows(1.0)
+    bank.add(0, embeddings, np.array([True]), np.array([0]))
+    embeddings[:] = 9.0
+    assert kept(bank, 0) == [(1.0, 0)]
+
+
+def test_embeddings_of_one_row_are_of_one_task() -> None:
+    bank = SuccessBank(capacity=5, max_age=3)
+    bank.add(1, rows(1.0, 2.0, 3.0), np.array([True, False, True]), np.array([4, 4, 2]))
+    found = bank.references([2, 4, 2])
+    assert found is not None
+    assert found[0].tolist() == [[3.0], [1.0]] and found[1].tolist() == [2, 4] and found[1].dtype == np.int64
+    assert bank.references([]) is None and bank.references([3]) is None
+
+
+def test_the_reward_inside_remembers_too(tmp_path: Path) -> None:
+    """A bank in a bank: each writes its own, one after the other."""
+    learned: list[tuple[int, int]] = []
+    model = banked()
+    inner = model.inner  # type: ignore[attr-defined]
+    inner.learn = lambda iteration, embeddings, *_: learned.append((iteration, len(embeddings)))
+    inner.save, inner.load = learned.append, learned.append
+    learn(model, 1.0, 2.0)
+    model.save(tmp_path)
+    model.load(tmp_path)
+    assert learned == [(0, 2), tmp_path, tmp_path]
