@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 import world_models.jepa
 from sim.pool import EnvironmentPool
+from tests.fake_wandb import FakeWandb
 from tests.fakes import FakeSuite
 from tests.vla.rl.helpers import TrainableFakePolicy, load_fake_policy, small_config
 from tests.vla.rl.test_collection import episode_of
@@ -187,6 +189,15 @@ def _expected_seeds(seed: int) -> list[int]:
     return [held_out, *rollout_seeds(2, seed, 0), held_out]
 
 
+def _logged(runs: Runs, logger: str) -> list[int]:
+    """The steps that Weights & Biases was told of."""
+    fake = FakeWandb()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", fake)
+        runs.run(logger=logger, iterations=2, evaluate_every=0)
+    return [step for step, _ in fake.logged]
+
+
 def _algo(runs: Runs, size: int) -> int:
     return len(runs.run(algo_group_size=size).episodes)
 
@@ -217,6 +228,7 @@ CASES: dict[str, tuple[Callable[[Runs, Any], Any], list[tuple[Any, Any]]]] = {
     ),
     "encoder_steps": (_encoder_steps, [(7, 7), (9, 9)]),
     "demonstrations": (_demonstrations, [(None, []), ("some/dataset", ["some/dataset"])]),
+    "logger": (_logged, [("tensorboard", []), ("wandb", [1, 2])]),
     "iterations": (lambda runs, value: runs.run(iterations=value).metrics[-1]["step"], [(1, 1), (3, 3)]),
     "max_minutes": (
         lambda runs, value: runs.run(max_minutes=value).summary["stopped_by"],
