@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("sim", "vla", "world_models", "real_robot")
+PACKAGES = ("sim", "vla", "world_models", "real_robot", "scripts")
 
 
 def lint(config: Path) -> subprocess.CompletedProcess[str]:

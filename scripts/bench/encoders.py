@@ -22,7 +22,7 @@ from rich.table import Table
 
 from scripts.bench.architectures import random_encoder, random_network
 from scripts.bench.encoder_speed import Cost, cost_of, plain_transformers_loop, random_clips
-from scripts.bench.machine import describe_machine
+from scripts.bench.timing import describe_machine
 from vla.run.devices import resolve_device
 from vla.run.files import write_json
 from world_models.encoders.pretrained import Arithmetic

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scripts.bench import libero_processes as processes
 from scripts.bench.libero_processes import DECISIONS, SIZE, SUITE, TASK, WORKERS
-from scripts.bench.machine import CHUNK, Measurement, milliseconds, per_second, time_blocks, time_in_turns
+from scripts.bench.timing import CHUNK, Measurement, milliseconds, per_second, time_blocks, time_in_turns
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.installation import find_installation, import_libero
 from sim.libero.suite import LiberoSuite

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.bench.machine import CHUNK, time_blocks
+from scripts.bench.timing import CHUNK, time_blocks
 
 SUITE, TASK, SIZE = "libero_spatial", 0, 256
 WORKERS, DECISIONS = 2, 2

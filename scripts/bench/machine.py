@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +19,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from scripts.bench.timing import CHUNK, Measurement, describe_machine, milliseconds, per_second, time_blocks
 from vla.errors import ReflexError
 from vla.run.cores import available_cpus
 
 PARTS = ("sim", "policy", "encoder")
-CHUNK = 8
 USAGE = """python -m scripts.bench PART [--quick] [--json FILE]
 
 PART is sim, policy, encoder, all of these, or libero (beside hf-libero's own environment).
 --quick measures for a tenth of the time; --json also writes the rows to FILE.
 `encoders` compares every released encoder with plain transformers; see python -m scripts.bench encoders --help.
 """
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One row."""
-
-    name: str
-    """What was measured, and what is counted."""
-    value: float
-    """Median over the blocks."""
-    unit: str
-    """Of the value."""
-    blocks: int
-    """Timed blocks behind the median."""
-
-
-def time_blocks(
-    block: Callable[[], Any], seconds: float, synchronise: Callable[[], None] = lambda: None
-) -> list[float]:
-    """Seconds of each repetition of `block` after one warm-up, until `seconds` are used up; at least three."""
-    (durations,) = time_in_turns([block], seconds, synchronise)
-    return durations
-
-
-def time_in_turns(
-    blocks: Sequence[Callable[[], Any]], seconds: float, synchronise: Callable[[], None] = lambda: None
-) -> list[list[float]]:
-    """As `time_blocks` for each of some blocks, which take turns: a machine that slows down slows all of them."""
-    for block in blocks:
-        block()
-        synchronise()
-    durations: list[list[float]] = [[] for _ in blocks]
-    end = time.perf_counter() + seconds * len(blocks)
-    while len(durations[0]) < 3 or time.perf_counter() < end:
-        for block, spent in zip(blocks, durations, strict=True):
-            start = time.perf_counter()
-            block()
-            synchronise()
-            spent.append(time.perf_counter() - start)
-    return durations
-
-
-def per_second(name: str, count: float, unit: str, durations: Sequence[float]) -> Measurement:
-    """A rate from blocks that each did `count` things."""
-    return Measurement(name, count / statistics.median(durations), f"{unit}/s", len(durations))
-
-
-def milliseconds(name: str, count: float, unit: str, durations: Sequence[float]) -> Measurement:
-    """A time per thing from blocks that each did `count` of them."""
-    return Measurement(name, 1000 * statistics.median(durations) / count, f"ms/{unit}", len(durations))
 
 
 def bench_sim(seconds: float) -> list[Measurement]:
@@ -269,16 +217,6 @@ def main(arguments: Sequence[str]) -> int:
 
         write_json(output, document)
     return 0
-
-
-def describe_machine() -> str:
-    """The processor's name, where the system tells it."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _print_table(part: str, rows: Sequence[Measurement]) -> None:

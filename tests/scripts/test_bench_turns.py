@@ -1,6 +1,6 @@
 """Timing in turns."""
 
-from scripts.bench.machine import time_in_turns
+from scripts.bench.timing import time_in_turns
 
 
 def test_blocks_take_turns_after_a_warm_up_of_each() -> None:
