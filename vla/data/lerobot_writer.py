@@ -16,7 +16,7 @@ from vla.data import lerobot_keys as keys
 from vla.data.episode import Episode
 from vla.data.lerobot_merge import DatasetMerge
 from vla.data.staging import read_staged, stage_episode, staged_keys
-from vla.data.video import PIXEL_FORMAT, PixelFormat
+from vla.data.video import PIXEL_FORMAT, PixelFormat, check_pixel_format
 from vla.errors import ReflexError, writing
 from vla.run.files import read_json_object, replace_folder, sync, write_json
 
@@ -54,6 +54,7 @@ class LeRobotWriter:
             raise ReflexError(
                 f"image_size={image_size} cannot be encoded as h264 video; choose an even size of 16 or more"
             )
+        check_pixel_format(pixel_format)
         self.folder = Path(folder)
         self.staging = self.folder.with_name(self.folder.name + ".partial")
         self.suite, self.image_size, self.fps, self.pixel_format = suite, image_size, fps, pixel_format

@@ -389,3 +389,9 @@ def test_no_room_on_the_disk(tmp_path: Path, when: str) -> None:
     assert not (staging / "dataset").exists()
     resumed = LeRobotWriter(folder, "point", SIZE, resume=True)
     assert LeRobotDataset(resumed.finalize()).num_frames == 20
+
+
+def test_a_colour_format_that_videos_do_not_have_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ReflexError, match="pixel_format='rgb' must be one of yuv420p, yuv444p"):
+        LeRobotWriter(tmp_path / "new", "tabletop", 64, pixel_format="rgb")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
