@@ -20,7 +20,7 @@ from sim.contract import EnvironmentRequestError
 from vla.cli import CONFIGURED, ConfiguredCommand, main
 from vla.conf.schema import fields_of, is_config
 from vla.errors import ReflexError
-from vla.rl.config import TrainConfig
+from vla.rl.config import AlgoConfig, TrainConfig
 from vla.run.cores import available_cpus
 from vla.run.settings import strip_optional
 from world_models.errors import WorldModelError
@@ -59,6 +59,16 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     monkeypatch.setitem(CONFIGURED, "collect", ConfiguredCommand("Toy.", "c", "p", "vla collect"))
     RAISED.clear()
     return RAISED
+
+
+def test_help_of_training_lists_the_settings_of_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
+    for name, settings in AlgoConfig.settings_classes().items():
+        for info in fields_of(settings):
+            assert f"\n  algo.settings.{name}.{info.key}=" in said
+            assert info.doc, "nothing says what it is for"
+    assert "algo.settings.critic.decay=0.9" in said
 
 
 def test_help_is_immediate_and_lists_every_command() -> None:

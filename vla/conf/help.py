@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vla.conf.compose import Composed, default_options, list_groups
-from vla.conf.schema import fields_of, is_config, type_name
+from vla.conf.schema import FieldInfo, fields_of, is_config, type_name
 from vla.run.settings import strip_optional
 
 
@@ -26,15 +26,35 @@ def render_help(command: str, summary: str, example: str, composed: Composed) ->
             lines.append(f"  {name:<8}{shown}")
         lines.append("")
     lines.append("fields (field=value; a list is written [0,1], nothing is written null)")
+    of_methods: list[str] = []
     for info in fields_of(composed.config_class):
         inner, _ = strip_optional(info.annotation)
-        if is_config(inner) or info.key in groups:
-            continue
-        lines.append(f"  {info.key}={_default(composed.values, info.key)}    {type_name(info.annotation)}")
-        lines.extend(textwrap.wrap(info.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
+        if is_config(inner):
+            of_methods += _settings(info.key, inner, width)
+        elif info.key not in groups:
+            lines += _field(info, _default(composed.values, info.key), width)
+    if of_methods:
+        lines += ["", "settings of rewards, advantages and variants", *of_methods]
     lines += ["", "options", "  --help         this page, with the defaults under the overrides given"]
     lines.append("  --show-config  print the whole configuration as YAML and stop")
     return "\n".join(lines) + "\n"
+
+
+def _settings(key: str, config_class: Any, width: int) -> list[str]:
+    """The settings that a group of fields keeps by name, where its class says of what."""
+    classes = config_class.settings_classes() if hasattr(config_class, "settings_classes") else {}
+    lines: list[str] = []
+    for name, settings in classes.items():
+        defaults = settings()
+        for info in fields_of(settings):
+            shown = FieldInfo(f"{key}.settings.{name}.{info.key}", info.annotation, info.doc)
+            lines += _field(shown, getattr(defaults, info.key), width)
+    return lines
+
+
+def _field(info: FieldInfo, default: Any, width: int) -> list[str]:
+    text = textwrap.wrap(info.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return [f"  {info.key}={default}    {type_name(info.annotation)}", *text]
 
 
 def _default(values: DictConfig, key: str) -> Any:

@@ -65,7 +65,7 @@ class SrpoReward(Reward):
         """Distance between embeddings: "euclidean" (the paper) or "cosine"."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.srpo.").within(0.0, 1.0, "alpha", reason=ALPHA_REASON)
+            Checks(self).within(0.0, 1.0, "alpha", reason=ALPHA_REASON)
 
     def __init__(self, settings: Any, parts: RewardParts) -> None:
         super().__init__(settings, parts)

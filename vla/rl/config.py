@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from vla.errors import ReflexError
 from vla.policies.sampling import Sampling
-from vla.rewards.reward import WrappedReward, reward_class
-from vla.rl.method import Method, estimator_class, settings_of, variant_class
-from vla.run.plugins import settings_key
+from vla.rewards.reward import SHIPPED, Reward, WrappedReward, reward_class
+from vla.rl.method import ESTIMATORS, Method, estimator_class, settings_of, variant_class
+from vla.run.plugins import settings_key, shipped_classes
 from vla.run.run_folder import Logger
 from vla.run.settings import Checks
 
@@ -100,6 +100,12 @@ class AlgoConfig:
                 f"algo.dual_clip is {self.dual_clip}; it must exceed 1 + clip_high ({1 + self.clip_high:g}), or be null"
             )
         self._check_methods()
+
+    @staticmethod
+    def settings_classes() -> dict[str, type[Any]]:
+        """What `settings` may hold of what ships here: each `Settings` by name, where there is something to set."""
+        shipped = shipped_classes(Reward, SHIPPED) | shipped_classes(Method, ESTIMATORS)
+        return {name: cls.Settings for name, cls in shipped.items() if fields(cls.Settings)}
 
     def _check_methods(self) -> None:
         """Everything named exists, and every setting belongs to something named and fits it."""

@@ -97,7 +97,7 @@ class ActorCritic(AdvantageEstimator):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            check = Checks(self, "algo.settings.critic.")
+            check = Checks(self)
             check.within(0.0, 1.0, "decay")
             check.at_least(1, "window")
 

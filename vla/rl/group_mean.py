@@ -50,7 +50,7 @@ class GroupMean(GroupEstimator):
         Failures that differ a little under "srpo" then count for less than a success among failures does."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.group_mean.").at_least(0, "minimum_deviation")
+            Checks(self).at_least(0, "minimum_deviation")
 
     def of_group(self, rewards: NDArray[np.float64], batch: NDArray[np.float64]) -> NDArray[np.float64]:
         """(r - mean) / max(deviation, minimum_deviation)."""

@@ -62,12 +62,18 @@ def load_class(name: str, base: type[Any], places: Sequence[str], setting: str) 
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name:
             return _checked(_import(entry.value, setting), base, name, setting)
-    known = sorted(key for key, module in modules.items() if _class_in(module, base) is not None)
+    known = list(shipped_classes(base, places))
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     raise ReflexError(
         f"{setting} is {name!r}{hint}; it must be one of {', '.join(known)}, or package.module:Class of your own"
     )
+
+
+def shipped_classes(base: type[Any], places: Sequence[str]) -> dict[str, type[Any]]:
+    """Those that ship with Reflex, by name."""
+    found = {name: _class_in(module, base) for name, module in sorted(_modules(places).items())}
+    return {name: cls for name, cls in found.items() if cls is not None}
 
 
 def settings_key(name: str) -> str:
@@ -79,7 +85,7 @@ def make_settings(cls: type[Any], values: Mapping[str, Any], prefix: str) -> Any
     """The `Settings` of a class from a dictionary.
 
     Raises:
-        ReflexError: a key that the dataclass does not have, or a value of another type, by its whole name.
+        ReflexError: a key that the dataclass does not have, a value of another type, or one that it refuses.
     """
     kind: type[Any] = cls.Settings
     hints = get_type_hints(kind)
@@ -91,7 +97,10 @@ def make_settings(cls: type[Any], values: Mapping[str, Any], prefix: str) -> Any
             raise ReflexError(f"{prefix}.{key} does not exist{hint}; {prefix} has {known}")
         if not _fits(value, hints[key]):
             raise ReflexError(f"{prefix}.{key} is {value!r}; it must be {_in_words(hints[key])}")
-    made = kind(**values)
+    try:
+        made = kind(**values)
+    except ReflexError as error:  # it begins with the field's name
+        raise ReflexError(f"{prefix}.{error}") from error
     # A whole number that stands for a real one becomes it, so that both are one configuration.
     reals = {key: float(value) for key, value in values.items() if hints[key] is float}
     return dataclasses.replace(made, **reals)

@@ -42,7 +42,7 @@ class CalibratedReward(Reward):
         """What a failure is worth at most, in [0, 1]."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.calibrated.").within(0.0, 1.0, "alpha", reason=ALPHA_REASON)
+            Checks(self).within(0.0, 1.0, "alpha", reason=ALPHA_REASON)
 
     def __init__(self, settings: Any, parts: RewardParts) -> None:
         super().__init__(settings, parts)

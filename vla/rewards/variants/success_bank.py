@@ -35,7 +35,7 @@ class SuccessBankReward(WrappedReward):
         """Iterations for which they are kept."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.success_bank.").at_least(1, "capacity", "age")
+            Checks(self).at_least(1, "capacity", "age")
 
     def __init__(self, settings: Any, parts: RewardParts) -> None:
         super().__init__(settings, parts)

@@ -25,7 +25,7 @@ class DemonstrationRegularisation(Variant):
         """How many the starting policy was fine-tuned on."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.demonstration_regularisation.").at_least(1, "demonstrations")
+            Checks(self).at_least(1, "demonstrations")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

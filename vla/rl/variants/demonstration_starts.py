@@ -51,7 +51,7 @@ class DemonstrationStarts(Variant):
         """Share of groups that go on from along a demonstration; the others start where evaluations do."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.demonstration_starts.").within(0.0, 0.9, "share")
+            Checks(self).within(0.0, 0.9, "share")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

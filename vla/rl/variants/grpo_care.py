@@ -31,7 +31,7 @@ class GrpoCare(Variant):
         """How much less likely (in probability of a token) than the mean of the group's successes it may be."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.grpo_care.").at_least(0, "bonus", "margin")
+            Checks(self).at_least(0, "bonus", "margin")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

@@ -52,7 +52,7 @@ class Oprl(Variant):
         """Reward of a decision per unit of its tokens' summed log-ratios."""
 
         def __post_init__(self) -> None:
-            check = Checks(self, "algo.settings.oprl.")
+            check = Checks(self)
             check.at_least(0, "weight")
             check.positive("beta")
 

@@ -29,7 +29,7 @@ class Pacs(AdvantageEstimator):
         """Logits of success per unit of the mean log-ratio to the starting policy."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.pacs.").positive("beta")
+            Checks(self).positive("beta")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

@@ -36,7 +36,7 @@ class Salt(Variant):
         """How far apart two states may be that count as one, in deviations of the policy's features."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.salt.").at_least(0, "tolerance")
+            Checks(self).at_least(0, "tolerance")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

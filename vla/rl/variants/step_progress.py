@@ -29,7 +29,7 @@ class StepProgress(Variant):
         """What a decision's own part counts beside its rollout's advantage."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.step_progress.").at_least(0, "weight")
+            Checks(self).at_least(0, "weight")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)

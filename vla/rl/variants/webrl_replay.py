@@ -57,7 +57,7 @@ class WebrlReplay(Variant):
         """Successes of each task that are kept to be learnt from again."""
 
         def __post_init__(self) -> None:
-            Checks(self, "algo.settings.webrl_replay.").at_least(1, "capacity")
+            Checks(self).at_least(1, "capacity")
 
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)
