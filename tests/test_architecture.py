@@ -1,6 +1,7 @@
 """The arrows between the packages: real_robot -> vla -> {sim, world_models}; and no circle among their modules."""
 
 import ast
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -8,6 +9,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from vla.rl.config import AlgoConfig
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("sim", "vla", "world_models", "real_robot", "scripts")
@@ -104,3 +107,25 @@ def test_a_circle_is_found_however_it_closes(tmp_path: Path, back: str) -> None:
     (tmp_path / "pack" / "two.py").write_text(back)
     with pytest.raises(CycleError):
         TopologicalSorter(import_graph(tmp_path, ("pack",))).prepare()
+
+
+def test_files_and_functions_stay_small_enough_to_read() -> None:
+    """Files of 400 lines, functions of 60 beside their docstring; training reads top to bottom on one page."""
+    long_files, long_functions = [], []
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        limit = 300 if path == ROOT / "vla" / "rl" / "loop.py" else 400
+        if text.count("\n") > limit:
+            long_files.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines, at most {limit}")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                documented = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno
+                length = (node.end_lineno or 0) - (documented or 0)
+                if length > 60:
+                    long_functions.append(f"{path.relative_to(ROOT)}: {node.name} has {length} lines")
+    assert not long_files and not long_functions
+
+
+def test_an_algorithm_has_few_settings_of_its_own() -> None:
+    """What belongs to one reward, advantage or variant is a setting of that."""
+    assert len(dataclasses.fields(AlgoConfig)) <= 30
