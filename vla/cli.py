@@ -161,14 +161,15 @@ def prepare_environment() -> None:
 
 
 def _run_configured(command: str, entry: ConfiguredCommand, arguments: list[str]) -> int:
-    from vla.conf.compose import compose_config
+    from vla.conf.compose import compose_config, program
     from vla.errors import ReflexError
 
     flags = {argument for argument in arguments if argument.startswith("-")}
     unknown = flags - {"-h", "--help", "--show-config"}
     if unknown:
         raise ReflexError(
-            f"vla {command} takes field=value, --help and --show-config, not {min(unknown)!r}; see vla {command} --help"
+            f"{program(command)} takes field=value, --help and --show-config, not {min(unknown)!r}; "
+            f"see {program(command)} --help"
         )
     overrides = [argument for argument in arguments if argument not in flags]
     config_class: Any = _load(entry.config)
@@ -215,7 +216,9 @@ def _with_progress(runner: Callable[..., Any], config: Any) -> Any:
 
 
 def _how_to_resume(command: str, entry: ConfiguredCommand, overrides: list[str], config: Any) -> str:
-    again = ["vla", *command.split(), *(override for override in overrides if not override.startswith("resume="))]
+    from vla.conf.compose import program
+
+    again = [*program(command).split(), *(override for override in overrides if not override.startswith("resume="))]
     if any(field.name == "resume" for field in fields(config)):
         again.append("resume=true")
     elif not entry.continues:

@@ -14,4 +14,4 @@ COMMAND = ConfiguredCommand(
 
 if __name__ == "__main__":
     prepare_environment()
-    sys.exit(run_command("pretraining", COMMAND, sys.argv[1:]))
+    sys.exit(run_command("python -m scripts.pretraining", COMMAND, sys.argv[1:]))

@@ -95,6 +95,11 @@ def compose_config(command: str, config_class: type[Any], overrides: Sequence[st
     return Composed(values=values, config_class=config_class)
 
 
+def program(command: str) -> str:
+    """What is typed to run a command: one of `vla`'s, or a script's own."""
+    return command if command.startswith("python ") else f"vla {command}"
+
+
 def _folder(command: str) -> str:
     return command.replace(" ", "_")
 
@@ -126,7 +131,7 @@ def _check(text: str, fields: dict[str, FieldInfo], groups: dict[str, list[str]]
             )
         return
     if former := explain_choice(key, str(override.value())):
-        raise ReflexError(f"vla {command}: {former}")
+        raise ReflexError(f"{program(command)}: {former}")
     if key in fields:
         inner, _ = strip_optional(fields[key].annotation)
         if is_config(inner):
@@ -135,10 +140,10 @@ def _check(text: str, fields: dict[str, FieldInfo], groups: dict[str, list[str]]
             )
         return
     if meant := explain_setting(key, text.partition("=")[2], {*fields, *groups}):
-        raise ReflexError(f"vla {command}: {meant}")
+        raise ReflexError(f"{program(command)}: {meant}")
     if not _names_key_of_mapping(text, fields):
         raise ReflexError(
-            f"vla {command} has no field {key!r}{_nearest(key, [*fields, *groups])}; see vla {command} --help"
+            f"{program(command)} has no field {key!r}{_nearest(key, [*fields, *groups])}; see {program(command)} --help"
         )
 
 

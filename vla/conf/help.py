@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vla.conf.compose import Composed, default_options, list_groups
+from vla.conf.compose import Composed, default_options, list_groups, program
 from vla.conf.schema import FieldInfo, fields_of, is_config, type_name
 from vla.run.settings import strip_optional
 
@@ -16,7 +16,8 @@ from vla.run.settings import strip_optional
 def render_help(command: str, summary: str, example: str, composed: Composed) -> str:
     """The page, as wide as the terminal. Defaults are those in force under the overrides given beside `--help`."""
     width = min(shutil.get_terminal_size((100, 20)).columns, 120)
-    lines = [f"vla {command}: {summary}", "", f"usage: vla {command} [field=value ...]", f"       {example}", ""]
+    typed = program(command)
+    lines = [f"{typed}: {summary}", "", f"usage: {typed} [field=value ...]", f"       {example}", ""]
     groups = list_groups(command)
     if groups:
         defaults = default_options(command)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from scripts.pretraining import play_data
+from scripts.pretraining.__main__ import COMMAND
 from scripts.pretraining.play_data import CHUNK, KINDS, PlaySamples, generate_play, load_play, record_shard
 from scripts.pretraining.pretrain import PretrainConfig, named_things, place_loss, pretrain
+from vla.cli import run_command
 from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig
 from vla.policies import load_policy
@@ -144,3 +146,11 @@ def test_pretraining_ends_with_weights_and_their_provenance(
     stored = json.loads((tmp_path / "run" / "policy" / "provenance.json").read_text())
     assert stored["samples"] == record["samples"] > 10 and len(stored["weights_sha256"]) == 64
     assert (tmp_path / "run" / "policy" / "model.safetensors").stat().st_size <= 12_000_000
+
+
+def test_the_command_calls_itself_what_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "python -m scripts.pretraining"
+    assert run_command(name, COMMAND, ["--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"{name}: Make the shipped base")
+    assert run_command(name, COMMAND, ["torch_threads=2"]) == 2
+    assert f"{name}: torch_threads is now threads: write threads=2" in capsys.readouterr().err
