@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from vla.rewards.embeddings import ProprioceptionEmbedding
+from vla.rewards.reward import RewardParts, make_reward
 from vla.rewards.srpo import RewardError, cluster_successes, failure_rewards, linked_components, srpo_rewards
 
 
@@ -346,3 +348,19 @@ class TestRadius:
         linked[1, 3] = linked[3, 1] = linked[2, 4] = linked[4, 2] = True
         assert linked_components(linked).tolist() == [-1, 0, 1, 0, 1]
         assert linked_components(np.ones((2, 2), dtype=bool)).tolist() == [0, 0]
+
+
+def test_what_a_batch_is_said_to_hold_by_hand() -> None:
+    """Task 0: four successes in two places two apart, and a failure. Task 1: two failures. Task 2: one success."""
+    places = [[0.0], [0.1], [9.0], [9.1], [4.0], [0.0], [1.0], [5.0]]
+    won = [True, True, True, True, False, False, False, True]
+    tasks = [0, 0, 0, 0, 0, 1, 1, 2]
+    model = make_reward("srpo", RewardParts(ProprioceptionEmbedding(2)))
+    arrays = np.array(places, np.float32), np.array(won), np.array(tasks)
+    found = model.score(*arrays, np.arange(8))
+    assert found.metrics["reward/clusters"] == pytest.approx(2 / 3), "two of task 0, none of the others"
+    assert found.metrics["reward/centres"] == pytest.approx((2 + 0 + 1) / 3)
+    assert found.metrics["reward/noise_share"] == pytest.approx(1 / 5), "task 2's only success"
+    assert found.metrics["reward/tasks_without_success"] == 1.0
+    assert found.metrics["reward/invalid_embeddings"] == 0.0
+    assert found.metrics["reward/failure_mean"] == pytest.approx((0.4 + 0 + 0) / 3)
