@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.rewards.embeddings import RolloutEmbedding
-from vla.run.plugins import Part, load_class, make_settings, settings_key
+from vla.run.plugins import Part, load_class, settings_of
 
 SHIPPED = ("vla.rewards.binary", "vla.rewards.srpo", "vla.rewards.variants")
 """Where rewards are found by name."""
@@ -96,8 +96,8 @@ def make_reward(name: str, parts: RewardParts, prefix: str = "algo.settings") ->
     Raises:
         ReflexError: there is none of that name, or a setting is wrong; `prefix` is what messages call the settings.
     """
-    key, cls = settings_key(name), reward_class(name)
-    return cls(make_settings(cls, parts.settings.get(key, {}), f"{prefix}.{key}"), parts)
+    cls = reward_class(name)
+    return cls(settings_of(cls, name, parts.settings, prefix), parts)
 
 
 class WrappedReward(Reward):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from vla.errors import ReflexError
 from vla.policies.sampling import Sampling
 from vla.rewards.reward import SHIPPED, Reward, WrappedReward, reward_class
-from vla.rl.method import ESTIMATORS, Method, estimator_class, settings_of, variant_class
-from vla.run.plugins import settings_key, shipped_classes
+from vla.rl.method import ESTIMATORS, Method, estimator_class, variant_class
+from vla.run.plugins import Part, settings_key, settings_of, shipped_classes
 from vla.run.run_folder import Logger
 from vla.run.settings import Checks
 
@@ -107,10 +107,8 @@ class AlgoConfig:
         shipped = shipped_classes(Reward, SHIPPED) | shipped_classes(Method, ESTIMATORS)
         return {name: cls.Settings for name, cls in shipped.items() if fields(cls.Settings)}
 
-    def _check_methods(self) -> None:
-        """Everything named exists, and every setting belongs to something named and fits it."""
-        if len(set(self.variants)) != len(self.variants):
-            raise ReflexError(f"algo.variants is {self.variants}; name each once")
+    def classes(self) -> dict[str, type[Part]]:
+        """The reward, what it is made of, the advantage and the variants, by name. Raises `ReflexError` for no such."""
         rewards: dict[str, type[Any]] = {}
         name = self.reward
         while name not in rewards:
@@ -120,11 +118,18 @@ class AlgoConfig:
                 name = made.reward
                 if name in rewards:
                     raise ReflexError(f"algo.settings: the reward {name} is made of itself")
-        methods: dict[str, type[Method]] = {self.advantage: estimator_class(self.advantage)}
-        methods |= {variant: variant_class(variant) for variant in self.variants}
-        for name, cls in methods.items():
+        variants = {variant: variant_class(variant) for variant in self.variants}
+        return {**rewards, self.advantage: estimator_class(self.advantage), **variants}
+
+    def _check_methods(self) -> None:
+        """Everything named exists and goes together, and every setting belongs to something named and fits it."""
+        if len(set(self.variants)) != len(self.variants):
+            raise ReflexError(f"algo.variants is {self.variants}; name each once")
+        classes = self.classes()
+        for name, cls in classes.items():
             settings_of(cls, name, self.settings)
-        unused = sorted(set(self.settings) - {settings_key(name) for name in {*rewards, *methods}})
+            cls.check_algorithm(self)
+        unused = sorted(set(self.settings) - {settings_key(name) for name in classes})
         if unused:
             raise ReflexError(
                 f"algo.settings.{unused[0]} has no use: none of algo.reward={self.reward}, "
@@ -208,6 +213,8 @@ class TrainConfig:
             raise ReflexError(f"tasks is {self.tasks}; list each task once, or use null for all")
         if self.target_success is not None and self.evaluate_every == 0:
             raise ReflexError("target_success needs evaluations; set evaluate_every to 1 or more")
+        for cls in self.algo.classes().values():
+            cls.check_run(self)
 
 
 RESUME_MAY_CHANGE = frozenset(

@@ -33,7 +33,7 @@ from vla.rl.sampling import last_success_rates, stream_generator
 from vla.rl.setup import check_frame_memory, chosen_tasks, make_suite, open_reward, open_state, training_parts
 from vla.rl.state import TrainingState, save_state
 from vla.rl.update import learning_rate, update_policy
-from vla.run.cores import available_cpus
+from vla.run.cores import worker_count
 from vla.run.devices import draw_beside, resolve_device, set_threads, sharing_cores
 from vla.run.interrupts import held_interrupts
 from vla.run.plugins import Part, settings_key
@@ -72,7 +72,6 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
     seed_everything(derive_seed("train", config.seed) % 2**32)
     suite = make_suite(components.suite_factory, config)
     tasks = chosen_tasks(config, suite)
-    workers = available_cpus() if config.num_workers is None else config.num_workers
     algo = config.algo
     with RunFolder(config.output, config.resume, config.logger) as run:
         state = open_state(run, config, components.load_policy)
@@ -86,9 +85,8 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
         parts = training_parts(run, config, state, components.load_policy, horizons, demonstrations)
         estimator, variants = make_estimator(parts), make_variants(parts)
         slots = config.num_slots
-        with EnvironmentPool(
-            config.suite, slots, min(workers, slots), config.image_size, factory=components.suite_factory
-        ) as pool:
+        workers = worker_count(config.num_workers, slots)
+        with EnvironmentPool(config.suite, slots, workers, config.image_size, factory=components.suite_factory) as pool:
             if looks and state.fresh:
                 prepare_encoder(run, config, state, pool, suite, tasks, demonstrations, components.log)
             reward = open_reward(run, config, components.load_policy, demonstrations)

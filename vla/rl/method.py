@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vla.errors import ReflexError
 from vla.rl.batch import Batch, Samples
 from vla.rl.sampling import GroupRequest, Start
-from vla.run.plugins import Part, load_class, make_settings, settings_key
+from vla.run.plugins import Part, load_class
 
 VARIANTS = "vla.rl.variants"
 ESTIMATORS = ("vla.rl.group_mean", "vla.rl.critic", VARIANTS)
@@ -94,6 +95,15 @@ class Variant(Method):
         return weight
 
 
+def refuse_critic(algo: Any, variant: str) -> None:
+    """Raise `ReflexError` under a critic, which tells decisions apart already."""
+    if algo.advantage == "critic":
+        raise ReflexError(
+            f"algo.variants has {variant}, but the critic tells decisions apart already; leave it out, or set "
+            "algo.advantage to another"
+        )
+
+
 def estimator_class(name: str) -> type[AdvantageEstimator]:
     """The estimator called `name`. Raises `ReflexError` when there is none."""
     return load_class(name, AdvantageEstimator, ESTIMATORS, "algo.advantage")
@@ -102,9 +112,3 @@ def estimator_class(name: str) -> type[AdvantageEstimator]:
 def variant_class(name: str) -> type[Variant]:
     """The variant called `name`. Raises `ReflexError` when there is none."""
     return load_class(name, Variant, (VARIANTS,), "algo.variants")
-
-
-def settings_of(cls: type[Any], name: str, settings: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The `Settings` of the class called `name`. Raises `ReflexError` naming a wrong one."""
-    key = settings_key(name)
-    return make_settings(cls, settings.get(key, {}), f"algo.settings.{key}")

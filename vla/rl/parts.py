@@ -10,7 +10,8 @@ from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies.protocol import TrainablePolicy
 from vla.rl.config import AlgoConfig
-from vla.rl.method import AdvantageEstimator, Variant, estimator_class, settings_of, variant_class
+from vla.rl.method import AdvantageEstimator, Variant, estimator_class, variant_class
+from vla.run.plugins import settings_of
 
 
 def _no_policy(*_: str) -> TrainablePolicy:
@@ -37,14 +38,6 @@ class TrainingParts:
     """The policy that training started from, frozen."""
     demonstrations: Mapping[int, Sequence[Episode]] = field(default_factory=dict)
     """By task."""
-
-    def refuse_critic(self, variant: str) -> None:
-        """Raise `ReflexError` under a critic, which tells decisions apart already."""
-        if self.algo.advantage == "critic":
-            raise ReflexError(
-                f"algo.variants has {variant}, but the critic tells decisions apart already; leave it out, or set "
-                "algo.advantage to another"
-            )
 
 
 def make_estimator(parts: TrainingParts) -> AdvantageEstimator:

@@ -33,6 +33,14 @@ class Part:
     class Settings:
         """Nothing to set."""
 
+    @classmethod
+    def check_algorithm(cls, algo: Any) -> None:
+        """Raise `ReflexError` when it cannot work in this `AlgoConfig`: before anything runs or is written."""
+
+    @classmethod
+    def check_run(cls, run: Any) -> None:
+        """The same of a whole `TrainConfig`."""
+
     def save(self, folder: Path) -> None:
         """Write what it remembers into a checkpoint; most remember nothing."""
 
@@ -81,12 +89,17 @@ def settings_key(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def make_settings(cls: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
-    """The `Settings` of a class from a dictionary.
+def settings_of(
+    cls: type[Any], name: str, settings: Mapping[str, Mapping[str, Any]], setting: str = "algo.settings"
+) -> Any:
+    """The `Settings` of the class called `name`, from those of several classes by `settings_key`.
 
     Raises:
-        ReflexError: a key that the dataclass does not have, a value of another type, or one that it refuses.
+        ReflexError: a key that the dataclass does not have, a value of another type, or one that it refuses; `setting`
+            is what messages call the settings.
     """
+    key = settings_key(name)
+    values, prefix = settings.get(key, {}), f"{setting}.{key}"
     kind: type[Any] = cls.Settings
     hints = get_type_hints(kind)
     for key, value in values.items():

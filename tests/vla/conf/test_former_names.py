@@ -64,8 +64,13 @@ def test_what_is_said_of_a_former_method_works(former: str, value: str) -> None:
         kind = {"srpo": "reward", "success_bank": "reward", "critic": "advantage", "pacs": "advantage"}
         chosen = kind.get(method, "advantage" if method == "group_mean" else "variants")
         overrides = [f"algo.{chosen}=" + (f"[{method}]" if chosen == "variants" else method), f"{now}={value}"]
-    config = compose_config("train", TrainConfig, overrides).build()
-    assert config != TrainConfig()
+    beside = {
+        "algo.demonstration_starts": ["demonstrations=a/dataset"],
+        "algo.kl_demonstrations": ["algo.kl_coefficient=1"],
+    }
+    needed = beside.get(former, [])
+    config = compose_config("train", TrainConfig, overrides + needed).build()
+    assert config != compose_config("train", TrainConfig, needed).build()
 
 
 def test_every_former_method_is_tried_above() -> None:

@@ -7,26 +7,28 @@ import pytest
 from tests.vla.rl.helpers import training_parts
 from vla.errors import ReflexError
 from vla.policies.sampling import Sampling
-from vla.rewards.embeddings import ProprioceptionEmbedding
-from vla.rewards.reward import RewardParts, make_reward
 from vla.rewards.srpo import SrpoReward
 from vla.rl.config import AlgoConfig, TrainConfig
-from vla.rl.method import settings_of
 from vla.rl.parts import make_variants
+from vla.run.plugins import settings_of
 
 
 @pytest.mark.parametrize("variant", ["salt", "step_progress", "oprl", "grpo_care"])
 def test_what_a_critic_makes_pointless_is_refused(variant):
-    parts = training_parts(AlgoConfig(advantage="critic", variants=[variant]))
     with pytest.raises(ReflexError, match=rf"algo\.variants has {variant}, but the critic"):
-        make_variants(parts)
+        AlgoConfig(advantage="critic", variants=[variant])
 
 
 def test_references_kept_by_task_need_that_scope():
-    for settings in ({"reference_scope": {"reward": "success_bank"}}, {}):
-        demonstrations = {} if settings else {0: []}
+    banked = {"reference_scope": {"reward": "success_bank"}}
+    for settings, demonstrations in ((banked, None), ({}, "datasets/demos")):
         with pytest.raises(ReflexError, match=r"algo\.reward=reference_scope compares within a group"):
-            make_reward("reference_scope", RewardParts(ProprioceptionEmbedding(4), demonstrations, settings))
+            TrainConfig(algo=AlgoConfig(reward="reference_scope", settings=settings), demonstrations=demonstrations)
+
+
+def test_starts_along_demonstrations_need_some():
+    with pytest.raises(ReflexError, match="no demonstration to go on from"):
+        TrainConfig(algo=AlgoConfig(variants=["demonstration_starts"]))
 
 
 def test_the_pull_to_the_starting_policy_weakens_with_its_demonstrations():
@@ -35,7 +37,7 @@ def test_the_pull_to_the_starting_policy_weakens_with_its_demonstrations():
     (variant,) = make_variants(training_parts(algo))
     assert variant.kl_weight(algo.kl_coefficient) == pytest.approx(0.01)
     with pytest.raises(ReflexError, match=r"needs algo\.kl_coefficient"):
-        make_variants(training_parts(AlgoConfig(variants=[name])))
+        AlgoConfig(variants=[name])
 
 
 def test_defaults_are_valid_and_the_reward_is_the_only_difference():

@@ -38,9 +38,8 @@ def siirl_rewards(embeddings: ArrayLike, successes: ArrayLike, task_ids: ArrayLi
     failures to the nearest centre scaled to [0, 1] over these failures, 0.5 where they differ by less than 1e-6; reward
     0.6 * sigmoid(10 * (0.5 - d)). A task without a success gives its failures 0.
 
-    For comparison, not for use: the nearest failure gets about 0.6 and
-    the farthest about 0, however good or bad they are and however little they differ. Its 0 for a success whose
-    embedding is all zeros is left out.
+    For comparison, not for use: the nearest failure gets about 0.6 and the farthest about 0, however good or bad they
+    are and however little they differ. Its 0 for a success whose embedding is all zeros is left out.
 
     Raises:
         RewardError: shapes disagree.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vla.errors import ReflexError
+from vla.rl.config import AlgoConfig
 from vla.rl.method import Variant
-from vla.rl.parts import TrainingParts
 from vla.run.settings import Checks
 
 
@@ -27,9 +27,10 @@ class DemonstrationRegularisation(Variant):
         def __post_init__(self) -> None:
             Checks(self).at_least(1, "demonstrations")
 
-    def __init__(self, settings: Settings, parts: TrainingParts) -> None:
-        super().__init__(settings, parts)
-        if parts.algo.kl_coefficient == 0:
+    @classmethod
+    def check_algorithm(cls, algo: AlgoConfig) -> None:
+        """There must be a penalty to divide."""
+        if algo.kl_coefficient == 0:
             raise ReflexError("algo.variants has demonstration_regularisation, which needs algo.kl_coefficient: set it")
 
     def kl_weight(self, weight: float) -> float:

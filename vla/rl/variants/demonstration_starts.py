@@ -14,6 +14,7 @@ import numpy as np
 
 from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.rl.config import TrainConfig
 from vla.rl.method import Variant
 from vla.rl.parts import TrainingParts
 from vla.rl.sampling import GroupRequest, Start, stream_generator
@@ -53,13 +54,17 @@ class DemonstrationStarts(Variant):
         def __post_init__(self) -> None:
             Checks(self).within(0.0, 0.9, "share")
 
-    def __init__(self, settings: Settings, parts: TrainingParts) -> None:
-        super().__init__(settings, parts)
-        if not parts.demonstrations:
+    @classmethod
+    def check_run(cls, run: TrainConfig) -> None:
+        """There must be demonstrations."""
+        if run.demonstrations is None:
             raise ReflexError(
                 "algo.variants has demonstration_starts, but there is no demonstration to go on from; name a dataset "
                 "of vla collect with demonstrations"
             )
+
+    def __init__(self, settings: Settings, parts: TrainingParts) -> None:
+        super().__init__(settings, parts)
         self._leads = leads_of(parts.demonstrations)
 
     def choose(

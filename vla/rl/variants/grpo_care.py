@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from vla.errors import ReflexError
 from vla.rl.batch import Batch
+from vla.rl.config import AlgoConfig
 from vla.rl.likelihood import mean_log_probs
 from vla.rl.method import Variant
-from vla.rl.parts import TrainingParts
 from vla.run.settings import Checks
 
 
@@ -33,9 +33,10 @@ class GrpoCare(Variant):
         def __post_init__(self) -> None:
             Checks(self).at_least(0, "bonus", "margin")
 
-    def __init__(self, settings: Settings, parts: TrainingParts) -> None:
-        super().__init__(settings, parts)
-        if parts.algo.advantage == "critic":
+    @classmethod
+    def check_algorithm(cls, algo: AlgoConfig) -> None:
+        """Not beside a critic."""
+        if algo.advantage == "critic":
             raise ReflexError(
                 "algo.variants has grpo_care, but the critic forecasts rewards from 0 to 1; leave it out, or set "
                 "algo.advantage to another"

@@ -25,8 +25,9 @@ from vla.errors import restoring
 from vla.policies.protocol import TrainablePolicy
 from vla.rl.advantages import advantages_with_steps
 from vla.rl.batch import Batch, Rollout
+from vla.rl.config import AlgoConfig
 from vla.rl.likelihood import token_log_probs
-from vla.rl.method import Variant
+from vla.rl.method import Variant, refuse_critic
 from vla.rl.parts import TrainingParts
 from vla.rl.sampling import stream_generator
 from vla.rl.update import make_optimiser
@@ -56,9 +57,13 @@ class Oprl(Variant):
             check.at_least(0, "weight")
             check.positive("beta")
 
+    @classmethod
+    def check_algorithm(cls, algo: AlgoConfig) -> None:
+        """Not beside a critic."""
+        refuse_critic(algo, "oprl")
+
     def __init__(self, settings: Settings, parts: TrainingParts) -> None:
         super().__init__(settings, parts)
-        parts.refuse_critic("oprl")
         self._opened: tuple[TrainablePolicy, torch.optim.Optimizer] | None = None
         """Judge and optimiser, once they are needed: a resumed run has them in its checkpoint."""
 

@@ -15,8 +15,8 @@ from scipy.spatial.distance import cdist
 
 from vla.rewards.srpo import linked_components
 from vla.rl.batch import Batch
-from vla.rl.method import Variant
-from vla.rl.parts import TrainingParts
+from vla.rl.config import AlgoConfig
+from vla.rl.method import Variant, refuse_critic
 from vla.run.settings import Checks
 
 ALONE = -1
@@ -38,9 +38,10 @@ class Salt(Variant):
         def __post_init__(self) -> None:
             Checks(self).at_least(0, "tolerance")
 
-    def __init__(self, settings: Settings, parts: TrainingParts) -> None:
-        super().__init__(settings, parts)
-        parts.refuse_critic("salt")
+    @classmethod
+    def check_algorithm(cls, algo: AlgoConfig) -> None:
+        """Not beside a critic."""
+        refuse_critic(algo, "salt")
 
     def credit(self, batch: Batch) -> dict[str, float]:
         """See `shared_step_advantages`."""

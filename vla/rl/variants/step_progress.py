@@ -13,8 +13,8 @@ import numpy as np
 from vla.rewards.success_progress import task_progress
 from vla.rl.advantages import advantages_with_steps
 from vla.rl.batch import Batch
-from vla.rl.method import Variant
-from vla.rl.parts import TrainingParts
+from vla.rl.config import AlgoConfig
+from vla.rl.method import Variant, refuse_critic
 from vla.run.settings import Checks
 
 
@@ -31,9 +31,10 @@ class StepProgress(Variant):
         def __post_init__(self) -> None:
             Checks(self).at_least(0, "weight")
 
-    def __init__(self, settings: Settings, parts: TrainingParts) -> None:
-        super().__init__(settings, parts)
-        parts.refuse_critic("step_progress")
+    @classmethod
+    def check_algorithm(cls, algo: AlgoConfig) -> None:
+        """Not beside a critic."""
+        refuse_critic(algo, "step_progress")
 
     def credit(self, batch: Batch) -> dict[str, float]:
         """See `vla.rewards.success_progress.task_progress`."""
