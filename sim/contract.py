@@ -1,7 +1,7 @@
 """The types every environment, policy and trainer meets at: observation, action, suite and environment.
 
-Shapes and units are those of the whole project. An environment that follows this file can be stepped by the pool,
-trained on, evaluated on and recorded without any code of its own elsewhere.
+Shapes, names and units come from the embodiment (`sim.embodiments`) of a suite. An environment that follows this file
+can be stepped by the pool, trained on, evaluated on and recorded without any code of its own elsewhere.
 """
 
 from __future__ import annotations
@@ -15,20 +15,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-CONTROL_FREQUENCY = 20
-"""Control steps per second, in every suite."""
-
-ACTION_SIZE = 7
-"""End-effector delta (x, y, z, rx, ry, rz) and gripper (-1 open, +1 close), all in [-1, 1]."""
-
-STATE_SIZE = 8
-"""End-effector position (m, 3), axis-angle orientation (rad, 3), finger positions (m, 2)."""
-
-POSITION_SCALE = 0.05
-"""Metres of end-effector displacement commanded by a full-scale position action."""
-
-ROTATION_SCALE = 0.5
-"""Radians of end-effector rotation commanded by a full-scale rotation action."""
+from sim.embodiments import Embodiment
 
 Split = Literal["train", "eval"]
 """Which of the two disjoint sets of initial states an index refers to."""
@@ -44,26 +31,30 @@ class EnvironmentRequestError(ValueError):
 class Observation(TypedDict):
     """What a policy sees of one environment. A batch adds a leading axis (and `instruction` becomes a list)."""
 
-    image: Image  # [H, W, 3] third-person camera, upright
-    wrist_image: Image  # [H, W, 3] wrist camera, upright
-    state: FloatArray  # [8]
+    images: dict[str, Image]
+    """By camera: [H, W, 3], upright."""
+    state: FloatArray
+    """[S] proprioception."""
     instruction: str
 
 
 class ObservationBatch(TypedDict):
     """Observations of B environments, stacked."""
 
-    image: Image  # [B, H, W, 3]
-    wrist_image: Image  # [B, H, W, 3]
-    state: FloatArray  # [B, 8]
+    images: dict[str, Image]
+    """By camera: [B, H, W, 3]."""
+    state: FloatArray
+    """[B, S]"""
     instruction: list[str]
 
 
 def stack_observations(observations: Sequence[Observation]) -> ObservationBatch:
-    """Stack B observations along a new leading axis."""
+    """Stack B observations of one embodiment along a new leading axis."""
     return ObservationBatch(
-        image=np.stack([observation["image"] for observation in observations]),
-        wrist_image=np.stack([observation["wrist_image"] for observation in observations]),
+        images={
+            camera: np.stack([observation["images"][camera] for observation in observations])
+            for camera in observations[0]["images"]
+        },
         state=np.stack([observation["state"] for observation in observations]),
         instruction=[observation["instruction"] for observation in observations],
     )
@@ -99,6 +90,7 @@ class ManipulationEnvironment(gymnasium.Env[Any, NDArray[np.float32]], ABC):
     """
 
     suite_name: str
+    embodiment: Embodiment
     task_id: int
     instruction: str
     horizon: int
@@ -113,18 +105,19 @@ class ManipulationEnvironment(gymnasium.Env[Any, NDArray[np.float32]], ABC):
 
     @abstractmethod
     def robot_state(self) -> FloatArray:
-        """Proprioception, float32 [8]."""
+        """Proprioception, float32 [S]."""
 
     @abstractmethod
     def render_observation(self) -> Observation:
-        """Render both cameras and return the full observation."""
+        """Render every camera and return the full observation."""
 
 
 class Suite(ABC):
     """A named set of tasks with disjoint training and evaluation initial states."""
 
     name: str
-    image_size: int
+    embodiment: Embodiment
+    """What its robot sees, with the sizes that pictures have here, feels and can be told."""
 
     @property
     @abstractmethod
@@ -181,4 +174,4 @@ class Expert(ABC):
 
     @abstractmethod
     def act(self, environment: ManipulationEnvironment) -> FloatArray:
-        """The next action, float32 [7] in [-1, 1]."""
+        """The next action, float32 [A], within the embodiment's limits."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sim.embodiments import Embodiment
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,11 @@ class Episode:
     """
 
     suite: str
+    embodiment: Embodiment
+    """What acted: names, shapes and units of everything below."""
     task_id: int
     instruction: str
+    """The first one, where it changes within the episode."""
     split: str
     """"train" or "eval": which set of initial states `init_state_id` indexes."""
     init_state_id: int
@@ -29,29 +35,29 @@ class Episode:
     policy_id: str
     success: bool
     actions: NDArray[np.float32]
-    """[T, 7] executed actions."""
+    """[T, A] executed actions."""
     observation_steps: NDArray[np.int64]
     """[N] control-step index of each kept observation, increasing; 0 is before the first action, T after the last."""
-    images: NDArray[np.uint8]
-    """[N, H, W, 3] third-person frames."""
-    wrist_images: NDArray[np.uint8]
-    """[N, H, W, 3] wrist frames."""
+    images: Mapping[str, NDArray[np.uint8]]
+    """By camera: [N, H, W, 3] frames. A dataset may decode them when they are asked for."""
     states: NDArray[np.float32]
-    """[N, 8] proprioception."""
+    """[N, S] proprioception."""
     rewards: NDArray[np.float32]
     """[T] environment reward (1 at success, else 0)."""
     costs: NDArray[np.float32]
     """[T] safety costs."""
     progress: NDArray[np.float32]
     """[T] simulator-true progress, for audits only."""
-    tokens: NDArray[np.int64] | None = None
-    """[D, K] action tokens of each decision; None when the source is not a token policy."""
+    decisions: NDArray[Any] | None = None
+    """[D, ...] what the policy needs to score each decision again (`PolicyOutput.decision`); None from other sources."""
     log_probs: NDArray[np.float32] | None = None
-    """[D, K] log-probabilities of the tokens under the policy that sampled them, at its sampling temperature."""
+    """[D, U] log-probabilities of the decisions' units under the policy and the sampling that made them."""
     features: NDArray[np.float32] | None = None
     """[D, F] the hidden state that each decision was made from; None when the source gives none."""
     inputs: Any = None
     """What the policy's network took in at each of the D decisions, in memory only (`PolicyOutput.inputs`)."""
+    instructions: tuple[str, ...] | None = None
+    """[N] the instruction of each kept observation, where it changes within the episode; None where it does not."""
     worker_restarted: bool = False
     """The episode was re-run from its initial state because its worker died."""
 
@@ -59,6 +65,12 @@ class Episode:
     def length(self) -> int:
         """Control steps executed."""
         return len(self.actions)
+
+    def instructions_at(self, rows: NDArray[np.int64]) -> list[str]:
+        """The instructions of kept observations, by their positions [n] in `observation_steps`."""
+        if self.instructions is None:
+            return [self.instruction] * len(rows)
+        return [self.instructions[row] for row in rows]
 
     def record(self) -> dict[str, Any]:
         """The JSON-ready line of `episodes.jsonl`."""

@@ -5,41 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sim.contract import ObservationBatch
-
-Mode = Literal["greedy", "sample"]
+from sim.contract import Observation, ObservationBatch
+from sim.embodiments import Embodiment
+from vla.data.feature_map import FeatureMap
+from vla.policies.sampling import GREEDY, Sampling
 
 
 @dataclass(frozen=True)
 class PolicySpec:
     """What a policy needs to see and what it emits."""
 
-    cameras: tuple[str, ...]
-    """Observation keys it reads, e.g. ("image", "wrist_image")."""
-    image_size: int
-    """Side in pixels of the square frames its network consumes; other sizes are resized by its processor."""
+    embodiment: Embodiment
+    """What it was made for: its own camera names with the sizes its network takes, its state and its action."""
     uses_state: bool
     chunk_horizon: int
     """H: actions in a chunk."""
     execute_steps: int
     """How many of them are executed before the next decision."""
-    tokens_per_chunk: int
-    """K: action tokens in a chunk (H * 7)."""
+    unit_steps: tuple[int, ...]
+    """[U] for each number of a decision's log-probabilities, the step of the chunk (from 0) whose execution makes it
+    count: tokens and denoising steps belong to one action, a Gaussian over a whole chunk to the first."""
 
 
 @dataclass(frozen=True)
 class PolicyOutput:
     """One decision for each of B environments."""
 
-    actions: NDArray[np.float32]  # [B, H, 7] in [-1, 1]
-    tokens: NDArray[np.int64]  # [B, K]
-    log_probs: NDArray[np.float32]  # [B, K] at the sampling temperature (greedy: at temperature 1)
+    actions: NDArray[np.float32]
+    """[B, H, A] in the units of the policy's embodiment, within its limits."""
+    decision: NDArray[Any]
+    """[B, ...] what the policy needs to score the decision again: tokens, a denoising chain, a Gaussian's sample. Only
+    the policy opens it."""
+    log_probs: NDArray[np.float32]
+    """[B, U] of the decision's units, under the sampling that made it."""
     features: NDArray[np.float32] | None = None
     """[B, D] the hidden state that the decision was made from; None for a policy that has none to give."""
     inputs: Any = None
@@ -49,7 +53,7 @@ class PolicyOutput:
 
 @runtime_checkable
 class Policy(Protocol):
-    """A token policy over action chunks."""
+    """Decides on chunks of actions from what it sees."""
 
     @property
     def spec(self) -> PolicySpec: ...
@@ -58,28 +62,24 @@ class Policy(Protocol):
     def policy_id(self) -> str:
         """Short name written into episodes, e.g. "reflex-tiny"."""
 
+    @property
+    def feature_map(self) -> FeatureMap:
+        """What the policy's cameras, state and action are called where it acts."""
+
     def act(
         self,
         observations: ObservationBatch,
-        mode: Mode = "greedy",
-        temperature: float = 1.0,
+        sampling: Sampling = GREEDY,
         generators: Sequence[np.random.Generator] | None = None,
-        token_noise: float = 0.0,
-        chunk_correlation: float = 0.0,
     ) -> PolicyOutput:
         """Decide for B environments.
 
-        `generators` (one per environment, required for mode "sample") make an episode's samples depend on its own
-        seed only, never on which episodes share its batch. `token_noise` is the standard deviation, in bins, of noise
-        that sampling adds to every token; log-probabilities are those of the noisy tokens
-        (`vla.policies.decoding.add_token_noise`). `chunk_correlation` in [0, 1) is how alike the draws of one action
-        dimension are over the steps of a chunk (`vla.policies.decoding.correlated_uniforms`).
+        `generators` (one per environment, required unless `sampling.greedy`) make an episode's samples depend on its
+        own seed only, never on which episodes share its batch.
         """
 
-    def log_prob(
-        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities [B, K] of `tokens` [B, K] and entropies [B, K], differentiable."""
+    def select_action(self, observation: Observation) -> NDArray[np.float32]:
+        """The chunk [H, A] that a greedy policy executes after one observation."""
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json, processor files and model.safetensors, atomically."""
@@ -104,10 +104,14 @@ class TrainablePolicy(Policy, Protocol):
     def prepare(self, observations: ObservationBatch) -> Any:
         """Observations as `PreparedInputs` on the CPU, pictures as uint8 at the network's resolution."""
 
-    def log_prob_from_inputs(
-        self, inputs: Any, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities [B, K] of `tokens` [B, K] and entropies [B, K], differentiable."""
+    def log_prob(self, inputs: Any, decisions: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [B, U] and entropies [B, U] of decisions [B, ...] made under `sampling`, differentiable.
+
+        Which units count is the business of the caller, who knows how many actions were executed (`spec.unit_steps`).
+        """
+
+    def imitation_loss(self, inputs: Any, actions: NDArray[np.float32]) -> tuple[torch.Tensor, dict[str, float]]:
+        """What supervised fine-tuning on chunks of actions [B, H, A] minimises, [B], differentiable, and metrics."""
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """What an optimiser may change, where it requires a gradient."""

@@ -12,8 +12,7 @@ from vla.data.episode import Episode
 def observations_at(episode: Episode, moments: NDArray[np.int64]) -> ObservationBatch:
     """An episode's kept observations at positions [n] in `observation_steps`."""
     return ObservationBatch(
-        image=episode.images[moments],
-        wrist_image=episode.wrist_images[moments],
+        images={camera: frames[moments] for camera, frames in episode.images.items()},
         state=episode.states[moments],
-        instruction=[episode.instruction] * len(moments),
+        instruction=episode.instructions_at(moments),
     )
