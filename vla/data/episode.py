@@ -49,7 +49,7 @@ class Episode:
     progress: NDArray[np.float32]
     """[T] simulator-true progress, for audits only."""
     decisions: NDArray[Any] | None = None
-    """[D, ...] what the policy needs to score each decision again (`PolicyOutput.decision`); None from other sources."""
+    """[D, ...] what the policy needs to score each decision again (`PolicyOutput.decision`); None from others."""
     log_probs: NDArray[np.float32] | None = None
     """[D, U] log-probabilities of the decisions' units under the policy and the sampling that made them."""
     features: NDArray[np.float32] | None = None
