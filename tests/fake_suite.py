@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import (
-    POSITION_SCALE,
     EnvironmentRequestError,
     Expert,
     FloatArray,
@@ -22,6 +21,7 @@ from sim.contract import (
     StepOutcome,
     Suite,
 )
+from sim.embodiments import POSITION_SCALE
 
 COLOURS = ("red", "green", "blue")
 TARGETS = np.array([[0.3, 0.0, 0.1], [-0.2, 0.3, 0.2], [0.0, -0.3, 0.3]])

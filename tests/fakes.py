@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sim.contract import POSITION_SCALE, ObservationBatch
+from sim.contract import ObservationBatch
+from sim.embodiments import POSITION_SCALE
 from tests.fake_suite import (
     COLOURS,
     HORIZON,
