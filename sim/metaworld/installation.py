@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import warnings
 from typing import Any
 
 from sim.contract import EnvironmentRequestError
@@ -34,7 +35,10 @@ def task_class(name: str) -> type[Any]:
 
 def scripted_policy(name: str) -> Any:
     """MetaWorld's scripted policy of a task, which has `get_action(observation [39]) -> [4]`."""
-    return _table("metaworld.policies", "ENV_POLICY_MAP")[f"{name}-v3"]()
+    policies = _table("metaworld.policies", "ENV_POLICY_MAP")
+    # They say at most steps that a command is clipped, which is what happens to all of them.
+    warnings.filterwarnings("ignore", message="Constant", module="metaworld.policies.policy")
+    return policies[f"{name}-v3"]()
 
 
 def _table(module: str, name: str) -> Any:
