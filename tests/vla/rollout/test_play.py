@@ -40,8 +40,8 @@ def test_every_field_comes_from_its_own_source() -> None:
     np.testing.assert_allclose(episode.progress, 1.0 / steps, rtol=1e-6)
     assert episode.observation_steps.tolist() == list(range(LENGTH + 1))
     assert episode.states[:, 0].tolist() == [0.5 + step for step in range(LENGTH + 1)]
-    assert episode.images[:, 0, 0, 0].tolist() == list(range(LENGTH + 1))
-    assert episode.wrist_images[:, 0, 0, 0].tolist() == [100 + step for step in range(LENGTH + 1)]
+    assert episode.images["image"][:, 0, 0, 0].tolist() == list(range(LENGTH + 1))
+    assert episode.images["wrist_image"][:, 0, 0, 0].tolist() == [100 + step for step in range(LENGTH + 1)]
     assert episode.tokens is episode.log_probs is episode.features is episode.inputs is None
     for name, kind in (("actions", np.float32), ("rewards", np.float32), ("states", np.float32), ("images", np.uint8)):
         assert getattr(episode, name).dtype == kind
@@ -67,9 +67,9 @@ def test_frames_are_those_asked_for_and_the_last(stride: int | None, steps: list
     environment.reset_to("train", 0)
     episode = play_episode(environment, OddExpert(), EpisodeBuilder("odd", WANTED, "x"), frame_stride=stride)
     assert episode.observation_steps.tolist() == steps
-    assert environment.renders == len(steps) == len(episode.images) == len(episode.wrist_images)
+    assert environment.renders == len(steps) == len(episode.images["image"]) == len(episode.images["wrist_image"])
     assert episode.states.shape == (len(steps), 8)
-    assert episode.images.shape[3] == 3
+    assert episode.images["image"].shape[3] == 3
 
 
 def test_an_actor_without_more_to_do_ends_the_episode() -> None:
@@ -148,7 +148,7 @@ def test_experts_are_played_in_the_order_asked_without_a_picture() -> None:
         found = [(e.task_id, e.split, e.init_state_id, e.seed, e.policy_id, e.success) for e in episodes]
         assert found == [(2, "eval", 3, 17, "expert", True), (2, "eval", 1, 15, "expert", True),
                          (1, "eval", 3, 10, "expert", False), (1, "eval", 1, 8, "expert", False)]  # fmt: skip
-        assert all(len(episode.images) == len(episode.states) == 0 for episode in episodes)
+        assert all(len(episode.images["image"]) == len(episode.states) == 0 for episode in episodes)
 
 
 def test_a_scripted_player_s_settings_reach_the_episode() -> None:

@@ -87,7 +87,7 @@ def test_episodes_come_in_request_order_and_are_complete() -> None:
         assert episode.success == (episode.rewards.sum() == 1)
         assert episode.success or length == HORIZON
         assert episode.observation_steps.tolist() == [*range(0, length, 5), length]
-        assert episode.images.shape == episode.wrist_images.shape == (decisions + 1, 16, 16, 3)
+        assert episode.images["image"].shape == episode.images["wrist_image"].shape == (decisions + 1, 16, 16, 3)
         assert episode.states.shape == (decisions + 1, 8)
         assert episode.actions.shape == (length, 7)
         assert episode.rewards.shape == episode.costs.shape == episode.progress.shape == (length,)
@@ -101,13 +101,15 @@ def test_the_record_replays_in_a_bare_environment() -> None:
     episode = roll_out()[0][4]
     environment = SUITE.make(episode.task_id)
     environment.reset_to("eval", episode.init_state_id)
-    np.testing.assert_array_equal(environment.render_observation()["image"], episode.images[0])
+    np.testing.assert_array_equal(environment.render_observation()["images"]["image"], episode.images["image"][0])
     outcomes = [environment.advance(action) for action in episode.actions]
     assert outcomes[-1].done
     assert outcomes[-1].success == episode.success
     progress = np.array([outcome.progress for outcome in outcomes], dtype=np.float32)
     np.testing.assert_array_equal(progress, episode.progress)
-    np.testing.assert_array_equal(environment.render_observation()["wrist_image"], episode.wrist_images[-1])
+    np.testing.assert_array_equal(
+        environment.render_observation()["images"]["wrist_image"], episode.images["wrist_image"][-1]
+    )
 
 
 def test_tokens_and_log_probs_belong_to_the_decision_frames() -> None:
@@ -116,8 +118,8 @@ def test_tokens_and_log_probs_belong_to_the_decision_frames() -> None:
     indices = decision_indices(episode, 8)
     assert episode.observation_steps[indices].tolist() == list(range(0, episode.length, 8))
     batch = ObservationBatch(
-        image=episode.images[indices],
-        wrist_image=episode.wrist_images[indices],
+        image=episode.images["image"][indices],
+        wrist_image=episode.images["wrist_image"][indices],
         state=episode.states[indices],
         instruction=[episode.instruction] * len(indices),
     )
@@ -129,7 +131,7 @@ def test_tokens_and_log_probs_belong_to_the_decision_frames() -> None:
 def test_extra_frames_are_merged_and_no_other_is_rendered() -> None:
     FakeEnvironment.renders = 0
     plain = roll_out()[0]
-    assert FakeEnvironment.renders == sum(len(episode.images) for episode in plain)
+    assert FakeEnvironment.renders == sum(len(episode.images["image"]) for episode in plain)
     strided = roll_out(frame_stride=3)[0]
     for one, other in zip(plain, strided, strict=True):
         length = one.length
@@ -169,7 +171,7 @@ def test_a_killed_worker_costs_nothing_but_a_mark() -> None:
                 os.kill(pool.worker_pids[1], signal.SIGKILL)
 
         episodes = collect_rollouts(
-            FakePolicy(), pool, SUITE, REQUESTS, mode="sample", temperature=1.2, on_episode=kill_once
+            FakePolicy(), pool, SUITE, REQUESTS, sampling=Sampling(1.2, 0.0, 0.0), on_episode=kill_once
         )
     for one, other in zip(reference, episodes, strict=True):
         assert_same(one, other)
@@ -225,8 +227,8 @@ def test_every_field_comes_from_its_own_source() -> None:
         assert episode.costs.tolist() == (10.0 + steps).tolist()
         np.testing.assert_allclose(episode.progress, 1.0 / steps, rtol=1e-6)
         assert episode.rewards.tolist() == [0.0] * (LENGTH - 1) + [float(episode.success)]
-        assert episode.images[:, 0, 0, 0].tolist() == [0, 3, 6, LENGTH]
-        assert episode.wrist_images[:, 0, 0, 0].tolist() == [100, 103, 106, 100 + LENGTH]
+        assert episode.images["image"][:, 0, 0, 0].tolist() == [0, 3, 6, LENGTH]
+        assert episode.images["wrist_image"][:, 0, 0, 0].tolist() == [100, 103, 106, 100 + LENGTH]
         assert episode.states[:, 0].tolist() == [0.5, 3.5, 6.5, LENGTH + 0.5]
         assert episode.tokens is not None and episode.log_probs is not None and episode.features is not None
         numbers = decisions + 0.5 + 20 * episode.task_id
@@ -242,7 +244,7 @@ def test_every_field_comes_from_its_own_source() -> None:
 
 def test_how_actions_are_sampled_reaches_the_policy() -> None:
     policy = TellingPolicy()
-    play_odd(policy, mode="sample", temperature=1.3, token_noise=5.0, chunk_correlation=0.4)
+    play_odd(policy, sampling=Sampling(1.3, 0.0, 0.0), token_noise=5.0, chunk_correlation=0.4)
     for asked in policy.asked:
         assert (asked["mode"], asked["temperature"]) == ("sample", 1.3)
         assert (asked["token_noise"], asked["chunk_correlation"]) == (5.0, 0.4)
@@ -320,6 +322,6 @@ def test_a_policy_that_breaks_its_spec_is_named() -> None:
             (BrokenPolicy("nan"), EnvironmentRequestError, "slot 0: action is nan at step 0"),
         ):
             with pytest.raises(error, match=message):
-                collect_rollouts(policy, pool, SUITE, REQUESTS, mode="sample", temperature=1.0)
+                collect_rollouts(policy, pool, SUITE, REQUESTS, sampling=Sampling(1.0, 0.0, 0.0))
         # An aborted collection leaves the pool usable.
         assert len(collect_rollouts(FakePolicy(), pool, SUITE, REQUESTS[:3], mode="greedy", temperature=1.0)) == 3
