@@ -104,6 +104,8 @@ class EvaluationConfig:
         Checks(self).shared()
         parse_shard(self.shard)
         suite_name(self.suite, self.protocol)
+        if self.mode == "sample" and self.temperature == 0:
+            raise ReflexError("temperature is 0; mode=sample needs one above 0, mode=greedy none")
         if self.policy == EXPERT and self.mode != "greedy":
             raise ReflexError(f"mode={self.mode} is for policies; experts have no distribution to sample from")
 

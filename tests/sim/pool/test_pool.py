@@ -234,7 +234,13 @@ def test_a_bad_action_is_refused_before_any_stepping(local_pool: EnvironmentPool
     assert_equal(after[0].observation, before[0])  # slot 1 had not moved, and both episodes still run
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 6), (1, 4, 7), (2, 7), (2, 0, 7)])
+def test_an_action_of_another_robot_is_refused_by_the_environment(local_pool: EnvironmentPool) -> None:
+    local_pool.reset([0, 1], requests(0, 1))
+    with pytest.raises(EnvironmentRequestError, match=r"slot 0, task 0: an action needs 7"):
+        local_pool.step_chunk([0, 1], np.zeros((2, 4, 6), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 7), (2, 7), (2, 0, 7)])
 def test_misshapen_actions_are_refused(local_pool: EnvironmentPool, shape: tuple[int, ...]) -> None:
     local_pool.reset([0, 1], requests(0, 1))
     with pytest.raises(EnvironmentRequestError, match="must have shape"):
