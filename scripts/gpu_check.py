@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from scripts.bench.machine import random_observations
-from vla.policies import PrismaticPolicy, reflex_tiny_config
+from vla.policies import GREEDY, PrismaticPolicy, reflex_tiny_config
 from vla.run.files import write_json
 
 NO_DEVICE = 3
@@ -72,11 +72,11 @@ def check_policy_agreement(device: str, quick: bool) -> Iterator[Outcome]:
     torch.manual_seed(0)
     reference = PrismaticPolicy.from_config(reflex_tiny_config())
     moved = copy_to(reference, device)
-    observations = random_observations(4 if quick else 32, reference.spec.image_size)
-    tokens = torch.from_numpy(reference.act(observations).tokens)
+    observations = random_observations(4 if quick else 32, reference.spec.embodiment.cameras[0].height)
+    tokens = torch.from_numpy(reference.act(observations).decision)
     log_probs = {}
     for name, policy in (("cpu", reference), ("device", moved)):
-        values, _ = policy.log_prob_from_inputs(policy.prepare(observations), tokens)
+        values, _ = policy.log_prob(policy.prepare(observations), tokens, GREEDY)
         torch.autograd.backward(values.mean())
         log_probs[name] = values
     forward = largest_difference(log_probs["cpu"], log_probs["device"])
@@ -91,12 +91,12 @@ def check_policy_speed(device: str, quick: bool) -> Iterator[Outcome]:
     """A decision of the tiny policy, and a training step, per sample."""
     policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
     batch = 8 if quick else 256
-    observations = random_observations(batch, policy.spec.image_size)
-    tokens = torch.from_numpy(policy.act(observations).tokens)
+    observations = random_observations(batch, policy.spec.embodiment.cameras[0].height)
+    tokens = torch.from_numpy(policy.act(observations).decision)
     inputs = policy.prepare(observations)
 
     def train_step() -> None:
-        log_probs, _ = policy.log_prob_from_inputs(inputs, tokens)
+        log_probs, _ = policy.log_prob(inputs, tokens, GREEDY)
         torch.autograd.backward(log_probs.mean())
 
     decide = median_seconds(lambda: policy.act(observations), device, 3 if quick else 20)
@@ -111,9 +111,9 @@ def check_fine_tuning(device: str, quick: bool) -> Iterator[Outcome]:
 
     torch.manual_seed(0)
     policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
-    observations = random_observations(8, policy.spec.image_size)
+    observations = random_observations(8, policy.spec.embodiment.cameras[0].height)
     generator = np.random.default_rng(1)
-    tokens = torch.from_numpy(generator.integers(0, 256, (8, policy.spec.tokens_per_chunk)))
+    tokens = torch.from_numpy(generator.integers(0, 256, (8, len(policy.spec.unit_steps))))
     inputs = policy.prepare(observations)
     optimiser = torch.optim.AdamW(policy.parameters(), lr=1e-3)
     losses, start = [], 0.0
@@ -123,7 +123,7 @@ def check_fine_tuning(device: str, quick: bool) -> Iterator[Outcome]:
             start = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
         with autocast(torch.device(device)):
-            log_probs, _ = policy.log_prob_from_inputs(inputs, tokens)
+            log_probs, _ = policy.log_prob(inputs, tokens, GREEDY)
         loss = -log_probs.float().mean()
         torch.autograd.backward(loss)
         optimiser.step()

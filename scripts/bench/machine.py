@@ -84,19 +84,20 @@ def bench_policy(seconds: float, device: str = "cpu", batch: int = 32) -> list[M
 
     from sim.pool import EnvironmentPool, EpisodeRequest
     from sim.suites import get_suite
+    from vla.policies import GREEDY, Sampling
     from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
 
     policy = bench_model(device)
-    observations = random_observations(batch, policy.spec.image_size)
+    observations = random_observations(batch, policy.spec.embodiment.cameras[0].height)
     synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     rows = []
     durations = time_blocks(lambda: policy.act(observations), seconds / 3, synchronise)
     rows.append(milliseconds(f"{policy.policy_id}: decide, batch {batch}", batch, "sample", durations))
-    tokens = torch.from_numpy(policy.act(observations).tokens)
+    tokens = torch.from_numpy(policy.act(observations).decision)
     inputs = policy.prepare(observations)
 
     def step() -> None:
-        log_probs, _ = policy.log_prob_from_inputs(inputs, tokens)
+        log_probs, _ = policy.log_prob(inputs, tokens, GREEDY)
         log_probs.mean().backward()
 
     durations = time_blocks(step, seconds / 3, synchronise)
@@ -108,9 +109,9 @@ def bench_policy(seconds: float, device: str = "cpu", batch: int = 32) -> list[M
     ]
     with EnvironmentPool("tabletop", slots, workers) as pool:
         # Once, to build the environments; episodes are long enough not to need a median of many.
-        collect_rollouts(policy, pool, suite, requests[:slots], mode="sample", temperature=1.0)
+        collect_rollouts(policy, pool, suite, requests[:slots], sampling=Sampling(1.0, 0.0, 0.0))
         start = time.perf_counter()
-        episodes = collect_rollouts(policy, pool, suite, requests, mode="sample", temperature=1.0)
+        episodes = collect_rollouts(policy, pool, suite, requests, sampling=Sampling(1.0, 0.0, 0.0))
         duration = time.perf_counter() - start
     steps = sum(episode.length for episode in episodes)
     name = f"{policy.policy_id}: episodes through the pool, {workers} workers, {steps / len(episodes):.0f} steps each"
@@ -136,7 +137,9 @@ def random_observations(batch: int, size: int) -> Any:
     images = generator.integers(0, 256, (2, batch, size, size, 3), dtype=np.uint8)
     state = generator.uniform(-0.1, 0.1, (batch, 8)).astype(np.float32)
     return ObservationBatch(
-        image=images[0], wrist_image=images[1], state=state, instruction=["pick up the red cube"] * batch
+        images={"image": images[0], "wrist_image": images[1]},
+        state=state,
+        instruction=["pick up the red cube"] * batch,
     )
 
 
