@@ -7,13 +7,23 @@ import re
 
 from sim.contract import EnvironmentRequestError, Suite
 
-SUITE_NAMES = ("tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90", "robosuite")
+SUITE_NAMES = (
+    "tabletop",
+    "libero_spatial",
+    "libero_object",
+    "libero_goal",
+    "libero_10",
+    "libero_90",
+    "robosuite",
+    "metaworld",
+)
 
 
 def get_suite(name: str, image_size: int | None = None) -> Suite:
     """The suite of that name, with square frames of `image_size` pixels (None: the suite's own default).
 
-    Suffixes to the name of a LIBERO suite or of robosuite's change how it is run (`sim.libero.tasks.Variant`).
+    Suffixes to the name of a LIBERO suite or of robosuite's change how it is run (`sim.libero.tasks.Variant`), one to
+    MetaWorld's what is seen (`sim.metaworld.suite`).
 
     Raises `EnvironmentRequestError` for an unknown name, with the nearest known one.
     """
@@ -30,6 +40,10 @@ def get_suite(name: str, image_size: int | None = None) -> Suite:
         from sim.robosuite.suite import RobosuiteSuite
 
         return RobosuiteSuite(name) if image_size is None else RobosuiteSuite(name, image_size)
+    if re.fullmatch(r"metaworld(_state)?", name):
+        from sim.metaworld.suite import MetaWorldSuite
+
+        return MetaWorldSuite(name, image_size)
     nearest = difflib.get_close_matches(name, SUITE_NAMES, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise EnvironmentRequestError(f"unknown suite {name!r}{hint} Known suites: {', '.join(SUITE_NAMES)}")
