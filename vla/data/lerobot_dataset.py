@@ -27,6 +27,10 @@ UNKNOWN = -1
 """Seed and initial state of an episode whose dataset does not record them."""
 
 
+NORMALISATION = ("mean", "std", "q01", "q99")
+"""Statistics that a policy's normalisation may need."""
+
+
 class LeRobotDataset:
     """A LeRobotDataset v3.0 of any robot: any cameras, any length of state and action, any rate.
 
@@ -83,6 +87,22 @@ class LeRobotDataset:
             if not set(QUANTILES) <= set(statistics.get(name, {})):
                 statistics[name] = vector_statistics(self._rows.column(name))
         return statistics
+
+    def normalisation(self, episodes: Sequence[Episode]) -> dict[str, Statistics]:
+        """Statistics of "state" and "action" for a policy trained on these episodes, each [D]: mean, std, q01, q99, ...
+
+        Those of `meta/stats.json` where the episodes are the whole dataset and it has all of them, else exact ones of
+        the episodes. (LeRobot's own quantiles are means of each episode's, which other policies are trained with too.)
+        """
+        whole = len(episodes) == self.num_episodes and sum(episode.length for episode in episodes) == self.num_frames
+        stored = files.read_statistics(self.root) if whole else {}
+        found: dict[str, Statistics] = {}
+        for name, key in (("state", self._features.state), ("action", self._features.action)):
+            values = np.concatenate([episode.states if name == "state" else episode.actions for episode in episodes])
+            given = stored.get(key or "", {})
+            complete = all(part in given and given[part].shape == values.shape[1:] for part in NORMALISATION)
+            found[name] = given if complete else vector_statistics(values)
+        return found
 
     def length(self, index: int) -> int:
         """Control steps of an episode. Raises `IndexError` out of range."""
