@@ -1,4 +1,4 @@
-"""Environments: MuJoCo stepping, the embedded tabletop suite and LIBERO. Depends on no other package of ours."""
+"""Environments: MuJoCo stepping and the suites made of it, with a gymnasium id for every task."""
 
 import os
 
@@ -10,3 +10,7 @@ if not os.environ.get("DISPLAY"):
     choose_platform()
 # Mesa's software renderer starts a thread per core for every context; small pictures are faster without.
 os.environ.setdefault("LP_NUM_THREADS", "0")
+
+from sim.registration import register_environments
+
+register_environments()

@@ -80,7 +80,7 @@ class Action:
         array = np.asarray(values, dtype=np.float32)
         if not self.low:
             return array
-        clipped: NDArray[np.float32] = np.clip(array, np.float32(self.low), np.float32(self.high))
+        clipped: NDArray[np.float32] = np.clip(array, np.array(self.low, np.float32), np.array(self.high, np.float32))
         return clipped
 
 
@@ -167,6 +167,12 @@ class Embodiment:
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
+
+POSITION_SCALE = 0.05
+"""Metres that a full-scale position command of `PANDA_EEF` moves the hand's goal."""
+
+ROTATION_SCALE = 0.5
+"""Radians that a full-scale rotation command of `PANDA_EEF` turns the hand's goal."""
 
 PANDA_EEF = Embodiment(
     name="panda",

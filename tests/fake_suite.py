@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import (
-    POSITION_SCALE,
     EnvironmentRequestError,
     Expert,
     FloatArray,
@@ -22,6 +21,7 @@ from sim.contract import (
     StepOutcome,
     Suite,
 )
+from sim.embodiments import PANDA_EEF, POSITION_SCALE
 
 COLOURS = ("red", "green", "blue")
 TARGETS = np.array([[0.3, 0.0, 0.1], [-0.2, 0.3, 0.2], [0.0, -0.3, 0.3]])
@@ -42,6 +42,7 @@ class FakeEnvironment(ManipulationEnvironment):
     def __init__(self, suite_name: str, task_id: int, image_size: int) -> None:
         FakeEnvironment.built += 1
         self.suite_name = suite_name
+        self.embodiment = PANDA_EEF.with_image_size(image_size)
         self.task_id = task_id
         self.instruction = f"move to the {COLOURS[task_id]} target"
         self.horizon = HORIZON
@@ -82,8 +83,7 @@ class FakeEnvironment(ManipulationEnvironment):
     def render_observation(self) -> Observation:
         FakeEnvironment.renders += 1
         return Observation(
-            image=self._draw(0, 1),
-            wrist_image=self._draw(0, 2),
+            images={"image": self._draw(0, 1), "wrist_image": self._draw(0, 2)},
             state=self.robot_state(),
             instruction=self.instruction,
         )
@@ -134,6 +134,7 @@ class FakeSuite(Suite):
     def __init__(self, name: str = "fake", image_size: int | None = None) -> None:
         self.name = name
         self.image_size = image_size or 16
+        self.embodiment = PANDA_EEF.with_image_size(self.image_size)
 
     @property
     def task_ids(self) -> tuple[int, ...]:

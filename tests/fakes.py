@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sim.contract import POSITION_SCALE, ObservationBatch
+from sim.contract import FloatArray, Observation, ObservationBatch, stack_observations
+from sim.embodiments import PANDA_EEF, POSITION_SCALE
 from tests.fake_suite import (
     COLOURS,
     HORIZON,
@@ -23,7 +24,9 @@ from tests.fake_suite import (
     FakeSuite,
     get_suite,
 )
-from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
+from vla.data.feature_map import SAME_NAMES, FeatureMap
+from vla.policies.protocol import PolicyOutput, PolicySpec
+from vla.policies.sampling import GREEDY, Sampling
 
 __all__ = [
     "COLOURS",
@@ -52,17 +55,20 @@ class FakePolicy(torch.nn.Module):
         self.gain = torch.nn.Parameter(torch.tensor(gain))
         self.bias = torch.nn.Parameter(torch.full((7,), bias))
         self._spec = PolicySpec(
-            cameras=("image", "wrist_image"),
-            image_size=16,
+            embodiment=PANDA_EEF.with_image_size(16),
             uses_state=True,
             chunk_horizon=chunk_horizon,
             execute_steps=execute_steps,
-            tokens_per_chunk=chunk_horizon * 7,
+            unit_steps=tuple(step for step in range(chunk_horizon) for _ in range(7)),
         )
 
     @property
     def spec(self) -> PolicySpec:
         return self._spec
+
+    @property
+    def feature_map(self) -> FeatureMap:
+        return SAME_NAMES
 
     @property
     def policy_id(self) -> str:
@@ -71,17 +77,14 @@ class FakePolicy(torch.nn.Module):
     def act(
         self,
         observations: ObservationBatch,
-        mode: Mode = "greedy",
-        temperature: float = 1.0,
+        sampling: Sampling = GREEDY,
         generators: Sequence[np.random.Generator] | None = None,
-        token_noise: float = 0.0,
-        chunk_correlation: float = 0.0,
     ) -> PolicyOutput:
         with torch.no_grad():
-            all_log_probs = self._log_probs(observations, temperature if mode == "sample" else 1.0)
-        if mode == "sample":
+            all_log_probs = self._log_probs(observations, 1.0 if sampling.greedy else sampling.temperature)
+        if not sampling.greedy:
             assert generators is not None and len(generators) == len(all_log_probs)
-            uniform = np.stack([generator.random(self.spec.tokens_per_chunk) for generator in generators])
+            uniform = np.stack([generator.random(len(self.spec.unit_steps)) for generator in generators])
             cumulative = all_log_probs.double().exp().cumsum(-1).numpy()
             tokens = (uniform[..., None] > cumulative[..., :-1]).sum(-1)
         else:
@@ -90,11 +93,14 @@ class FakePolicy(torch.nn.Module):
         actions = BINS.numpy()[tokens].reshape(len(tokens), self.spec.chunk_horizon, 7)
         return PolicyOutput(actions.astype(np.float32), tokens.astype(np.int64), log_probs.astype(np.float32))
 
+    def select_action(self, observation: Observation) -> FloatArray:
+        return self.act(stack_observations([observation])).actions[0, : self.spec.execute_steps]
+
     def log_prob(
-        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
+        self, inputs: ObservationBatch, decisions: torch.Tensor, sampling: Sampling
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        all_log_probs = self._log_probs(observations, temperature)
-        chosen = all_log_probs.gather(-1, tokens[..., None])[..., 0]
+        all_log_probs = self._log_probs(inputs, sampling.temperature)
+        chosen = all_log_probs.gather(-1, decisions[..., None])[..., 0]
         return chosen, -(all_log_probs.exp() * all_log_probs).sum(-1)
 
     def save_pretrained(self, folder: Path) -> None:

@@ -17,8 +17,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import POSITION_SCALE, ROTATION_SCALE
 from sim.core.operational_space import operational_space_torques
+from sim.embodiments import POSITION_SCALE, ROTATION_SCALE
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -14,8 +14,9 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import CONTROL_FREQUENCY, EnvironmentRequestError, Split
+from sim.contract import EnvironmentRequestError, Split
 from sim.core.robosuite_control import ArmIndices
+from sim.embodiments import PANDA_EEF
 from sim.libero.definition import SceneDefinition
 from sim.libero.goals import ARITY, Flame, Predicate, Range, Thing
 from sim.libero.installation import Installation, import_libero
@@ -160,7 +161,7 @@ def robosuite_options() -> dict[str, Any]:
         "use_camera_obs": False,
         "has_renderer": False,
         "has_offscreen_renderer": False,
-        "control_freq": CONTROL_FREQUENCY,
+        "control_freq": PANDA_EEF.control_frequency,
         "ignore_done": True,
         "hard_reset": False,
     }

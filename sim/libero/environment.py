@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, FloatArray, Observation, Split, StepOutcome
 from sim.core.environment import SuiteEnvironment, check_action
+from sim.embodiments import PANDA_EEF
 from sim.libero.progress import GoalProgress
 from sim.libero.rendering import CAMERAS, CameraRenderer, Look
 from sim.libero.source import TaskSimulation
@@ -31,7 +32,7 @@ class LiberoEnvironment(SuiteEnvironment):
         image_size: int = 256,
         look: Look = "official",
     ) -> None:
-        super().__init__(task.index, task.instruction, horizon, image_size)
+        super().__init__(task.index, task.instruction, horizon, PANDA_EEF.with_image_size(image_size))
         self.task, self.suite_name = task, task.suite
         self.simulation, self.scene, self._look = simulation, simulation.scene, look
         self._started = False
@@ -84,7 +85,7 @@ class LiberoEnvironment(SuiteEnvironment):
         """
         if not self._started:
             raise EnvironmentRequestError("this environment was never reset; call reset() or reset_to() first")
-        predicates = self.scene.step(check_action(action))
+        predicates = self.scene.step(check_action(action, PANDA_EEF.action))
         self._steps += 1
         success = all(predicates)
         truncated = not success and self._steps >= self.horizon
@@ -107,9 +108,13 @@ class LiberoEnvironment(SuiteEnvironment):
     def render_observation(self) -> Observation:
         """Render both cameras, of the same moment as `robot_state`, and return the full observation."""
         if self._renderer is None:
-            self._renderer = self.scene.shared.renderer(self.image_size, self._look)
-        image, wrist_image = (self._renderer.render(self.scene.snapshot, camera) for camera in CAMERAS)
-        return Observation(image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction)
+            self._renderer = self.scene.shared.renderer(self.embodiment.cameras[0].width, self._look)
+        pictures = [self._renderer.render(self.scene.snapshot, camera) for camera in CAMERAS]
+        return Observation(
+            images=dict(zip(self.embodiment.camera_names, pictures, strict=True)),
+            state=self.robot_state(),
+            instruction=self.instruction,
+        )
 
     def close(self) -> None:
         """Free the GL context, unless other environments of this task in this process draw in it."""

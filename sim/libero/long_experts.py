@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import POSITION_SCALE, EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
+from sim.contract import EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
+from sim.embodiments import POSITION_SCALE
 from sim.libero.goal_experts import DrawerExpert, KnobExpert, SurfaceExpert
 from sim.libero.goals import Predicate
 from sim.libero.object_experts import BasketExpert

@@ -14,9 +14,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import CONTROL_FREQUENCY, STATE_SIZE, FloatArray
+from sim.contract import FloatArray
 from sim.core.robosuite_control import RobosuiteArm
 from sim.core.stepping import SteppingMode, SubstepRunner
+from sim.embodiments import PANDA_EEF
 from sim.libero.definition import SceneDefinition, SceneState
 from sim.libero.goals import Thing, show_flames
 from sim.libero.shared_model import SharedModel
@@ -44,9 +45,9 @@ class LiberoScene:
         self.snapshot = PoseSnapshot(model)
         self._arm = RobosuiteArm(model, data, definition.arm)
         self._runner, self._settling = (SubstepRunner(model, data, self._arm, mode) for mode in (stepping, "exact"))
-        self._clock = ObservationClock(model.opt.timestep, 1.0 / CONTROL_FREQUENCY)
+        self._clock = ObservationClock(model.opt.timestep, 1.0 / PANDA_EEF.control_frequency)
         self._fingers = list(definition.fingers)
-        self._robot_state = np.zeros(STATE_SIZE, dtype=np.float32)
+        self._robot_state = np.zeros(PANDA_EEF.state.size, dtype=np.float32)
 
     @property
     def model(self) -> mujoco.MjModel:

@@ -85,7 +85,7 @@ def self_test(make: Make, protocol: Mapping[str, Any], pictures: bool) -> dict[s
         findings = _check_stepping(environment, protocol, REFERENCES[base])
         if pictures:
             observation = environment.render_observation()
-            content = observation["image"].tobytes() + observation["wrist_image"].tobytes()
+            content = b"".join(picture.tobytes() for picture in observation["images"].values())
             findings["pictures_sha256"] = hashlib.sha256(content).hexdigest()
     finally:
         environment.close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sim.contract import EnvironmentRequestError, Expert, Split, Suite
 from sim.core.stepping import SteppingMode
+from sim.embodiments import PANDA_EEF
 from sim.libero.rendering import CAMERAS, Look
 from sim.libero.source import InstalledSource, TaskSource
 from sim.libero.tasks import (
@@ -82,6 +83,7 @@ class LiberoSuite(NumberedTasks[LiberoTask]):
         self._stepping: SteppingMode = "fast" if self._variant.fast else "exact"
         self._look: Look = "plain" if self._variant.plain else "official"
         self.image_size = image_size
+        self.embodiment = PANDA_EEF.with_image_size(image_size)
         self._source = find_source(self._variant.base)
         self._tasks = self._source.tasks
 

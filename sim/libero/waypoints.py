@@ -7,15 +7,9 @@ from abc import abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import (
-    POSITION_SCALE,
-    ROTATION_SCALE,
-    EnvironmentRequestError,
-    Expert,
-    FloatArray,
-    ManipulationEnvironment,
-)
+from sim.contract import EnvironmentRequestError, Expert, FloatArray, ManipulationEnvironment
 from sim.core.operational_space import matrix_to_rotation_vector
+from sim.embodiments import POSITION_SCALE, ROTATION_SCALE
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.goals import Thing
 from sim.libero.scene import LiberoScene

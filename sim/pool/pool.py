@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import ACTION_SIZE, EnvironmentRequestError, Observation
+from sim.contract import EnvironmentRequestError, Observation
 from sim.pool.process import WorkerProcess, receive, shut_down
 from sim.pool.worker import (
     ChunkResult,
@@ -125,7 +125,7 @@ class EnvironmentPool:
     def step_chunk(
         self, slots: Sequence[int], actions: NDArray[np.float32], frame_stride: int | None = None
     ) -> list[ChunkResult]:
-        """Run a chunk of actions [n, H, 7] in each of n slots, ending early at success or at the horizon.
+        """Run a chunk of actions [n, H, A] in each of n slots, ending early at success or at the horizon.
 
         The observation after the last executed step is always rendered. `frame_stride` asks for extra frames inside
         the chunk, after every step whose number within the episode is a multiple of it.
@@ -265,7 +265,7 @@ class EnvironmentPool:
         commands: list[Command] = []
         if state.request is not None and not isinstance(state.pending, ResetCommand):
             state.restarted = True
-            done = np.concatenate(state.actions) if state.actions else np.zeros((0, ACTION_SIZE), np.float32)
+            done = np.concatenate(state.actions) if state.actions else np.zeros((0, 0), np.float32)
             commands.append(ResetCommand(slot, state.ticket, state.request, replayed=done))
         if state.pending is not None:
             commands.append(state.pending)
@@ -273,11 +273,11 @@ class EnvironmentPool:
 
 
 def _check_actions(slots: Sequence[int], actions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The actions as a float32 copy [n, H, 7]. Raises `EnvironmentRequestError` naming the first bad slot."""
+    """The actions as a float32 copy [n, H, A]. Raises `EnvironmentRequestError` naming the first bad slot."""
     chunks = np.array(actions, dtype=np.float32)
-    if chunks.ndim != 3 or len(chunks) != len(slots) or chunks.shape[1] < 1 or chunks.shape[2] != ACTION_SIZE:
+    if chunks.ndim != 3 or len(chunks) != len(slots) or chunks.shape[1] < 1:
         raise EnvironmentRequestError(
-            f"actions for slots {list(slots)} must have shape [{len(slots)}, H, {ACTION_SIZE}] with H >= 1, "
+            f"actions for slots {list(slots)} must have shape [{len(slots)}, H, A] with H >= 1, "
             f"not {list(chunks.shape)}"
         )
     for slot, chunk in zip(slots, chunks, strict=True):

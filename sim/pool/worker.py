@@ -32,7 +32,7 @@ class EpisodeRequest:
     split: Split
     init_state_id: int
     lead: tuple[tuple[float, ...], ...] = ()
-    """Actions [7] that come before the episode: it begins where they lead to, with so much less of its time left."""
+    """Actions [A] that come before the episode: it begins where they lead to, with so much less of its time left."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ChunkResult:
 class ResetCommand:
     """Start an episode and answer with its first observation.
 
-    With `replayed`, the actions float32 [T, 7] executed so far, bring a fresh environment to the middle of the episode;
+    With `replayed`, the actions float32 [T, A] executed so far, bring a fresh environment to the middle of the episode;
     this is answered only when it fails. `ticket` is then that of the command that waits behind it.
     """
 
@@ -76,7 +76,7 @@ class ResetCommand:
 
 @dataclass(frozen=True)
 class StepCommand:
-    """Run a chunk, `actions` float32 [H, 7], and answer with a `ChunkResult`."""
+    """Run a chunk, `actions` float32 [H, A], and answer with a `ChunkResult`."""
 
     slot: int
     ticket: int
@@ -261,8 +261,7 @@ def observe(environment: ManipulationEnvironment) -> Observation:
     """Render, into arrays that no later render can overwrite."""
     observation = environment.render_observation()
     return Observation(
-        image=observation["image"].copy(),
-        wrist_image=observation["wrist_image"].copy(),
+        images={camera: image.copy() for camera, image in observation["images"].items()},
         state=observation["state"].copy(),
         instruction=observation["instruction"],
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from sim.contract import EnvironmentRequestError, Expert
 from sim.core.stepping import SteppingMode
+from sim.embodiments import PANDA_EEF
 from sim.libero.definition import SceneDefinition, SceneState
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.installation import MUJOCO_VERSION, PACKAGE_VERSIONS
@@ -78,6 +79,7 @@ class RobosuiteSuite(NumberedTasks[RobosuiteTask]):
         check_version()
         check_image_size(image_size)
         self.name, self.image_size = name, image_size
+        self.embodiment = PANDA_EEF.with_image_size(image_size)
         self._stepping: SteppingMode = "fast" if FAST_SUFFIX in name else "exact"
         self._look: Look = "plain" if name.endswith(PLAIN_SUFFIX) else "official"
         self._started: StartedStates = {}

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import (
-    CONTROL_FREQUENCY,
-    POSITION_SCALE,
-    ROTATION_SCALE,
-    FloatArray,
-    Observation,
-    Split,
-    StepOutcome,
-)
+from sim.contract import FloatArray, Observation, Split, StepOutcome
 from sim.core.environment import SuiteEnvironment, check_action
 from sim.core.operational_space import matrix_to_rotation_vector, operational_space_torques, rotation_vector_to_matrix
 from sim.core.rendering import PrimitiveRenderer
+from sim.embodiments import PANDA_EEF, POSITION_SCALE, ROTATION_SCALE
 from sim.tabletop.arm import FINGER_OPEN, REST_POSITIONS, TORQUE_LIMITS
 from sim.tabletop.goals import WorldState
 from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, HALF_SIZE, LIT_BUTTON, PLATE_HALF_HEIGHT, scene_xml
-from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, Layout, Task, get_task, initial_layout
+from sim.tabletop.tasks import NUM_INIT_STATES, Layout, Task, get_task, initial_layout
 
 STIFFNESS = 600.0
 """Task-space stiffness (1/s^2): a full-scale action moves the gripper about 2.3 cm in one control step."""
@@ -44,7 +36,7 @@ class TabletopEnvironment(SuiteEnvironment):
         self, task_id: int = 0, image_size: int = IMAGE_SIZE, task: Task | None = None, render_mode: str = "rgb_array"
     ) -> None:
         self.task = task if task is not None else get_task(task_id)
-        super().__init__(task_id, self.task.instruction, self.task.horizon, image_size)
+        super().__init__(task_id, self.task.instruction, self.task.horizon, PANDA_EEF.with_image_size(image_size))
         self.render_mode = render_mode
         self._build()
 
@@ -52,7 +44,7 @@ class TabletopEnvironment(SuiteEnvironment):
         scene = self.task.scene
         self.model = model = mujoco.MjModel.from_xml_string(scene_xml(scene))
         self.data = mujoco.MjData(model)
-        self._substeps = round(1.0 / CONTROL_FREQUENCY / model.opt.timestep)
+        self._substeps = round(1.0 / PANDA_EEF.control_frequency / model.opt.timestep)
         self._renderer: PrimitiveRenderer | None = None
         self.cameras = (model.camera("agent").id, model.camera("wrist").id)
         self._site = model.site("grip").id
@@ -112,7 +104,7 @@ class TabletopEnvironment(SuiteEnvironment):
     def advance(self, action: NDArray[np.floating[Any]]) -> StepOutcome:
         """Run one control step (50 ms) without rendering."""
         # float32: what policies emit, and what the suite's stored results were made with.
-        command = check_action(np.asarray(action, dtype=np.float32)).astype(np.float32)
+        command = check_action(np.asarray(action, dtype=np.float32), PANDA_EEF.action).astype(np.float32)
         self._goal_position[:] = self._site_position + POSITION_SCALE * command[:3]
         if np.any(command[3:6] != 0.0):
             turn = rotation_vector_to_matrix(ROTATION_SCALE * command[3:6].astype(np.float64))
@@ -216,16 +208,10 @@ class TabletopEnvironment(SuiteEnvironment):
     def render_observation(self) -> Observation:
         """Render both cameras and return the full observation."""
         if self._renderer is None:
-            self._renderer = PrimitiveRenderer(self.model, self.image_size)
-        image, wrist_image = self._renderer.render(self.data, self.cameras)
-        return Observation(image=image, wrist_image=wrist_image, state=self.robot_state(), instruction=self.instruction)
-
-
-def register_environments() -> None:
-    """Register `Tabletop-v0` ... with gymnasium, one id per task: `gymnasium.make("reflex/tabletop-pick_red-v0")`."""
-    for task_id, task in enumerate(TASKS):
-        gymnasium.register(
-            id=f"reflex/tabletop-{task.name}-v0",
-            entry_point="sim.tabletop.environment:TabletopEnvironment",
-            kwargs={"task_id": task_id},
+            self._renderer = PrimitiveRenderer(self.model, self.embodiment.cameras[0].width)
+        pictures = self._renderer.render(self.data, self.cameras)
+        return Observation(
+            images=dict(zip(self.embodiment.camera_names, pictures, strict=True)),
+            state=self.robot_state(),
+            instruction=self.instruction,
         )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import POSITION_SCALE, ROTATION_SCALE, Expert, FloatArray, ManipulationEnvironment
+from sim.contract import Expert, FloatArray, ManipulationEnvironment
 from sim.core.operational_space import orientation_error
+from sim.embodiments import POSITION_SCALE, ROTATION_SCALE
 from sim.tabletop.environment import TabletopEnvironment
 from sim.tabletop.goals import (
     DrawerOpened,

@@ -6,7 +6,8 @@ from typing import Any
 
 import mujoco
 
-from sim.contract import CONTROL_FREQUENCY, Expert, ManipulationEnvironment, Split, Suite
+from sim.contract import Expert, ManipulationEnvironment, Split, Suite
+from sim.embodiments import PANDA_EEF
 from sim.tabletop.environment import IMAGE_SIZE, STIFFNESS, TabletopEnvironment
 from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, get_task
 
@@ -17,7 +18,8 @@ class TabletopSuite(Suite):
     name = "tabletop"
 
     def __init__(self, image_size: int | None = None) -> None:
-        self.image_size = image_size or IMAGE_SIZE
+        self.image_size = IMAGE_SIZE if image_size is None else image_size
+        self.embodiment = PANDA_EEF.with_image_size(self.image_size)
 
     @property
     def task_ids(self) -> tuple[int, ...]:
@@ -63,7 +65,7 @@ class TabletopSuite(Suite):
             "suite_version": 1,
             "mujoco": mujoco.__version__,
             "image_size": self.image_size,
-            "control_frequency": CONTROL_FREQUENCY,
+            "control_frequency": PANDA_EEF.control_frequency,
             "stiffness": STIFFNESS,
             "settle_steps": 0,
             "init_states_per_split": NUM_INIT_STATES,

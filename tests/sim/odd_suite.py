@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import Expert, FloatArray, ManipulationEnvironment, Observation, Split, StepOutcome
+from sim.embodiments import PANDA_EEF
 from tests.fake_suite import FakeSuite
 
 LENGTH = 7
@@ -21,6 +22,7 @@ class OddEnvironment(ManipulationEnvironment):
     """Step n costs 10 + n and has progress 1 / n, which falls. `executed` are the actions since the reset."""
 
     def __init__(self, task_id: int) -> None:
+        self.embodiment = PANDA_EEF.with_image_size(16)
         self.task_id, self.instruction, self.horizon = task_id, f"odd task {task_id}", LENGTH
         self.renders = self.closed = 0
         self.executed: list[FloatArray] = []
@@ -46,8 +48,7 @@ class OddEnvironment(ManipulationEnvironment):
         self.renders += 1
         self._buffers[0], self._buffers[1] = len(self.executed), 100 + len(self.executed)
         return Observation(
-            image=self._buffers[0],
-            wrist_image=self._buffers[1],
+            images={"image": self._buffers[0], "wrist_image": self._buffers[1]},
             state=self.robot_state(),
             instruction=self.instruction,
         )

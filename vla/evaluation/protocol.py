@@ -10,11 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sim.contract import Split, Suite
 from vla.errors import ReflexError
-from vla.policies.protocol import Mode
+from vla.policies.sampling import Sampling
 
 __all__ = ["Protocol", "check_same"]
 
@@ -35,7 +35,7 @@ class Protocol:
     """What the suite reports: simulator versions, horizons, settle steps, image path, seeds of its initial states."""
     split: Split
     """Which initial states."""
-    mode: Mode
+    mode: Literal["greedy", "sample"]
     """Decoding: "greedy" or "sample"."""
     temperature: float | None
     """Sampling temperature; None for greedy decoding, which has none."""
@@ -43,21 +43,19 @@ class Protocol:
     """Seed the rollouts' own seeds derive from; None for greedy decoding, which draws nothing."""
 
     @classmethod
-    def of(cls, suite: Suite, split: Split, mode: Mode, temperature: float, seed: int) -> Protocol:
+    def of(cls, suite: Suite, split: Split, sampling: Sampling, seed: int) -> Protocol:
         """The protocol of an evaluation on ``suite``.
 
         Raises:
-            ReflexError: the split or mode is unknown, or the temperature is not positive.
+            ReflexError: the split is unknown, or sampling explores beyond the policy's own distribution.
         """
         if split not in ("train", "eval"):
             raise ReflexError(f"unknown split {split!r}; use train or eval")
-        if mode not in ("greedy", "sample"):
-            raise ReflexError(f"unknown decoding mode {mode!r}; use greedy or sample")
-        if mode == "sample" and not temperature > 0:
-            raise ReflexError(f"temperature must be positive, not {temperature}")
-        if mode == "greedy":
-            return cls(suite.name, suite.protocol(), split, mode, temperature=None, seed=None)
-        return cls(suite.name, suite.protocol(), split, mode, temperature, seed)
+        if sampling.token_noise or sampling.chunk_correlation:
+            raise ReflexError("an evaluation draws from the policy as it is: token_noise and chunk_correlation are 0")
+        if sampling.greedy:
+            return cls(suite.name, suite.protocol(), split, "greedy", temperature=None, seed=None)
+        return cls(suite.name, suite.protocol(), split, "sample", sampling.temperature, seed)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the hash."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +22,8 @@ from vla.evaluation.report import write_report
 from vla.evaluation.results import EvaluationResult, episode_key
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
-from vla.policies.protocol import Mode, Policy
+from vla.policies.protocol import Policy
+from vla.policies.sampling import GREEDY, Sampling
 from vla.rollout.actors import EXPERT
 from vla.rollout.pool_rollouts import play_rollouts
 from vla.rollout.requests import RolloutRequest
@@ -74,7 +75,7 @@ class EvaluationConfig:
     """Initial states per task, numbers 0 .. n-1."""
     split: Split = "eval"
     """Which initial states: "eval" (held out) or "train"."""
-    mode: Mode = "greedy"
+    mode: Literal["greedy", "sample"] = "greedy"
     """Decoding: "greedy" or "sample"."""
     temperature: float = 1.0
     """Sampling temperature; greedy decoding ignores it."""
@@ -103,8 +104,17 @@ class EvaluationConfig:
         Checks(self).shared()
         parse_shard(self.shard)
         suite_name(self.suite, self.protocol)
+        if self.mode == "sample" and self.temperature == 0:
+            raise ReflexError("temperature is 0; mode=sample needs one above 0, mode=greedy none")
         if self.policy == EXPERT and self.mode != "greedy":
             raise ReflexError(f"mode={self.mode} is for policies; experts have no distribution to sample from")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the policy's actions are drawn."""
+        if self.mode == "greedy":
+            return GREEDY
+        return Sampling(self.temperature, token_noise=0.0, chunk_correlation=0.0)
 
 
 PROTOCOLS = {"libero-official": "", "libero-512": "_512"}
@@ -140,8 +150,7 @@ def evaluate(
     tasks: Sequence[int] | None = None,
     episodes_per_task: int,
     split: Split = "eval",
-    mode: Mode = "greedy",
-    temperature: float = 1.0,
+    sampling: Sampling = GREEDY,
     seed: int = 0,
     shard: str | None = None,
     on_episode: Callable[[int, Episode], None] | None = None,
@@ -154,7 +163,7 @@ def evaluate(
     Args:
         suite: gives tasks, initial states and the protocol; ``pool`` is of the same suite, and stays open.
         tasks, episodes_per_task: task numbers, None for all; initial states 0 .. n-1 of the split.
-        split, mode, temperature: which initial states; decoding; temperature of sampled decoding.
+        split, sampling: which initial states; how actions are drawn.
         seed: every rollout's own seed derives from (seed, split, task, initial state), never from their order.
         shard: "i/n" runs the i-th of n parts of the episodes; None runs all.
         on_episode: called with (index, episode) as each finishes, in no fixed order; the index counts tasks first,
@@ -167,9 +176,9 @@ def evaluate(
         Records of all requested episodes, completed ones included.
 
     Raises:
-        ReflexError: more initial states were asked for than there are, or an unknown task, split or mode.
+        ReflexError: more initial states were asked for than there are, or an unknown task or split.
     """
-    protocol_hash = Protocol.of(suite, split, mode, temperature, seed).digest()
+    protocol_hash = Protocol.of(suite, split, sampling, seed).digest()
     wanted = dict(enumerate(_requests(suite, tasks, episodes_per_task, split, seed, shard)))
     records = {episode_key(record): dict(record) for record in completed if record.get("protocol") == protocol_hash}
     films = videos_per_task if video_folder is not None else 0
@@ -191,8 +200,7 @@ def evaluate(
             suite,
             list(requests.values()),
             finished,
-            mode=mode,
-            temperature=temperature,
+            sampling=sampling,
             frame_stride=frame_stride,
             frame_budget=FRAME_BUDGET,
         )
@@ -220,7 +228,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
             resumed holds results of another policy or protocol.
     """
     suite = get_suite(suite_name(config.suite, config.protocol), image_size=config.image_size)
-    protocol = Protocol.of(suite, config.split, config.mode, config.temperature, config.seed)
+    protocol = Protocol.of(suite, config.split, config.sampling, config.seed)
     wanted = _requests(suite, config.tasks, config.episodes_per_task, config.split, config.seed, config.shard)
     policy = None if config.policy == EXPERT else _load(config)
     findings = suite.self_test(pictures=policy is not None)
@@ -255,8 +263,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
                     tasks=config.tasks,
                     episodes_per_task=config.episodes_per_task,
                     split=config.split,
-                    mode=config.mode,
-                    temperature=config.temperature,
+                    sampling=config.sampling,
                     seed=config.seed,
                     shard=config.shard,
                     on_episode=finished,

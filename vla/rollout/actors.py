@@ -11,12 +11,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import ACTION_SIZE, FloatArray, ManipulationEnvironment
+from sim.contract import FloatArray, ManipulationEnvironment
+from sim.embodiments import Embodiment
 
 EXPERT, RANDOM = "expert", "random"
 """Names of the suite's experts and of an arm that moves at random, where a policy's is asked for."""
-
-GRIPPER_OPEN = -1.0
 
 
 class Actor(Protocol):
@@ -26,11 +25,11 @@ class Actor(Protocol):
         """Start a new episode from the environment's present state."""
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray | None:
-        """The next action [7], clipped to [-1, 1] where it is played; None for no more, which ends the episode."""
+        """The next action [A], clipped to its limits where it is played; None for no more, which ends the episode."""
 
 
 class Random:
-    """Moves uniformly at random in [-1, 1]."""
+    """Draws every command uniformly within its limits, or in [-1, 1] where none are known."""
 
     def __init__(self, generator: np.random.Generator) -> None:
         self._generator = generator
@@ -39,7 +38,9 @@ class Random:
         """Nothing to look at."""
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray:
-        return self._generator.uniform(-1.0, 1.0, ACTION_SIZE).astype(np.float32)
+        commands = environment.embodiment.action
+        size = commands.size
+        return self._generator.uniform(commands.low or -1.0, commands.high or 1.0, size).astype(np.float32)
 
 
 class Still:
@@ -47,24 +48,46 @@ class Still:
 
     def __init__(self, actor: Actor | None = None, stop: int = 0) -> None:
         """`stop` is the number of control steps that `actor` acts; without an actor it never moves."""
-        self._actor, self._left, self._gripper = actor, stop, GRIPPER_OPEN
+        self._actor, self._left = actor, stop
+        self._last: FloatArray | None = None
 
     def reset(self, environment: ManipulationEnvironment) -> None:
+        self._last = None
         if self._actor is not None:
             self._actor.reset(environment)
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray | None:
         self._left -= 1
         if self._actor is None or self._left < 0:
-            return np.array([0.0] * (ACTION_SIZE - 1) + [self._gripper], dtype=np.float32)
-        action = self._actor.act(environment)
-        if action is not None:
-            self._gripper = float(action[-1])
-        return action
+            self._last = staying(environment, self._last)
+            return self._last
+        self._last = self._actor.act(environment)
+        return self._last
+
+
+def staying(environment: ManipulationEnvironment, last: FloatArray | None) -> FloatArray:
+    """The command [A] that keeps the robot where it is and its gripper as the `last` command had it (open at first).
+
+    Where an embodiment has no such command its actions are positions: the last ones stay, or those that it feels.
+
+    Raises:
+        ValueError: there was no command, and the state does not say the positions that the actions set.
+    """
+    commands, state = environment.embodiment.action, environment.embodiment.state
+    if commands.stay is None:
+        if last is not None:
+            return last
+        if state.names[: commands.size] != commands.names:
+            raise ValueError(f"{environment.embodiment.name} does not say how to stay where it is")
+        return environment.robot_state()[: commands.size]
+    action = np.array(commands.stay, dtype=np.float32)
+    if commands.gripper is not None:
+        action[commands.gripper] = commands.gripper_open if last is None else last[commands.gripper]
+    return action
 
 
 class Replayed:
-    """Plays recorded actions [T, 7]."""
+    """Plays recorded actions [T, A]."""
 
     def __init__(self, actions: NDArray[np.float32]) -> None:
         self._actions = iter(actions)
@@ -77,7 +100,10 @@ class Replayed:
 
 
 class Paced:
-    """Another actor, its translations shortened to at most `pace` (1 is full speed) in the same direction."""
+    """Another actor, its translations shortened to at most `pace` (1 is full speed) in the same direction.
+
+    For end-effector deltas, whose first three numbers are the translation.
+    """
 
     def __init__(self, actor: Actor, pace: float) -> None:
         self._actor, self._pace = actor, pace
@@ -87,32 +113,35 @@ class Paced:
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray | None:
         action = self._actor.act(environment)
-        return None if action is None else at_pace(clipped(action), self._pace)
-
-
-def clipped(action: NDArray[np.floating]) -> FloatArray:
-    """The action [7] as float32 within [-1, 1]."""
-    return np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
+        return None if action is None else at_pace(environment.embodiment.action.clip(action), self._pace)
 
 
 def at_pace(action: FloatArray, pace: float) -> FloatArray:
-    """The action [7] with its translation shortened to at most `pace` (1 is full speed) in the same direction."""
+    """The action [A] with its translation shortened to at most `pace` (1 is full speed) in the same direction."""
     slowed = action.copy()
     slowed[:3] *= min(1.0, pace / max(float(np.linalg.norm(action[:3])), 1e-9))
     return slowed
 
 
-def action_noise(generator: np.random.Generator, deviation: float) -> Callable[[FloatArray], FloatArray]:
-    """Gaussian noise of a deviation on the first six numbers of an executed action [7], within [-1, 1] in all.
+def action_noise(
+    generator: np.random.Generator, deviation: float, embodiment: Embodiment
+) -> Callable[[FloatArray], FloatArray]:
+    """Gaussian noise on an executed action [A], all but its gripper, within its limits in all.
 
-    The recorded action stays the actor's: the data then shows how to come back from states off its path (DART, Laskey
-    et al. 2017). At 0 nothing is drawn.
+    `deviation` is a share of half of each command's range, or in its units where no limits are known. The recorded
+    action stays the actor's: the data then shows how to come back from states off its path (DART, Laskey et al. 2017).
+    At 0 nothing is drawn.
     """
+    commands = embodiment.action
+    noisy = [number for number in range(commands.size) if number != commands.gripper]
+    halves = np.ones(commands.size, np.float32)
+    if commands.low:
+        halves = (np.array(commands.high, np.float32) - np.array(commands.low, np.float32)) / 2
 
     def executed(action: FloatArray) -> FloatArray:
-        noisy = action.copy()
+        disturbed = action.copy()
         if deviation > 0:
-            noisy[:6] += generator.normal(0.0, deviation, 6).astype(np.float32)
-        return clipped(noisy)
+            disturbed[noisy] += halves[noisy] * generator.normal(0.0, deviation, len(noisy)).astype(np.float32)
+        return commands.clip(disturbed)
 
     return executed

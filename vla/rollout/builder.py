@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import ACTION_SIZE, STATE_SIZE, FloatArray, Observation, StepOutcome
+from sim.contract import FloatArray, Observation, StepOutcome
+from sim.embodiments import Embodiment
 from sim.pool.worker import ChunkResult
 from vla.data.episode import Episode
 from vla.rollout.requests import RolloutRequest
@@ -20,16 +21,23 @@ if TYPE_CHECKING:  # torch takes seconds to import, and an expert's episode need
 class EpisodeBuilder:
     """An episode in the making: tell it what was seen, decided and done, then `build`."""
 
-    def __init__(self, suite: str, wanted: RolloutRequest, policy_id: str, worker_restarted: bool = False) -> None:
-        """`policy_id` says who acts; `worker_restarted`, that a worker died playing this episode before."""
+    def __init__(
+        self,
+        suite: str,
+        embodiment: Embodiment,
+        wanted: RolloutRequest,
+        policy_id: str,
+        worker_restarted: bool = False,
+    ) -> None:
+        """Those of the environment, the episode asked for and who acts; `worker_restarted`: a worker died playing it."""
         self.observations: list[Observation] = []
-        self._suite, self._wanted, self._policy_id = suite, wanted, policy_id
+        self._suite, self._embodiment, self._wanted, self._policy_id = suite, embodiment, wanted, policy_id
         self._worker_restarted = worker_restarted
         self._observation_steps: list[int] = []
-        self._planned: FloatArray = np.zeros((0, ACTION_SIZE), np.float32)
+        self._planned: FloatArray = np.zeros((0, embodiment.action.size), np.float32)
         self._actions: list[FloatArray] = []
         self._outcomes: list[StepOutcome] = []
-        self._tokens: list[NDArray[np.int64]] = []
+        self._decisions: list[NDArray[Any]] = []
         self._log_probs: list[FloatArray] = []
         self._features: list[FloatArray] = []
         self._inputs: list[Any] = []
@@ -49,7 +57,7 @@ class EpisodeBuilder:
     def decide(self, output: PolicyOutput, row: int, keep_inputs: bool) -> None:
         """Keep one of a policy's decisions, with what its network took in if `keep_inputs`; its actions come next."""
         self._planned = output.actions[row]
-        self._tokens.append(output.tokens[row])
+        self._decisions.append(output.decision[row])
         self._log_probs.append(output.log_probs[row])
         if output.features is not None:
             self._features.append(output.features[row])
@@ -57,7 +65,7 @@ class EpisodeBuilder:
             self._inputs.append(output.inputs[row : row + 1])
 
     def step(self, action: FloatArray, outcome: StepOutcome) -> None:
-        """Keep one control step: the action [7] and what came of it."""
+        """Keep one control step: the action [A] and what came of it."""
         self._actions.append(action)
         self._outcomes.append(outcome)
 
@@ -75,6 +83,7 @@ class EpisodeBuilder:
         request = self._wanted.request
         return Episode(
             suite=self._suite,
+            embodiment=self._embodiment,
             task_id=request.task_id,
             instruction=instruction,
             split=request.split,
@@ -82,15 +91,17 @@ class EpisodeBuilder:
             seed=self._wanted.seed,
             policy_id=self._policy_id,
             success=bool(self._outcomes) and self._outcomes[-1].success,
-            actions=_stack(self._actions, np.float32, (ACTION_SIZE,)),
+            actions=_stack(self._actions, np.float32, (self._embodiment.action.size,)),
             observation_steps=np.array(self._observation_steps, dtype=np.int64),
-            images=_stack([seen["image"] for seen in self.observations], np.uint8, (0, 0, 3)),
-            wrist_images=_stack([seen["wrist_image"] for seen in self.observations], np.uint8, (0, 0, 3)),
-            states=_stack([seen["state"] for seen in self.observations], np.float32, (STATE_SIZE,)),
+            images={
+                camera: _stack([seen["images"][camera] for seen in self.observations], np.uint8, (0, 0, 3))
+                for camera in self._embodiment.camera_names
+            },
+            states=_stack([seen["state"] for seen in self.observations], np.float32, (self._embodiment.state.size,)),
             rewards=np.array([outcome.success for outcome in self._outcomes], dtype=np.float32),
             costs=np.array([outcome.cost for outcome in self._outcomes], dtype=np.float32),
             progress=np.array([outcome.progress for outcome in self._outcomes], dtype=np.float32),
-            tokens=np.stack(self._tokens).astype(np.int64, copy=False) if self._tokens else None,
+            decisions=np.stack(self._decisions) if self._decisions else None,
             log_probs=np.stack(self._log_probs).astype(np.float32, copy=False) if self._log_probs else None,
             features=np.stack(self._features) if self._features else None,
             inputs=type(self._inputs[0]).concatenate(self._inputs) if self._inputs else None,

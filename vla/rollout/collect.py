@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from sim.contract import CONTROL_FREQUENCY, Split, Suite
+from sim.contract import Split, Suite
 from sim.pool.worker import EpisodeRequest, load_factory
 from vla.data.episode import Episode
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
@@ -172,7 +172,7 @@ def collect(config: CollectConfig, factory: str = "sim.suites:get_suite") -> Pat
         suite.task_name(task_id)  # raises for an unknown task, before anything is written
     console = Console(stderr=True)
     writer = LeRobotWriter(
-        Path(config.output), suite.name, suite.image_size, resume=True, pixel_format=config.pixel_format
+        Path(config.output), suite.name, suite.embodiment, resume=True, pixel_format=config.pixel_format
     )
     try:
         varying = ("output", "num_workers")
@@ -211,7 +211,7 @@ def _load_plans(staging: Path, task_ids: Sequence[int], wanted: int) -> dict[int
 def _run_plans(config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path) -> None:
     """Make every outstanding attempt, with a progress bar."""
     stage = partial(
-        stage_episode, staging, image_size=suite.image_size, fps=CONTROL_FREQUENCY, pixel_format=config.pixel_format
+        stage_episode, staging, pixel_format=config.pixel_format
     )
     attempts = [Attempt(plan.task_id, number) for plan in plans.values() for number in plan.outstanding()]
     with progress_bar(f"collect {config.suite}", config.episodes_per_task * len(plans), _num_kept(plans)) as show:
@@ -259,8 +259,10 @@ def _run_policy(
     # Here, because torch and the policies take seconds to import and an expert needs neither.
     from sim.pool import EnvironmentPool
     from vla.policies import load_policy
+    from vla.policies.sampling import Sampling
     from vla.rollout.pool_rollouts import play_rollouts
 
+    as_it_is = Sampling(temperature=1.0, token_noise=0.0, chunk_correlation=0.0)
     policy = load_policy(config.policy)
     requests = [attempt.wanted(suite, config) for attempt in attempts]
     num_slots = max(1, min(len(attempts), POLICY_SLOTS))
@@ -270,8 +272,8 @@ def _run_policy(
         on_result(attempts[index], True)
 
     workers = worker_count(config.num_workers, num_slots)
-    with EnvironmentPool(config.suite, num_slots, workers, suite.image_size, factory=factory) as pool:
-        play_rollouts(policy, pool, suite, requests, keep, mode="sample", temperature=1.0, frame_stride=1)
+    with EnvironmentPool(config.suite, num_slots, workers, config.image_size, factory=factory) as pool:
+        play_rollouts(policy, pool, suite, requests, keep, sampling=as_it_is, frame_stride=1)
 
 
 def _task_record(suite: Suite, plan: TaskPlan) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sim.contract import FloatArray, ManipulationEnvironment, Suite
 from sim.pool.worker import begin_episode, observe
 from vla.data.episode import Episode
-from vla.rollout.actors import Actor, clipped
+from vla.rollout.actors import Actor
 from vla.rollout.builder import EpisodeBuilder
 from vla.rollout.requests import RolloutRequest
 
@@ -23,7 +23,7 @@ def play_episode(
     """Play from the environment's present state to success, the horizon or the actor's end.
 
     `frame_stride` keeps an observation before the first step, after every step that is a multiple of it and after the
-    last; None renders nothing. `disturb` turns the action [7] that is recorded into the one that is executed.
+    last; None renders nothing. `disturb` turns the action [A] that is recorded into the one that is executed.
     """
     actor.reset(environment)
     done = False
@@ -33,7 +33,7 @@ def play_episode(
         action = actor.act(environment)
         if action is None:
             break
-        recorded = clipped(action)
+        recorded = environment.embodiment.action.clip(action)
         outcome = environment.advance(recorded if disturb is None else disturb(recorded))
         builder.step(recorded, outcome)
         done = outcome.done
@@ -72,7 +72,7 @@ class Player:
         """
         environment = self.environment_of(wanted.request.task_id)
         begin_episode(environment, wanted.request)
-        builder = EpisodeBuilder(self.suite.name, wanted, policy_id, worker_restarted)
+        builder = EpisodeBuilder(self.suite.name, self.suite.embodiment, wanted, policy_id, worker_restarted)
         return play_episode(environment, actor, builder, frame_stride=frame_stride, disturb=disturb)
 
     def close(self) -> None:

@@ -20,7 +20,8 @@ from sim.contract import EnvironmentRequestError, Suite, stack_observations
 from sim.pool import ChunkResult, EnvironmentPool
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.policies.protocol import Mode, Policy, PolicyOutput
+from vla.policies.protocol import Policy, PolicyOutput
+from vla.policies.sampling import GREEDY, Sampling
 from vla.rollout.builder import EpisodeBuilder
 from vla.rollout.requests import RolloutRequest
 
@@ -56,10 +57,7 @@ def play_rollouts(
     requests: Sequence[RolloutRequest],
     on_episode: Callable[[int, Episode], None],
     *,
-    mode: Mode,
-    temperature: float,
-    token_noise: float = 0.0,
-    chunk_correlation: float = 0.0,
+    sampling: Sampling = GREEDY,
     frame_stride: int | None = None,
     keep_inputs: bool = False,
     groups: int = 2,
@@ -72,7 +70,7 @@ def play_rollouts(
     and not at all on the number of workers. `on_episode(index, episode)` gets the request's index; the order is that of
     completion, which is the same in every run. `frame_stride` adds frames after every step that is a multiple of it;
     frames at decisions and the final one are always kept. `keep_inputs` gives episodes what the policy's network took
-    in. `token_noise` and `chunk_correlation`: see `Policy.act`. `groups` = 1 lets simulation and inference wait for
+    in. `sampling` says how the policy's actions are drawn. `groups` = 1 lets simulation and inference wait for
     each other. `frame_budget` bounds the bytes of frames that are in memory by playing in fewer slots, but not in fewer
     than `FEWEST_SLOTS`; None plays in all.
 
@@ -82,19 +80,17 @@ def play_rollouts(
     _check_requests(suite, requests)
     if not requests:
         return
-    decide = partial(
-        policy.act, mode=mode, temperature=temperature, token_noise=token_noise, chunk_correlation=chunk_correlation
-    )
+    decide = partial(policy.act, sampling=sampling)
     num_slots = pool.num_slots
     if frame_budget is not None:
         per_episode = frame_bytes(suite, requests, policy.spec.execute_steps, frame_stride)
-        num_slots = min(num_slots, max(FEWEST_SLOTS, frame_budget // per_episode))
+        num_slots = min(num_slots, max(FEWEST_SLOTS, frame_budget // max(per_episode, 1)))
     starting = (
         _Rollout(
             index,
             item,
             np.random.default_rng(item.seed),
-            EpisodeBuilder(suite.name, item, policy.policy_id),
+            EpisodeBuilder(suite.name, suite.embodiment, item, policy.policy_id),
         )
         for index, item in enumerate(requests)
     )
@@ -133,10 +129,10 @@ def collect_rollouts(
 
 
 def frame_bytes(suite: Suite, requests: Sequence[RolloutRequest], execute_steps: int, frame_stride: int | None) -> int:
-    """Bytes of both cameras' frames that the longest of these episodes keeps, with a decision every `execute_steps`."""
+    """Bytes of all cameras' frames that the longest of these episodes keeps, with a decision every `execute_steps`."""
     horizon = max(suite.horizon(task) for task in {item.request.task_id for item in requests})
     kept = {*range(0, horizon, execute_steps), *range(0, horizon, frame_stride or horizon), horizon}
-    return len(kept) * 2 * 3 * suite.image_size**2
+    return len(kept) * suite.embodiment.frame_bytes
 
 
 def decision_indices(episode: Episode, execute_steps: int) -> NDArray[np.int64]:

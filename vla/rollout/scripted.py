@@ -42,7 +42,7 @@ class ScriptedPlayer(Player):
             actor = self.suite.make_expert(job.request.task_id, job.seed)
         if self._pace is not None:
             actor = Paced(actor, self._pace)
-        noise = action_noise(generator, self._noise)
+        noise = action_noise(generator, self._noise, self.suite.embodiment)
         return self.play(
             job, actor, self._policy, worker_restarted=restarted, frame_stride=self._frame_stride, disturb=noise
         )

@@ -7,15 +7,17 @@ import pytest
 
 from sim.contract import EnvironmentRequestError, FloatArray, Observation, Split, StepOutcome
 from sim.core.environment import SuiteEnvironment, check_action
+from sim.embodiments import PANDA_EEF
 
 
 class Recorded(SuiteEnvironment):
     """Answers with given outcomes, and says what was asked of it."""
 
+    suite_name = "recorded"
     num_init_states = 7
-    task_id = 5
 
     def __init__(self, *outcomes: StepOutcome) -> None:
+        super().__init__(5, "go", 10, PANDA_EEF.with_image_size(4))
         self.outcomes, self.resets = list(outcomes), list[tuple[Split, int]]()
 
     def reset_to(self, split: Split, init_state_id: int) -> None:
@@ -33,17 +35,19 @@ class Recorded(SuiteEnvironment):
 
     def render_observation(self) -> Observation:
         picture = np.full((4, 4, 3), 9, np.uint8)
-        return Observation(image=picture, wrist_image=picture + 1, state=self.robot_state(), instruction="go")
+        return Observation(
+            images={"image": picture, "wrist_image": picture + 1}, state=self.robot_state(), instruction="go"
+        )
 
 
 def test_actions_are_clipped_to_their_range() -> None:
     action = np.array([0.5, -2.0, 3.0, 0, 0, 0, -1.5], dtype=np.float32)
-    checked = check_action(action)
+    checked = check_action(action, PANDA_EEF.action)
     assert checked.tolist() == [0.5, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0] and checked.dtype == np.float64
     assert action[1] == -2.0, "the caller's stays as it is"
     for bad in (np.zeros(8), np.zeros((1, 7)), np.full(7, -np.inf)):
         with pytest.raises(EnvironmentRequestError, match="an action"):
-            check_action(bad)
+            check_action(bad, PANDA_EEF.action)
 
 
 def test_a_reset_says_where_it_starts() -> None:
@@ -96,3 +100,23 @@ def test_a_step_is_its_outcome(case: Case) -> None:
         "init_state_id": 2,
         "progress": case.outcome.progress,
     }
+
+
+def test_a_step_before_the_first_reset_is_refused() -> None:
+    with pytest.raises(EnvironmentRequestError, match=r"never reset; call reset\(\) first"):
+        Recorded().step(np.zeros(7))
+
+
+@pytest.mark.parametrize("wrong", ["3", 3.0, True, None.__class__])
+def test_an_initial_state_is_an_integer(wrong: object) -> None:
+    with pytest.raises(EnvironmentRequestError, match="init_state_id must be an integer, not"):
+        Recorded().reset(options={"init_state_id": wrong})
+    assert Recorded().reset(options={"init_state_id": np.int64(3)})[1]["init_state_id"] == 3
+
+
+def test_spaces_are_those_of_the_embodiment() -> None:
+    environment = Recorded()
+    observation, _ = environment.reset(seed=0)
+    assert environment.observation_space.contains(observation)
+    assert environment.action_space.shape == (7,) and environment.action_space.contains(np.ones(7, np.float32))
+    assert environment.metadata["render_fps"] == 20

@@ -47,8 +47,8 @@ def test_the_shared_context_comes_back_after_it_was_lost(caplog: pytest.LogCaptu
     lose(rendering._CONTEXTS[64])
     with caplog.at_level(logging.WARNING):
         after = environment.render_observation()
-    np.testing.assert_array_equal(after["image"], before["image"])
-    np.testing.assert_array_equal(after["wrist_image"], before["wrist_image"])
+    np.testing.assert_array_equal(after["images"]["image"], before["images"]["image"])
+    np.testing.assert_array_equal(after["images"]["wrist_image"], before["images"]["wrist_image"])
     assert [record.message for record in caplog.records if "was lost" in record.message]
     caplog.clear()
     environment.render_observation()

@@ -69,8 +69,8 @@ def test_an_episode_from_the_archive_equals_the_installations(
             assert ours.advance(pushing) == theirs.advance(pushing)
         assert ours.scene.goal() == theirs.scene.goal()
         ours_pictures, pictures = ours.render_observation(), theirs.render_observation()
-        assert np.array_equal(ours_pictures["image"], pictures["image"])
-        assert np.array_equal(ours_pictures["wrist_image"], pictures["wrist_image"])
+        assert np.array_equal(ours_pictures["images"]["image"], pictures["images"]["image"])
+        assert np.array_equal(ours_pictures["images"]["wrist_image"], pictures["images"]["wrist_image"])
     ours.close()
     theirs.close()
 

@@ -81,7 +81,7 @@ def episode(suite: LiberoSuite, task_id: int, states: list[int]) -> list[list[tu
         for environment, expert, record in zip(environments, experts, seen, strict=True):
             environment.advance(expert.act(environment))
             if step % 10 == 9:
-                scene, picture = environment.scene, environment.render_observation()["image"]
+                scene, picture = environment.scene, environment.render_observation()["images"]["image"]
                 record.append((scene.flattened_state(), scene.fixture_poses(), picture))
     for environment in environments:
         environment.close()
@@ -109,8 +109,8 @@ def test_a_settled_state_is_gone_on_from_to_the_bit(spatial: LiberoSuite, monkey
         assert np.array_equal(task.scene.flattened_state(), settled.scene.flattened_state()), step
         assert np.array_equal(task.robot_state(), settled.robot_state()), step
     pictures, others = task.render_observation(), settled.render_observation()
-    assert np.array_equal(pictures["image"], others["image"])
-    assert np.array_equal(pictures["wrist_image"], others["wrist_image"])
+    assert np.array_equal(pictures["images"]["image"], others["images"]["image"])
+    assert np.array_equal(pictures["images"]["wrist_image"], others["images"]["wrist_image"])
     task.close()
     settled.close()
 
@@ -136,7 +136,7 @@ def test_the_plain_look_shows_the_same_scene(between_plate_and_ramekin: LiberoEn
     pictures = []
     for environment in (official, plain):
         environment.reset_to("eval", 4)
-        pictures.append(environment.render_observation()["image"].astype(float))
+        pictures.append(environment.render_observation()["images"]["image"].astype(float))
     difference = np.abs(pictures[0] - pictures[1])
     assert 0.5 < difference.mean() < 20.0
     assert np.corrcoef(pictures[0].ravel(), pictures[1].ravel())[0, 1] > 0.95
@@ -184,7 +184,7 @@ def test_observation_and_step_follow_the_contract(between_plate_and_ramekin: Lib
     assert environment.observation_space.contains(observation)
     assert (reward, terminated, truncated) == (0.0, False, False)
     # Upright: the wall behind the robot is above the table, and grey; the table is light wood.
-    top, bottom = observation["image"][:8].astype(float), observation["image"][-8:].astype(float)
+    top, bottom = observation["images"]["image"][:8].astype(float), observation["images"]["image"][-8:].astype(float)
     assert bottom.mean() > top.mean() + 30
     # The gripper hangs over the table, pointing down (a half turn), fingers open.
     state = observation["state"]

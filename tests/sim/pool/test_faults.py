@@ -44,7 +44,7 @@ def assert_same_outcomes(left: list[list[ChunkResult]], right: list[list[ChunkRe
         for one, other in zip(left_round, right_round, strict=True):
             assert one.steps == other.steps
             assert one.outcomes == other.outcomes
-            np.testing.assert_array_equal(one.observation["image"], other.observation["image"])
+            np.testing.assert_array_equal(one.observation["images"]["image"], other.observation["images"]["image"])
             np.testing.assert_array_equal(one.observation["state"], other.observation["state"])
 
 

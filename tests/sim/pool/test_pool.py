@@ -42,8 +42,8 @@ def towards_target(observation: Observation, task_id: int, steps: int) -> NDArra
 
 
 def assert_equal(left: Observation, right: Observation) -> None:
-    np.testing.assert_array_equal(left["image"], right["image"])
-    np.testing.assert_array_equal(left["wrist_image"], right["wrist_image"])
+    np.testing.assert_array_equal(left["images"]["image"], right["images"]["image"])
+    np.testing.assert_array_equal(left["images"]["wrist_image"], right["images"]["wrist_image"])
     np.testing.assert_array_equal(left["state"], right["state"])
     assert left["instruction"] == right["instruction"]
 
@@ -120,10 +120,10 @@ def test_extra_frames_show_their_own_moment(local_pool: EnvironmentPool) -> None
 
 def test_observations_are_fresh_arrays(local_pool: EnvironmentPool) -> None:
     first = local_pool.reset([0], requests(0))[0]
-    image = first["image"].copy()
-    first["image"][:] = 0
+    image = first["images"]["image"].copy()
+    first["images"]["image"][:] = 0
     again = local_pool.reset([0], requests(0))[0]
-    np.testing.assert_array_equal(again["image"], image)
+    np.testing.assert_array_equal(again["images"]["image"], image)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -140,8 +140,14 @@ def test_a_result_says_what_each_step_did_and_what_was_seen_then(num_workers: in
         assert [outcome.truncated for outcome in result.outcomes] == [False] * (LENGTH - 1) + [slot == 1]
         assert (result.steps, result.done, result.extra_steps) == (LENGTH, True, [2, 4, 6])
         seen = [first[slot], *result.extra_observations, result.observation]
-        assert [observation["image"][0, 0, 0] for observation in seen] == [0, 2, 4, 6, LENGTH]
-        assert [observation["wrist_image"][0, 0, 0] for observation in seen] == [100, 102, 104, 106, 100 + LENGTH]
+        assert [observation["images"]["image"][0, 0, 0] for observation in seen] == [0, 2, 4, 6, LENGTH]
+        assert [observation["images"]["wrist_image"][0, 0, 0] for observation in seen] == [
+            100,
+            102,
+            104,
+            106,
+            100 + LENGTH,
+        ]
         assert [observation["state"][0] for observation in seen] == [0.5, 2.5, 4.5, 6.5, LENGTH + 0.5]
         assert {observation["instruction"] for observation in seen} == {f"odd task {slot}"}
 
@@ -161,7 +167,7 @@ def play(num_workers: int) -> list[ChunkResult]:
 
 def test_results_do_not_depend_on_the_number_of_workers() -> None:
     local, one, two = play(0), play(1), play(2)
-    assert local[0].observation["image"].shape == (24, 24, 3)
+    assert local[0].observation["images"]["image"].shape == (24, 24, 3)
     for left, middle, right in zip(local, one, two, strict=True):
         for other in (middle, right):
             assert (left.steps, left.extra_steps) == (other.steps, other.extra_steps)
@@ -228,7 +234,13 @@ def test_a_bad_action_is_refused_before_any_stepping(local_pool: EnvironmentPool
     assert_equal(after[0].observation, before[0])  # slot 1 had not moved, and both episodes still run
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 6), (1, 4, 7), (2, 7), (2, 0, 7)])
+def test_an_action_of_another_robot_is_refused_by_the_environment(local_pool: EnvironmentPool) -> None:
+    local_pool.reset([0, 1], requests(0, 1))
+    with pytest.raises(EnvironmentRequestError, match=r"slot 0, task 0: an action needs 7"):
+        local_pool.step_chunk([0, 1], np.zeros((2, 4, 6), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 7), (2, 7), (2, 0, 7)])
 def test_misshapen_actions_are_refused(local_pool: EnvironmentPool, shape: tuple[int, ...]) -> None:
     local_pool.reset([0, 1], requests(0, 1))
     with pytest.raises(EnvironmentRequestError, match="must have shape"):

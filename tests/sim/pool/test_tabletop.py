@@ -48,5 +48,5 @@ def test_bits_do_not_depend_on_workers_or_their_deaths(
         )
         for left, right in moments:
             np.testing.assert_array_equal(left["state"], right["state"])
-            np.testing.assert_array_equal(left["image"], right["image"])
-            np.testing.assert_array_equal(left["wrist_image"], right["wrist_image"])
+            np.testing.assert_array_equal(left["images"]["image"], right["images"]["image"])
+            np.testing.assert_array_equal(left["images"]["wrist_image"], right["images"]["wrist_image"])

@@ -169,7 +169,7 @@ def test_initial_states_are_their_own_and_come_again() -> None:
         for second in range(first):
             assert np.abs(starts[first] - starts[second]).max() > 1e-3
     observation = environment.render_observation()
-    assert observation["image"].std() > 5 and observation["wrist_image"].std() > 5
+    assert observation["images"]["image"].std() > 5 and observation["images"]["wrist_image"].std() > 5
     assert observation["instruction"] == "lift the red cube"
     with pytest.raises(EnvironmentRequestError, match="initial states 0 to 49"):
         environment.reset_to("eval", 50)

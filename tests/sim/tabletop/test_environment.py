@@ -16,7 +16,7 @@ from scripts.pretraining.play import canonical_instruction, held_out_pairs, samp
 from sim.contract import EnvironmentRequestError, StepOutcome
 from sim.core.operational_space import matrix_to_rotation_vector, rotation_vector_to_matrix
 from sim.suites import get_suite
-from sim.tabletop.environment import WORKSPACE, TabletopEnvironment, register_environments
+from sim.tabletop.environment import WORKSPACE, TabletopEnvironment
 from sim.tabletop.goals import DrawerOpened, DrawerShut, Goal
 from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, CABINET_Y, Scene
 from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, Task, initial_layout, sample_layout
@@ -26,7 +26,6 @@ NOTHING = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
 
 
 def test_gymnasium_accepts_the_environment() -> None:
-    register_environments()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         environment = gymnasium.make("reflex/tabletop-stack-v0")
@@ -36,9 +35,9 @@ def test_gymnasium_accepts_the_environment() -> None:
 def test_observation_follows_the_contract() -> None:
     environment = SUITE.make(7)
     observation, info = environment.reset(seed=3, options={"split": "eval", "init_state_id": 4})
-    assert observation["image"].shape == observation["wrist_image"].shape == (64, 64, 3)
-    assert observation["image"].dtype == np.uint8
-    assert observation["image"].std() > 5, "the picture shows something"
+    assert observation["images"]["image"].shape == observation["images"]["wrist_image"].shape == (64, 64, 3)
+    assert observation["images"]["image"].dtype == np.uint8
+    assert observation["images"]["image"].std() > 5, "the picture shows something"
     assert observation["state"].shape == (8,) and observation["state"].dtype == np.float32
     assert observation["instruction"] == "open the drawer and put the purple cube in it"
     assert info["task_id"] == 7 and info["init_state_id"] == 4 and not info["success"] and 0 <= info["progress"] < 0.5
@@ -48,7 +47,7 @@ def test_pictures_are_upright() -> None:
     """The robot's base is far from the camera, so the arm is in the upper half; the table fills the lower."""
     environment = SUITE.make(0)
     observation, _ = environment.reset(options={"split": "eval", "init_state_id": 0})
-    rows = observation["image"].astype(int).std(axis=(1, 2))
+    rows = observation["images"]["image"].astype(int).std(axis=(1, 2))
     assert rows[:20].mean() > rows[-20:].mean()
 
 

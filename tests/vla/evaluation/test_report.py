@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from matplotlib import rc_context
 
 import vla
+from sim.embodiments import PANDA_EEF
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.evaluation import report
@@ -35,6 +36,7 @@ def film(task: int, success: bool, state: int = 0) -> Episode:
     frames = np.full((5, 16, 16, 3), 40 + 60 * task, dtype=np.uint8)
     return Episode(
         suite="tabletop",
+        embodiment=PANDA_EEF.with_image_size(16),
         task_id=task,
         instruction=INSTRUCTIONS[task],
         split="eval",
@@ -44,8 +46,7 @@ def film(task: int, success: bool, state: int = 0) -> Episode:
         success=success,
         actions=np.zeros((8, 7), np.float32),
         observation_steps=np.arange(0, 10, 2),
-        images=frames,
-        wrist_images=255 - frames,
+        images={"image": frames, "wrist_image": 255 - frames},
         states=np.zeros((5, 8), np.float32),
         rewards=np.zeros(8, np.float32),
         costs=np.zeros(8, np.float32),
@@ -264,7 +265,7 @@ def test_a_new_outcome_replaces_the_old_video(tmp_path: Path) -> None:
 
 def test_cameras_side_by_side() -> None:
     left = np.full((2, 65, 65, 3), 10, np.uint8)
-    frames = side_by_side(left, left + 100)
+    frames = side_by_side([left, left + 100])
     assert frames.shape == (2, 196, 392, 3)
     assert frames[1, 100, 100, 0] == 10
     assert frames[1, 100, 300, 0] == 110

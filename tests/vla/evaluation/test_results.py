@@ -13,20 +13,23 @@ from vla.errors import ReflexError
 from vla.evaluation import protocol
 from vla.evaluation.protocol import Protocol, check_same
 from vla.evaluation.results import EvaluationResult, compare, compare_tasks, episode_key, evaluated_episodes
+from vla.policies.sampling import GREEDY, Sampling
 from vla.run.run_folder import RunFolder
+
+SAMPLED = Sampling(1.0, token_noise=0.0, chunk_correlation=0.0)
 
 
 def test_the_protocol_hash_is_stable_and_notices_what_matters() -> None:
     suite = FakeSuite()
-    base = Protocol.of(suite, "eval", "greedy", 1.0, 0)
+    base = Protocol.of(suite, "eval", GREEDY, 0)
     assert base.digest() == "4ee01e56dc846b85d505f6f85f4aac1d13f87dbbd7ba4242bf862b6253e57b09"
-    assert Protocol.of(suite, "eval", "greedy", 1.6, 5).digest() == base.digest()
+    assert Protocol.of(suite, "eval", GREEDY, 5).digest() == base.digest()
     others = [
-        Protocol.of(suite, "train", "greedy", 1.0, 0),
-        Protocol.of(suite, "eval", "sample", 1.0, 0),
-        Protocol.of(suite, "eval", "sample", 1.6, 0),
-        Protocol.of(suite, "eval", "sample", 1.0, 1),
-        Protocol.of(FakeSuite("other"), "eval", "greedy", 1.0, 0),
+        Protocol.of(suite, "train", GREEDY, 0),
+        Protocol.of(suite, "eval", SAMPLED, 0),
+        Protocol.of(suite, "eval", Sampling(1.6, 0.0, 0.0), 0),
+        Protocol.of(suite, "eval", SAMPLED, 1),
+        Protocol.of(FakeSuite("other"), "eval", GREEDY, 0),
     ]
     assert len({base.digest(), *(other.digest() for other in others)}) == 6
     assert base.document()["hash"] == base.digest()
@@ -44,7 +47,7 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_hash_changes_with_each_part_of_the_protocol(name: str) -> None:
-    base = Protocol.of(FakeSuite(), "eval", "sample", 1.0, 0)
+    base = Protocol.of(FakeSuite(), "eval", SAMPLED, 0)
     changed = replace(base, **{name: CHANGES[name]})
     assert changed.digest() != base.digest()
     differing = {key for key, value in changed.document().items() if value != base.document()[key]}
@@ -53,7 +56,7 @@ def test_the_hash_changes_with_each_part_of_the_protocol(name: str) -> None:
 
 def test_every_part_of_the_protocol_is_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {field.name for field in fields(Protocol)} == set(CHANGES)
-    base = Protocol.of(FakeSuite(), "eval", "sample", 1.0, 0)
+    base = Protocol.of(FakeSuite(), "eval", SAMPLED, 0)
     assert base.facts == FakeSuite().protocol()
     before = base.digest()
     monkeypatch.setattr(protocol, "VERSION", protocol.VERSION + 1)
@@ -61,7 +64,7 @@ def test_every_part_of_the_protocol_is_hashed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_order_in_which_a_suite_lists_its_facts_does_not_matter() -> None:
-    base = Protocol.of(FakeSuite(), "eval", "greedy", 1.0, 0)
+    base = Protocol.of(FakeSuite(), "eval", GREEDY, 0)
     assert replace(base, facts=dict(reversed(base.facts.items()))).digest() == base.digest()
 
 

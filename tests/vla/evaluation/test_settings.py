@@ -22,6 +22,7 @@ from vla.evaluation import runner
 from vla.evaluation.runner import EvaluationConfig, policy_fingerprint, run_evaluation, suite_name
 from vla.evaluation.videos import find_videos
 from vla.policies.protocol import PolicyOutput
+from vla.policies.sampling import GREEDY, Sampling
 from vla.run.cores import available_cpus
 from vla.run.run_folder import RunFolder
 from vla.run.seeding import derive_seed
@@ -57,9 +58,9 @@ def seen(monkeypatch: pytest.MonkeyPatch, pool: EnvironmentPool) -> dict[str, An
     found: dict[str, Any] = {}
 
     class Recording(FakePolicy):
-        def act(self, observations: Any, mode: Any = "greedy", temperature: float = 1.0, **rest: Any) -> PolicyOutput:
-            found.update(mode=mode, temperature=temperature)
-            return super().act(observations, mode, temperature, **rest)
+        def act(self, observations: Any, sampling: Sampling = GREEDY, generators: Any = None) -> PolicyOutput:
+            found.update(mode="greedy" if sampling.greedy else "sample", temperature=sampling.temperature)
+            return super().act(observations, sampling, generators)
 
     def suite(name: str, image_size: int | None = None) -> Suite:
         found.update(suite=name, image_size=image_size)
@@ -141,7 +142,7 @@ def test_a_run_describes_itself(seen: dict[str, Any], tmp_path: Path) -> None:
     settings = config(tmp_path / "run", tasks=[0], split="train", temperature=1.6, seed=5)
     observe(seen, settings)
     run = RunFolder(tmp_path / "run", resume=True)
-    document = runner.Protocol.of(FakeSuite(), "train", "sample", 1.6, 5).document()
+    document = runner.Protocol.of(FakeSuite(), "train", Sampling(1.6, 0.0, 0.0), 5).document()
     assert json.loads((run.path / "protocol.json").read_text()) == document
     assert (document["split"], document["temperature"], document["seed"]) == ("train", 1.6, 5)
     assert {row["protocol"] for row in run.read_episodes()} == {document["hash"]}
@@ -155,6 +156,7 @@ def test_a_run_describes_itself(seen: dict[str, Any], tmp_path: Path) -> None:
             ({name: 0}, f"{name} is 0; it must be at least 1")
             for name in ("episodes_per_task", "num_slots", "threads", "image_size")
         ),
+        ({"mode": "sample", "temperature": 0.0}, "mode=sample needs one above 0"),
         *(({name: -1}, f"{name} is -1; it must be at least 0") for name in ("num_workers", "videos_per_task", "seed")),
         ({"protocol": "openvla"}, "unknown protocol 'openvla'; it is one of libero-official, libero-512, or null"),
         ({"protocol": "libero-512"}, "protocol=libero-512 is for a LIBERO suite, such as libero_spatial, not 'fake'"),

@@ -127,7 +127,7 @@ def test_a_policy_folder_keeps_every_episode_with_every_frame(tmp_path: Path) ->
     for episode in episodes:
         assert episode.policy_id == "reflex-tiny"
         assert episode.states[:, 1].tolist() == list(range(episode.length))
-        assert episode.images.shape == (episode.length, 64, 64, 3)
+        assert episode.images["image"].shape == (episode.length, 64, 64, 3)
 
 
 def test_failed_attempts_are_remembered_up_to_a_line_that_a_crash_tore(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_killed_workers_lose_no_episode(tmp_path: Path, caplog: pytest.LogCaptur
             other.seed,
         )
         assert np.array_equal(episode.actions, other.actions)
-        assert np.array_equal(episode.images, other.images)
+        assert np.array_equal(episode.images["image"], other.images)
 
 
 @pytest.mark.parametrize(("workers", "how"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGKILL)])

@@ -66,8 +66,8 @@ def test_pictures_are_turned_and_an_action_gets_what_was_seen_before_it(tmp_path
     episode = as_recorded(recorded, "libero_spatial", 4, "a task")
     assert episode.length == 2
     # What was seen after action 0 (a 10) is what action 1 was chosen from.
-    assert episode.images[:, 3, 3, 0].tolist() == [10, 11]
-    assert episode.wrist_images[:, 3, 3, 0].tolist() == [110, 111]
+    assert episode.images["image"][:, 3, 3, 0].tolist() == [10, 11]
+    assert episode.images["wrist_image"][:, 3, 3, 0].tolist() == [110, 111]
     assert episode.actions[:, 0].tolist() == [1.0, 1.0], "1.5 and 2.5, clipped"
     np.testing.assert_allclose(episode.states[0], [0.1] * 6 + [0.04] * 2, rtol=1e-6)
     assert episode.rewards.tolist() == [0.0, 1.0]

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from sim.contract import EnvironmentRequestError
+from sim.embodiments import PANDA_EEF, Action, ActionKind, Embodiment, State
 from sim.pool import EpisodeRequest
 from tests.sim.odd_suite import LENGTH, OddEnvironment, OddExpert, OddSuite
 from vla.data.episode import Episode
-from vla.rollout.actors import Actor, Random, Replayed, Still, action_noise
+from vla.rollout.actors import Actor, Random, Replayed, Still, action_noise, staying
 from vla.rollout.builder import EpisodeBuilder
 from vla.rollout.play import Player, play_episode
 from vla.rollout.requests import RolloutRequest
 from vla.rollout.scripted import ScriptedPlayer, run_experts
 
 WANTED = RolloutRequest(EpisodeRequest(2, "eval", 4), seed=31)
+ROBOT = PANDA_EEF.with_image_size(16)
 FACTORY = "tests.sim.odd_suite:get_suite"
 
 
 def played(actor: Actor, frame_stride: int | None = None, task_id: int = 2) -> Episode:
     environment = OddEnvironment(task_id)
     environment.reset_to("eval", 4)
-    builder = EpisodeBuilder("odd", WANTED, "somebody", worker_restarted=True)
+    builder = EpisodeBuilder("odd", ROBOT, WANTED, "somebody", worker_restarted=True)
     return play_episode(environment, actor, builder, frame_stride=frame_stride)
 
 
@@ -40,11 +44,15 @@ def test_every_field_comes_from_its_own_source() -> None:
     np.testing.assert_allclose(episode.progress, 1.0 / steps, rtol=1e-6)
     assert episode.observation_steps.tolist() == list(range(LENGTH + 1))
     assert episode.states[:, 0].tolist() == [0.5 + step for step in range(LENGTH + 1)]
-    assert episode.images[:, 0, 0, 0].tolist() == list(range(LENGTH + 1))
-    assert episode.wrist_images[:, 0, 0, 0].tolist() == [100 + step for step in range(LENGTH + 1)]
-    assert episode.tokens is episode.log_probs is episode.features is episode.inputs is None
-    for name, kind in (("actions", np.float32), ("rewards", np.float32), ("states", np.float32), ("images", np.uint8)):
+    assert episode.images["image"][:, 0, 0, 0].tolist() == list(range(LENGTH + 1))
+    assert episode.images["wrist_image"][:, 0, 0, 0].tolist() == [100 + step for step in range(LENGTH + 1)]
+    assert episode.decisions is episode.log_probs is episode.features is episode.inputs is None
+    for name, kind in (("actions", np.float32), ("rewards", np.float32), ("states", np.float32)):
         assert getattr(episode, name).dtype == kind
+    assert {camera: frames.dtype for camera, frames in episode.images.items()} == {
+        "image": np.uint8,
+        "wrist_image": np.uint8,
+    }
 
 
 def test_the_horizon_is_no_success() -> None:
@@ -65,11 +73,11 @@ def test_the_line_of_an_episode_says_where_progress_ended_and_what_it_cost() -> 
 def test_frames_are_those_asked_for_and_the_last(stride: int | None, steps: list[int]) -> None:
     environment = OddEnvironment(2)
     environment.reset_to("train", 0)
-    episode = play_episode(environment, OddExpert(), EpisodeBuilder("odd", WANTED, "x"), frame_stride=stride)
+    episode = play_episode(environment, OddExpert(), EpisodeBuilder("odd", ROBOT, WANTED, "x"), frame_stride=stride)
     assert episode.observation_steps.tolist() == steps
-    assert environment.renders == len(steps) == len(episode.images) == len(episode.wrist_images)
+    assert environment.renders == len(steps) == len(episode.images["image"]) == len(episode.images["wrist_image"])
     assert episode.states.shape == (len(steps), 8)
-    assert episode.images.shape[3] == 3
+    assert episode.images["image"].shape[3] == 3
 
 
 def test_an_actor_without_more_to_do_ends_the_episode() -> None:
@@ -88,8 +96,8 @@ def test_an_actor_without_more_to_do_ends_the_episode() -> None:
 def test_what_is_executed_may_differ_from_what_is_recorded() -> None:
     environment = OddEnvironment(2)
     environment.reset_to("train", 0)
-    noise = action_noise(np.random.default_rng(0), 0.5)
-    episode = play_episode(environment, OddExpert(), EpisodeBuilder("odd", WANTED, "x"), disturb=noise)
+    noise = action_noise(np.random.default_rng(0), 0.5, ROBOT)
+    episode = play_episode(environment, OddExpert(), EpisodeBuilder("odd", ROBOT, WANTED, "x"), disturb=noise)
     executed = np.stack(environment.executed)
     assert (executed[:, 6] == episode.actions[:, 6]).all(), "the gripper is not disturbed"
     assert (executed[:, :6] != episode.actions[:, :6]).any(axis=1).all()
@@ -100,7 +108,7 @@ def test_what_is_executed_may_differ_from_what_is_recorded() -> None:
 def test_noise_of_no_size_draws_nothing() -> None:
     generator = np.random.default_rng(0)
     action = np.full(7, 0.5, np.float32)
-    np.testing.assert_array_equal(action_noise(generator, 0.0)(action), action)
+    np.testing.assert_array_equal(action_noise(generator, 0.0, ROBOT)(action), action)
     assert generator.random() == np.random.default_rng(0).random()
 
 
@@ -148,14 +156,14 @@ def test_experts_are_played_in_the_order_asked_without_a_picture() -> None:
         found = [(e.task_id, e.split, e.init_state_id, e.seed, e.policy_id, e.success) for e in episodes]
         assert found == [(2, "eval", 3, 17, "expert", True), (2, "eval", 1, 15, "expert", True),
                          (1, "eval", 3, 10, "expert", False), (1, "eval", 1, 8, "expert", False)]  # fmt: skip
-        assert all(len(episode.images) == len(episode.states) == 0 for episode in episodes)
+        assert all(len(episode.images["image"]) == len(episode.states) == 0 for episode in episodes)
 
 
 def test_a_scripted_player_s_settings_reach_the_episode() -> None:
     plain = ScriptedPlayer(FACTORY, "odd", None).run(WANTED, restarted=False)
-    assert (plain.policy_id, plain.worker_restarted, len(plain.images)) == ("expert", False, 0)
+    assert (plain.policy_id, plain.worker_restarted, len(plain.states)) == ("expert", False, 0)
     marked = ScriptedPlayer(FACTORY, "odd", None, frame_stride=1).run(WANTED, restarted=True)
-    assert (marked.worker_restarted, len(marked.images)) == (True, LENGTH + 1)
+    assert (marked.worker_restarted, len(marked.states)) == (True, LENGTH + 1)
     slow = ScriptedPlayer(FACTORY, "odd", None, pace=0.5).run(WANTED, restarted=False)
     np.testing.assert_allclose(np.linalg.norm(slow.actions[:, :3], axis=1), 0.5, rtol=1e-5)
     random = ScriptedPlayer(FACTORY, "odd", None, "random").run(WANTED, restarted=False)
@@ -166,3 +174,34 @@ def test_a_scripted_player_s_settings_reach_the_episode() -> None:
     environment = noisy.environment_of(2)
     assert isinstance(environment, OddEnvironment)
     assert not np.array_equal(np.stack(environment.executed), plain.actions)
+
+
+def arm(kind: ActionKind, **changes: Any) -> Embodiment:
+    """A robot of two numbers and a gripper."""
+    names = ("shoulder", "elbow", "gripper")
+    action = Action(names, kind, low=(-2.0, -1.0, 0.0), high=(2.0, 1.0, 4.0), gripper=2, gripper_open=4.0, **changes)
+    return Embodiment("arm", (), State(names), action, 30)
+
+
+def test_an_arm_of_positions_stays_where_it_feels_that_it_is() -> None:
+    environment = OddEnvironment(2)
+    environment.embodiment = arm("joint_position")
+    environment.reset_to("train", 0)
+    assert staying(environment, None).tolist() == [0.5, 2.0, 0.5], "as its state says"
+    last = np.array([0.25, 0.5, 3.0], np.float32)
+    assert staying(environment, last).tolist() == last.tolist()
+    environment.embodiment = arm("velocity", stay=(0.0, 0.0, 4.0))
+    assert staying(environment, None).tolist() == [0.0, 0.0, 4.0]
+    assert staying(environment, last).tolist() == [0.0, 0.0, 3.0], "the gripper holds"
+
+
+def test_noise_and_random_commands_are_of_the_size_of_each_range() -> None:
+    robot = arm("joint_position")
+    draws = np.random.default_rng(3).normal(0.0, 0.5, 2).astype(np.float32)
+    executed = action_noise(np.random.default_rng(3), 0.5, robot)(np.zeros(3, np.float32))
+    np.testing.assert_allclose(executed, [*np.clip(draws * [2.0, 1.0], [-2, -1], [2, 1]), 0.0], rtol=1e-6)
+    environment = OddEnvironment(2)
+    environment.embodiment = robot
+    commands = np.stack([Random(np.random.default_rng(seed)).act(environment) for seed in range(200)])
+    assert np.all(commands.min(0) >= [-2, -1, 0]) and np.all(commands.max(0) <= [2, 1, 4])
+    assert np.all(commands.max(0) - commands.min(0) > 0.9 * np.array([4, 2, 4]))

@@ -20,7 +20,8 @@ from tests.fakes import HORIZON, FakeEnvironment, FakePolicy, get_suite
 from tests.sim.odd_suite import LENGTH
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.policies.protocol import Mode, PolicyOutput
+from vla.policies.protocol import PolicyOutput
+from vla.policies.sampling import Sampling
 from vla.rollout.pool_rollouts import (
     FEWEST_SLOTS,
     RolloutRequest,
@@ -38,10 +39,13 @@ REQUESTS = [
 ]
 
 
+SAMPLED = Sampling(1.2, token_noise=0.0, chunk_correlation=0.0)
+
+
 def roll_out(
     num_workers: int = 0,
     num_slots: int = 6,
-    mode: Mode = "sample",
+    sampling: Sampling = SAMPLED,
     frame_stride: int | None = None,
     groups: int = 2,
     execute_steps: int = 8,
@@ -54,8 +58,7 @@ def roll_out(
             pool,
             SUITE,
             requests,
-            mode=mode,
-            temperature=1.2,
+            sampling=sampling,
             on_episode=lambda index, _: order.append(index),
             frame_stride=frame_stride,
             groups=groups,
@@ -68,6 +71,9 @@ def assert_same(left: Episode, right: Episode) -> None:
         a, b = getattr(left, field.name), getattr(right, field.name)
         if field.name == "log_probs":
             np.testing.assert_allclose(a, b, atol=1e-5)
+        elif field.name == "images":
+            for camera in b:
+                np.testing.assert_array_equal(a[camera], b[camera], err_msg=camera)
         elif isinstance(a, np.ndarray):
             np.testing.assert_array_equal(a, b, err_msg=field.name)
         elif field.name != "worker_restarted":
@@ -87,13 +93,13 @@ def test_episodes_come_in_request_order_and_are_complete() -> None:
         assert episode.success == (episode.rewards.sum() == 1)
         assert episode.success or length == HORIZON
         assert episode.observation_steps.tolist() == [*range(0, length, 5), length]
-        assert episode.images.shape == episode.wrist_images.shape == (decisions + 1, 16, 16, 3)
+        assert episode.images["image"].shape == episode.images["wrist_image"].shape == (decisions + 1, 16, 16, 3)
         assert episode.states.shape == (decisions + 1, 8)
         assert episode.actions.shape == (length, 7)
         assert episode.rewards.shape == episode.costs.shape == episode.progress.shape == (length,)
-        assert episode.tokens is not None
+        assert episode.decisions is not None
         assert episode.log_probs is not None
-        assert episode.tokens.shape == episode.log_probs.shape == (decisions, 56)
+        assert episode.decisions.shape == episode.log_probs.shape == (decisions, 56)
     assert 0 < sum(episode.success for episode in episodes) < len(episodes)
 
 
@@ -101,27 +107,28 @@ def test_the_record_replays_in_a_bare_environment() -> None:
     episode = roll_out()[0][4]
     environment = SUITE.make(episode.task_id)
     environment.reset_to("eval", episode.init_state_id)
-    np.testing.assert_array_equal(environment.render_observation()["image"], episode.images[0])
+    np.testing.assert_array_equal(environment.render_observation()["images"]["image"], episode.images["image"][0])
     outcomes = [environment.advance(action) for action in episode.actions]
     assert outcomes[-1].done
     assert outcomes[-1].success == episode.success
     progress = np.array([outcome.progress for outcome in outcomes], dtype=np.float32)
     np.testing.assert_array_equal(progress, episode.progress)
-    np.testing.assert_array_equal(environment.render_observation()["wrist_image"], episode.wrist_images[-1])
+    np.testing.assert_array_equal(
+        environment.render_observation()["images"]["wrist_image"], episode.images["wrist_image"][-1]
+    )
 
 
 def test_tokens_and_log_probs_belong_to_the_decision_frames() -> None:
     episode = roll_out(frame_stride=3)[0][2]
-    assert episode.tokens is not None
+    assert episode.decisions is not None
     indices = decision_indices(episode, 8)
     assert episode.observation_steps[indices].tolist() == list(range(0, episode.length, 8))
     batch = ObservationBatch(
-        image=episode.images[indices],
-        wrist_image=episode.wrist_images[indices],
+        images={camera: frames[indices] for camera, frames in episode.images.items()},
         state=episode.states[indices],
         instruction=[episode.instruction] * len(indices),
     )
-    log_probs, _ = FakePolicy().log_prob(batch, torch.from_numpy(episode.tokens), temperature=1.2)
+    log_probs, _ = FakePolicy().log_prob(batch, torch.from_numpy(episode.decisions), SAMPLED)
     assert episode.log_probs is not None
     np.testing.assert_allclose(log_probs.detach().numpy(), episode.log_probs, atol=1e-5)
 
@@ -129,7 +136,7 @@ def test_tokens_and_log_probs_belong_to_the_decision_frames() -> None:
 def test_extra_frames_are_merged_and_no_other_is_rendered() -> None:
     FakeEnvironment.renders = 0
     plain = roll_out()[0]
-    assert FakeEnvironment.renders == sum(len(episode.images) for episode in plain)
+    assert FakeEnvironment.renders == sum(len(episode.images["image"]) for episode in plain)
     strided = roll_out(frame_stride=3)[0]
     for one, other in zip(plain, strided, strict=True):
         length = one.length
@@ -140,11 +147,11 @@ def test_extra_frames_are_merged_and_no_other_is_rendered() -> None:
         np.testing.assert_array_equal(other.actions, one.actions)
 
 
-@pytest.mark.parametrize("mode", ["sample", "greedy"])
-def test_episodes_do_not_depend_on_workers(mode: Mode) -> None:
-    reference, order = roll_out(0, mode=mode, frame_stride=4)
+@pytest.mark.parametrize("sampling", [SAMPLED, GREEDY])
+def test_episodes_do_not_depend_on_workers(sampling: Sampling) -> None:
+    reference, order = roll_out(0, sampling=sampling, frame_stride=4)
     for num_workers in (1, 2):
-        episodes, other_order = roll_out(num_workers, mode=mode, frame_stride=4)
+        episodes, other_order = roll_out(num_workers, sampling=sampling, frame_stride=4)
         assert other_order == order
         for one, other in zip(reference, episodes, strict=True):
             assert_same(one, other)
@@ -168,9 +175,7 @@ def test_a_killed_worker_costs_nothing_but_a_mark() -> None:
                 killed.append(index)
                 os.kill(pool.worker_pids[1], signal.SIGKILL)
 
-        episodes = collect_rollouts(
-            FakePolicy(), pool, SUITE, REQUESTS, mode="sample", temperature=1.2, on_episode=kill_once
-        )
+        episodes = collect_rollouts(FakePolicy(), pool, SUITE, REQUESTS, sampling=SAMPLED, on_episode=kill_once)
     for one, other in zip(reference, episodes, strict=True):
         assert_same(one, other)
     assert 0 < sum(episode.worker_restarted for episode in episodes) <= 3
@@ -189,7 +194,7 @@ class TellingPolicy(FakePolicy):
         numbers = observations["state"][:, 0] + 20 * observations["state"][:, 1]
         return PolicyOutput(
             actions=np.repeat(numbers[:, None, None] / 100 + np.arange(4)[:, None] / 1000, 7, axis=2),
-            tokens=np.repeat(numbers[:, None].astype(np.int64), 28, axis=1),
+            decision=np.repeat(numbers[:, None].astype(np.int64), 28, axis=1),
             log_probs=-np.repeat(numbers[:, None], 28, axis=1),
             features=numbers[:, None] + [0.25, 0.75],
             inputs=Inputs(numbers),
@@ -212,7 +217,7 @@ def play_odd(
     policy: TellingPolicy, num_slots: int = 3, tasks: Sequence[int] = (0, 1, 2), **options: Any
 ) -> list[Episode]:
     requests = [RolloutRequest(EpisodeRequest(task, "train", task), seed=task) for task in tasks]
-    settings: dict[str, Any] = {"mode": "greedy", "temperature": 1.0, **options}
+    settings: dict[str, Any] = options
     with EnvironmentPool("odd", num_slots, 0, factory="tests.sim.odd_suite:get_suite") as pool:
         return collect_rollouts(policy, pool, SUITE, requests, **settings)
 
@@ -225,12 +230,12 @@ def test_every_field_comes_from_its_own_source() -> None:
         assert episode.costs.tolist() == (10.0 + steps).tolist()
         np.testing.assert_allclose(episode.progress, 1.0 / steps, rtol=1e-6)
         assert episode.rewards.tolist() == [0.0] * (LENGTH - 1) + [float(episode.success)]
-        assert episode.images[:, 0, 0, 0].tolist() == [0, 3, 6, LENGTH]
-        assert episode.wrist_images[:, 0, 0, 0].tolist() == [100, 103, 106, 100 + LENGTH]
+        assert episode.images["image"][:, 0, 0, 0].tolist() == [0, 3, 6, LENGTH]
+        assert episode.images["wrist_image"][:, 0, 0, 0].tolist() == [100, 103, 106, 100 + LENGTH]
         assert episode.states[:, 0].tolist() == [0.5, 3.5, 6.5, LENGTH + 0.5]
-        assert episode.tokens is not None and episode.log_probs is not None and episode.features is not None
+        assert episode.decisions is not None and episode.log_probs is not None and episode.features is not None
         numbers = decisions + 0.5 + 20 * episode.task_id
-        assert (episode.tokens == numbers[:, None] - 0.5).all()
+        assert (episode.decisions == numbers[:, None] - 0.5).all()
         assert (episode.log_probs == -numbers[:, None]).all()
         assert (episode.features == numbers[:, None] + [0.25, 0.75]).all()
         assert (episode.inputs.values == numbers).all()
@@ -242,10 +247,10 @@ def test_every_field_comes_from_its_own_source() -> None:
 
 def test_how_actions_are_sampled_reaches_the_policy() -> None:
     policy = TellingPolicy()
-    play_odd(policy, mode="sample", temperature=1.3, token_noise=5.0, chunk_correlation=0.4)
+    sampling = Sampling(1.3, token_noise=5.0, chunk_correlation=0.4)
+    play_odd(policy, sampling=sampling)
     for asked in policy.asked:
-        assert (asked["mode"], asked["temperature"]) == ("sample", 1.3)
-        assert (asked["token_noise"], asked["chunk_correlation"]) == (5.0, 0.4)
+        assert asked["sampling"] is sampling
         assert len(asked["generators"]) == asked["batch"]
 
 
@@ -266,7 +271,7 @@ def test_arrays_are_not_shared_between_episodes() -> None:
     same = [RolloutRequest(EpisodeRequest(0, "train", 0), seed=0)] * 3
     first, second, third = roll_out(requests=same)[0]
     assert_same(first, second)
-    first.images[:] = 0
+    first.images["image"][:] = 0
     first.actions[:] = 0
     assert_same(second, third)
 
@@ -281,7 +286,7 @@ def test_episodes_that_are_handed_out_are_not_kept() -> None:
         most = max(most, sum(reference() is not None for reference in alive))
 
     with EnvironmentPool("fake", 4, 0, factory=FACTORY) as pool:
-        play_rollouts(FakePolicy(), pool, SUITE, REQUESTS, note, mode="greedy", temperature=1.0)
+        play_rollouts(FakePolicy(), pool, SUITE, REQUESTS, note)
     assert len(alive) == len(REQUESTS)
     assert most <= 2
 
@@ -320,6 +325,6 @@ def test_a_policy_that_breaks_its_spec_is_named() -> None:
             (BrokenPolicy("nan"), EnvironmentRequestError, "slot 0: action is nan at step 0"),
         ):
             with pytest.raises(error, match=message):
-                collect_rollouts(policy, pool, SUITE, REQUESTS, mode="sample", temperature=1.0)
+                collect_rollouts(policy, pool, SUITE, REQUESTS, sampling=Sampling(1.0, 0.0, 0.0))
         # An aborted collection leaves the pool usable.
-        assert len(collect_rollouts(FakePolicy(), pool, SUITE, REQUESTS[:3], mode="greedy", temperature=1.0)) == 3
+        assert len(collect_rollouts(FakePolicy(), pool, SUITE, REQUESTS[:3])) == 3
