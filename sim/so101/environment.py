@@ -8,8 +8,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import EnvironmentRequestError, FloatArray, Observation, Split, StepOutcome
-from sim.core.environment import SuiteEnvironment
+from sim.contract import FloatArray, Observation, Split, StepOutcome
+from sim.core.environment import SuiteEnvironment, check_action
 from sim.core.rendering import PrimitiveRenderer
 from sim.embodiments import Embodiment
 from sim.so101.embodiment import GRIPPER, GRIPPER_OPEN, JOINTS, SO101, from_radians, to_radians
@@ -74,7 +74,9 @@ class SO101Environment(SuiteEnvironment):
 
     def advance(self, action: NDArray[np.floating[Any]]) -> StepOutcome:
         """Run one control step (1/30 s) without rendering."""
-        self.data.ctrl[:] = to_radians(self._command(action))
+        # float32, which policies emit and data sets keep: an episode that was stored replays to the bit.
+        command = check_action(np.asarray(action, dtype=np.float32), self.embodiment.action)
+        self.data.ctrl[:] = to_radians(command)
         mujoco.mj_step(self.model, self.data, SUBSTEPS)
         # What goals, states and pictures read must belong to the new joint positions.
         mujoco.mj_kinematics(self.model, self.data)
@@ -91,14 +93,6 @@ class SO101Environment(SuiteEnvironment):
             cost=float(self._outside() or self.hits_table()),
             progress=task_progress(self.task.goal, world),
         )
-
-    def _command(self, action: NDArray[np.floating[Any]]) -> FloatArray:
-        array = np.asarray(action, dtype=np.float32)
-        if array.shape != (len(JOINTS),):
-            raise EnvironmentRequestError(f"an action has shape ({len(JOINTS)},), not {array.shape}")
-        if not np.isfinite(array).all():
-            raise EnvironmentRequestError(f"an action must be finite, got {array.tolist()}")
-        return self.embodiment.action.clip(array)
 
     # ---- reading ---------------------------------------------------------------------------------------------------
 

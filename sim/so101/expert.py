@@ -111,7 +111,7 @@ class SO101Expert(Expert):
         sideways = float(np.linalg.norm(offset))
         low = world.block[2] < HALF_SIZE + 0.005
         if sideways < 0.015 and low:
-            return world.grip, GRIPPER_OPEN
+            return self._leave(world, yaw), GRIPPER_OPEN
         if not world.gripped:
             return self._grasp(world, yaw)
         height = HALF_SIZE + (CARRY - HALF_SIZE) * float(np.clip((sideways - 0.006) / 0.03, 0.0, 1.0))
@@ -119,6 +119,13 @@ class SO101Expert(Expert):
         if rise > 0.025:
             offset = 0.15 * offset
         return world.grip + np.array([offset[0], offset[1], rise - (0.004 if sideways < 0.01 else 0.0)]), GRIPPER_CLOSED
+
+
+    def _leave(self, world: WorldState, yaw: float) -> Array:
+        """Away from a block that was let go: only the moving jaw leaves it by opening, the fixed one stands by it."""
+        if world.gripped:
+            return world.grip
+        return world.grip + np.array([-0.015 * np.cos(yaw), -0.015 * np.sin(yaw), 0.03])
 
 
 def nearest_side(yaw: float, preferred: float) -> float:
