@@ -21,7 +21,7 @@ from tests.sim.odd_suite import LENGTH
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies.protocol import PolicyOutput
-from vla.policies.sampling import Sampling
+from vla.policies.sampling import GREEDY, Sampling
 from vla.rollout.pool_rollouts import (
     FEWEST_SLOTS,
     RolloutRequest,
