@@ -7,7 +7,10 @@ import re
 
 from sim.contract import EnvironmentRequestError, Suite
 
-SUITE_NAMES = ("tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90", "robosuite", "so101")
+SUITE_NAMES = (
+    *("tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90", "robosuite"),
+    "so101",
+)
 
 
 def get_suite(name: str, image_size: int | None = None) -> Suite:

@@ -48,7 +48,8 @@ def to_radians(commands: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 def from_radians(angles: NDArray[np.float64]) -> FloatArray:
     """Inverse of `to_radians`, as float32: what the arm reports."""
-    return ((angles - _ZERO) * _SCALE).astype(np.float32)
+    commands: FloatArray = ((angles - _ZERO) * _SCALE).astype(np.float32)
+    return commands
 
 
 _LOW, _HIGH = from_radians(JOINT_LIMITS[:, 0]), from_radians(JOINT_LIMITS[:, 1])

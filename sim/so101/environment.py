@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sim.contract import FloatArray, Observation, Split, StepOutcome
 from sim.core.environment import SuiteEnvironment, check_action
 from sim.core.rendering import PrimitiveRenderer
-from sim.embodiments import Embodiment
 from sim.so101.embodiment import GRIPPER, GRIPPER_OPEN, JOINTS, SO101, from_radians, to_radians
 from sim.so101.goals import WorldState, task_progress
 from sim.so101.scene import HALF_SIZE, SUBSTEPS, compile_scene
@@ -29,13 +28,17 @@ class SO101Environment(SuiteEnvironment):
     suite_name = "so101"
     num_init_states = NUM_INIT_STATES
 
-    def __init__(self, task_id: int = 0, embodiment: Embodiment = SO101) -> None:
-        """Raises `EnvironmentRequestError` for an unknown task, or without the package that has the arm's model."""
+    def __init__(self, task_id: int = 0, image_size: int | None = None) -> None:
+        """`image_size` is the side (px) of both cameras' pictures; None: 64.
+
+        Raises `EnvironmentRequestError` for an unknown task, or without the package that has the arm's model.
+        """
         self.task = get_task(task_id)
-        super().__init__(task_id, self.task.instruction, self.task.horizon, embodiment)
-        self.model = model = compile_scene(self.task.scene)
+        super().__init__(task_id, self.task.instruction, self.task.horizon, SO101.with_image_size(image_size))
+        self._image_size = self.embodiment.cameras[0].height
+        self.model = model = compile_scene(self.task.scene, self._image_size)
         self.data = mujoco.MjData(model)
-        self.cameras = tuple(model.camera(name).id for name in embodiment.camera_names)
+        self.cameras = tuple(model.camera(name).id for name in self.embodiment.camera_names)
         self._renderer: PrimitiveRenderer | None = None
         self._grip = self.data.site_xpos[model.site("grip").id]
         self._block = int(model.joint("block").qposadr[0])
@@ -141,7 +144,7 @@ class SO101Environment(SuiteEnvironment):
     def render_observation(self) -> Observation:
         """Render both cameras and return the full observation."""
         if self._renderer is None:
-            self._renderer = PrimitiveRenderer(self.model, self.embodiment.cameras[0].height)
+            self._renderer = PrimitiveRenderer(self.model, self._image_size)
         images = self._renderer.render(self.data, self.cameras)
         return Observation(
             images=dict(zip(self.embodiment.camera_names, images, strict=True)),

@@ -33,6 +33,10 @@ ACCELERATION = 0.0012
 """Largest change (m) of the way made in one control step."""
 LEASH = 0.03
 """Metres that the moving point runs ahead of the gripper at most, when something is in its way."""
+ALIGNED = 0.008
+"""Metres off its place at which the gripper may close."""
+ON_TARGET = 0.015
+"""Metres off the target's centre at which a block may be let go."""
 TURN = 0.05
 """Radians the gripper turns in a control step at most."""
 GRIPPER_STEP = 6.0
@@ -52,7 +56,8 @@ class SO101Expert(Expert):
     def reset(self, environment: ManipulationEnvironment) -> None:
         """Start a new episode: draw this demonstration's height, speed and distance to the block."""
         assert isinstance(environment, SO101Environment)
-        self._kinematics = Kinematics(environment.model)
+        if self._kinematics is None:
+            self._kinematics = Kinematics(environment.model)
         self._hover = HOVER + float(self._generator.uniform(-0.005, 0.01))
         self._speed = SPEED * float(self._generator.uniform(0.9, 1.1))
         self._clearance = CLEARANCE + float(self._generator.uniform(-0.002, 0.002))
@@ -98,34 +103,36 @@ class SO101Expert(Expert):
         beside[2] = HALF_SIZE
         offset = world.grip - beside
         sideways = float(np.linalg.norm(offset[:2]))
-        around = -0.008 < float(offset @ along) < self._clearance + 0.008
+        around = -ALIGNED < float(offset @ along) < self._clearance + ALIGNED
         across = abs(float(offset @ np.array([-along[1], along[0], 0.0])))
-        if closes and around and across < 0.008 and offset[2] < 0.008:
+        if closes and around and across < ALIGNED and offset[2] < ALIGNED:
             return np.array([world.block[0], world.block[1], HALF_SIZE]), GRIPPER_CLOSED
-        # Far away: travel high. Closer in, sink along a funnel, as a person would.
-        height = HALF_SIZE + (self._hover - HALF_SIZE) * float(np.clip((sideways - 0.006) / 0.03, 0.0, 1.0))
-        return np.array([beside[0], beside[1], height]), GRIPPER_OPEN
+        return np.array([beside[0], beside[1], funnel(self._hover, sideways)]), GRIPPER_OPEN
 
     def _place(self, world: WorldState, target: Array, yaw: float) -> tuple[Array, float]:
         offset = target - world.block[:2]
         sideways = float(np.linalg.norm(offset))
-        low = world.block[2] < HALF_SIZE + 0.005
-        if sideways < 0.015 and low:
+        if sideways < ON_TARGET and world.block[2] < HALF_SIZE + 0.005:
             return self._leave(world, yaw), GRIPPER_OPEN
         if not world.gripped:
             return self._grasp(world, yaw)
-        height = HALF_SIZE + (CARRY - HALF_SIZE) * float(np.clip((sideways - 0.006) / 0.03, 0.0, 1.0))
-        rise = height - world.block[2]
+        rise = funnel(CARRY, sideways) - world.block[2]
         if rise > 0.025:
-            offset = 0.15 * offset
-        return world.grip + np.array([offset[0], offset[1], rise - (0.004 if sideways < 0.01 else 0.0)]), GRIPPER_CLOSED
-
+            offset = 0.15 * offset  # up first: what is dragged over the table turns in the jaws
+        if sideways < 0.01:
+            rise -= 0.004  # onto the table, not to just above it
+        return world.grip + np.array([offset[0], offset[1], rise]), GRIPPER_CLOSED
 
     def _leave(self, world: WorldState, yaw: float) -> Array:
         """Away from a block that was let go: only the moving jaw leaves it by opening, the fixed one stands by it."""
         if world.gripped:
             return world.grip
         return world.grip + np.array([-0.015 * np.cos(yaw), -0.015 * np.sin(yaw), 0.03])
+
+
+def funnel(height: float, sideways: float) -> float:
+    """Height (m) to travel at, `sideways` (m) from the goal: `height` far away, a block's on the table at the goal."""
+    return HALF_SIZE + (height - HALF_SIZE) * float(np.clip((sideways - 0.006) / 0.03, 0.0, 1.0))
 
 
 def nearest_side(yaw: float, preferred: float) -> float:
@@ -137,4 +144,5 @@ def nearest_side(yaw: float, preferred: float) -> float:
 def shortened(vector: Array, length: float) -> Array:
     """The vector, at most `length` long, in the same direction."""
     norm = float(np.linalg.norm(vector))
-    return vector if norm <= length else vector * (length / norm)
+    shorter: Array = vector if norm <= length else vector * (length / norm)
+    return shorter

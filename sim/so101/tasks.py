@@ -98,4 +98,5 @@ def _place(generator: np.random.Generator) -> Array:
     # The root makes places equally dense everywhere on the ring.
     radius = np.sqrt(generator.uniform(RADII[0] ** 2, RADII[1] ** 2))
     bearing = generator.uniform(*BEARINGS)
-    return PAN_AXIS + radius * np.array([np.cos(bearing), np.sin(bearing)])
+    place: Array = PAN_AXIS + radius * np.array([np.cos(bearing), np.sin(bearing)])
+    return place
