@@ -26,6 +26,7 @@ import torch
 
 from scripts.bench.machine import random_observations
 from vla.policies import PrismaticPolicy, reflex_tiny_config
+from vla.policies.sampling import Sampling
 from vla.run.files import write_json
 
 NO_DEVICE = 3
@@ -35,6 +36,8 @@ LEAST_AGREEMENT = 0.98
 
 LARGE_RUN = ["algo.groups_per_iteration=32", "num_slots=128"]
 """Of the training check: 256 rollouts an iteration."""
+
+AS_IT_IS = Sampling(temperature=1.0, token_noise=0.0, chunk_correlation=0.0)
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,11 @@ def check_policy_agreement(device: str, quick: bool) -> Iterator[Outcome]:
     torch.manual_seed(0)
     reference = PrismaticPolicy.from_config(reflex_tiny_config())
     moved = copy_to(reference, device)
-    observations = random_observations(4 if quick else 32, reference.spec.image_size)
-    tokens = torch.from_numpy(reference.act(observations).tokens)
+    observations = random_observations(4 if quick else 32, reference.spec.embodiment)
+    decisions = torch.from_numpy(reference.act(observations).decision)
     log_probs = {}
     for name, policy in (("cpu", reference), ("device", moved)):
-        values, _ = policy.log_prob_from_inputs(policy.prepare(observations), tokens)
+        values, _ = policy.log_prob(policy.prepare(observations), decisions, AS_IT_IS)
         torch.autograd.backward(values.mean())
         log_probs[name] = values
     forward = largest_difference(log_probs["cpu"], log_probs["device"])
@@ -91,12 +94,12 @@ def check_policy_speed(device: str, quick: bool) -> Iterator[Outcome]:
     """A decision of the tiny policy, and a training step, per sample."""
     policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
     batch = 8 if quick else 256
-    observations = random_observations(batch, policy.spec.image_size)
-    tokens = torch.from_numpy(policy.act(observations).tokens)
+    observations = random_observations(batch, policy.spec.embodiment)
+    decisions = torch.from_numpy(policy.act(observations).decision)
     inputs = policy.prepare(observations)
 
     def train_step() -> None:
-        log_probs, _ = policy.log_prob_from_inputs(inputs, tokens)
+        log_probs, _ = policy.log_prob(inputs, decisions, AS_IT_IS)
         torch.autograd.backward(log_probs.mean())
 
     decide = median_seconds(lambda: policy.act(observations), device, 3 if quick else 20)
@@ -111,9 +114,9 @@ def check_fine_tuning(device: str, quick: bool) -> Iterator[Outcome]:
 
     torch.manual_seed(0)
     policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
-    observations = random_observations(8, policy.spec.image_size)
+    observations = random_observations(8, policy.spec.embodiment)
     generator = np.random.default_rng(1)
-    tokens = torch.from_numpy(generator.integers(0, 256, (8, policy.spec.tokens_per_chunk)))
+    decisions = torch.from_numpy(generator.integers(0, 256, (8, len(policy.spec.unit_steps))))
     inputs = policy.prepare(observations)
     optimiser = torch.optim.AdamW(policy.parameters(), lr=1e-3)
     losses, start = [], 0.0
@@ -123,7 +126,7 @@ def check_fine_tuning(device: str, quick: bool) -> Iterator[Outcome]:
             start = time.perf_counter()
         optimiser.zero_grad(set_to_none=True)
         with autocast(torch.device(device)):
-            log_probs, _ = policy.log_prob_from_inputs(inputs, tokens)
+            log_probs, _ = policy.log_prob(inputs, decisions, AS_IT_IS)
         loss = -log_probs.float().mean()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -171,7 +174,7 @@ def check_drawing(device: str, quick: bool) -> Iterator[Outcome]:
         for _ in range(count):
             observation = environment.render_observation()
         pairs = count / (time.perf_counter() - start)
-        passed = float(observation["image"].std()) > 1 and (chosen is not None or device == "cpu")
+        passed = float(observation["images"]["image"].std()) > 1 and (chosen is not None or device == "cpu")
         detail = f"{pairs:.0f} observations/s of two 256 px pictures, {EGL_DEVICE}={chosen}"
         environment.close()
         yield Outcome(f"drawing {name}", passed, detail, {"observations_per_second": pairs})

@@ -70,7 +70,7 @@ def build(suite: LiberoSuite, task_id: int) -> dict[str, Any]:
         for _ in range(10):
             already_solved |= environment.advance(still).success
         observation = environment.render_observation()
-        deviations += [float(observation[camera].std()) for camera in ("image", "wrist_image")]
+        deviations += [float(picture.std()) for picture in observation["images"].values()]
     environment.close()
     if already_solved:
         raise EnvironmentRequestError("the goal holds before anything was done")

@@ -69,9 +69,12 @@ def differences(disturbed: Path, quiet: Path) -> list[str]:
     found = []
     for index in range(first.num_episodes):
         one, other = first.episode(index), second.episode(index)
-        for name in ("actions", "states", "images", "wrist_images", "progress"):
+        for name in ("actions", "states", "progress"):
             if not np.array_equal(getattr(one, name), getattr(other, name)):
                 found.append(f"episode {index} (task {one.task_id}): {name}")
+        for camera, frames in one.images.items():
+            if not np.array_equal(frames, other.images[camera]):
+                found.append(f"episode {index} (task {one.task_id}): pictures of {camera}")
         if not one.success:
             found.append(f"episode {index} (task {one.task_id}) did not succeed")
     return found

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.bench.timing import CHUNK, Measurement, describe_machine, milliseconds, per_second, time_blocks
+from sim.embodiments import Embodiment
 from vla.errors import ReflexError
 from vla.run.cores import available_cpus
 
@@ -84,19 +85,21 @@ def bench_policy(seconds: float, device: str = "cpu", batch: int = 32) -> list[M
 
     from sim.pool import EnvironmentPool, EpisodeRequest
     from sim.suites import get_suite
+    from vla.policies.sampling import Sampling
     from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
 
     policy = bench_model(device)
-    observations = random_observations(batch, policy.spec.image_size)
+    as_it_is = Sampling(temperature=1.0, token_noise=0.0, chunk_correlation=0.0)
+    observations = random_observations(batch, policy.spec.embodiment)
     synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     rows = []
     durations = time_blocks(lambda: policy.act(observations), seconds / 3, synchronise)
     rows.append(milliseconds(f"{policy.policy_id}: decide, batch {batch}", batch, "sample", durations))
-    tokens = torch.from_numpy(policy.act(observations).tokens)
+    decisions = torch.from_numpy(policy.act(observations).decision)
     inputs = policy.prepare(observations)
 
     def step() -> None:
-        log_probs, _ = policy.log_prob_from_inputs(inputs, tokens)
+        log_probs, _ = policy.log_prob(inputs, decisions, as_it_is)
         log_probs.mean().backward()
 
     durations = time_blocks(step, seconds / 3, synchronise)
@@ -108,9 +111,9 @@ def bench_policy(seconds: float, device: str = "cpu", batch: int = 32) -> list[M
     ]
     with EnvironmentPool("tabletop", slots, workers) as pool:
         # Once, to build the environments; episodes are long enough not to need a median of many.
-        collect_rollouts(policy, pool, suite, requests[:slots], mode="sample", temperature=1.0)
+        collect_rollouts(policy, pool, suite, requests[:slots], sampling=as_it_is)
         start = time.perf_counter()
-        episodes = collect_rollouts(policy, pool, suite, requests, mode="sample", temperature=1.0)
+        episodes = collect_rollouts(policy, pool, suite, requests, sampling=as_it_is)
         duration = time.perf_counter() - start
     steps = sum(episode.length for episode in episodes)
     name = f"{policy.policy_id}: episodes through the pool, {workers} workers, {steps / len(episodes):.0f} steps each"
@@ -128,16 +131,17 @@ def bench_model(device: str) -> Any:
         return PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
 
 
-def random_observations(batch: int, size: int) -> Any:
-    """Noise in the shape of B observations."""
+def random_observations(batch: int, robot: Embodiment) -> Any:
+    """Noise in the shape of B observations of a robot."""
     from sim.contract import ObservationBatch
 
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (2, batch, size, size, 3), dtype=np.uint8)
-    state = generator.uniform(-0.1, 0.1, (batch, 8)).astype(np.float32)
-    return ObservationBatch(
-        image=images[0], wrist_image=images[1], state=state, instruction=["pick up the red cube"] * batch
-    )
+    images = {
+        camera.name: generator.integers(0, 256, (batch, camera.height, camera.width, 3), dtype=np.uint8)
+        for camera in robot.cameras
+    }
+    state = generator.uniform(-0.1, 0.1, (batch, robot.state.size)).astype(np.float32)
+    return ObservationBatch(images=images, state=state, instruction=["pick up the red cube"] * batch)
 
 
 def bench_encoder(seconds: float, device: str = "cpu") -> list[Measurement]:

@@ -208,8 +208,8 @@ def _append_samples(columns: dict[str, list[Any]], recorder: _EpisodeRecorder, i
     base = len(columns["images"])
     rows = {entry[0]: base + offset for offset, entry in enumerate(usable)}
     for step, observation, positions, pictured, targets in usable:
-        columns["images"].append(observation["image"])
-        columns["wrist_images"].append(observation["wrist_image"])
+        columns["images"].append(observation["images"]["image"])
+        columns["wrist_images"].append(observation["images"]["wrist_image"])
         columns["states"].append(observation["state"])
         columns["chunks"].append(actions[np.minimum(np.arange(step, step + CHUNK), length - 1)])
         columns["positions"].append(positions)
