@@ -127,7 +127,8 @@ class SO101Expert(Expert):
         """Away from a block that was let go: only the moving jaw leaves it by opening, the fixed one stands by it."""
         if world.gripped:
             return world.grip
-        return world.grip + np.array([-0.015 * np.cos(yaw), -0.015 * np.sin(yaw), 0.03])
+        away: Array = world.grip + np.array([-0.015 * np.cos(yaw), -0.015 * np.sin(yaw), 0.03])
+        return away
 
 
 def funnel(height: float, sideways: float) -> float:
