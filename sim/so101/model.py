@@ -76,7 +76,7 @@ def _arm_model() -> ElementTree.Element:
 
 
 def _show_pad(geom: ElementTree.Element) -> None:
-    geom.attrib.update(ARM_CONTACT, group="0", rgba=_PAD, friction="1.5 0.02 0.001", condim="4")
+    geom.attrib.update(ARM_CONTACT, group="0", rgba=_PAD)
 
 
 def _boxes(geom: ElementTree.Element, folder: Path, contact: dict[str, str]) -> list[ElementTree.Element]:

@@ -39,6 +39,9 @@ def _look_at(position: tuple[float, float, float], target: tuple[float, float, f
     return " ".join(f"{value:.6f}" for value in (*right, *np.cross(backward, right)))
 
 
+_FIRM = 'friction="1 0.02 0.001" condim="4" solref="0.01 1" solimp="0.95 0.99 0.001" priority="1"'
+"""A block's contacts, with jaws too: by MuJoCo's defaults the jaws would sink 4 mm into something so light."""
+
 _OPTIONS = f"""
 <options>
   <option timestep="{TIMESTEP:.12f}" integrator="implicitfast" cone="elliptic" impratio="10" iterations="30"
@@ -71,8 +74,8 @@ def _world(scene: Scene) -> str:
   {target}
   <body name="block">
     <freejoint name="block"/>
-    <geom name="block" type="box" size="{HALF_SIZE} {HALF_SIZE} {HALF_SIZE}" mass="0.03" rgba="{COLOURS[scene.block]}"
-     contype="1" conaffinity="3" friction="1 0.02 0.001" condim="4"/>
+    <geom name="block" type="box" size="{HALF_SIZE} {HALF_SIZE} {HALF_SIZE}" mass="0.05" rgba="{COLOURS[scene.block]}"
+     contype="1" conaffinity="3" {_FIRM}/>
   </body>
 </worldbody>"""
 

@@ -42,6 +42,15 @@ def test_it_succeeds_in_smooth_commands(task_id: int) -> None:
         assert (actions >= np.float32(SO101.action.low)).all() and (actions <= np.float32(SO101.action.high)).all()
 
 
+def test_jaws_hold_a_block_without_sinking_into_it() -> None:
+    """Its 36 mm stop them at 30 per cent of the gripper's travel, though they are told 15."""
+    environment, expert = SO101Environment(1), SO101Expert(0)
+    play(environment, expert, "train", 0)
+    assert environment.world_state().gripped
+    assert 27 < environment.robot_state()[GRIPPER] < 33
+    assert environment.data.contact.dist.min() > -0.0015
+
+
 def test_seeds_differ_and_repeat() -> None:
     environment = SO101Environment(1)
     first, again, other = (play(environment, SO101Expert(seed), "train", 0)[0] for seed in (0, 0, 1))
