@@ -27,6 +27,8 @@ ARM_CONTACT = {"contype": "2", "conaffinity": "1"}
 NO_CONTACT = {"contype": "0", "conaffinity": "0"}
 _TOUCHING_BODIES = ("wrist", "gripper", "moving_jaw_so101_v1")
 PADS = ("fixed_jaw_pad", "moving_jaw_pad")
+_INSET = 1.5e-4
+"""Metres that a servo's faces lie below those of what holds it: of two faces in one plane, either may be drawn."""
 _PLASTIC, _SERVO, _PAD = "0.95 0.75 0.12 1", "0.12 0.12 0.13 1", "0.30 0.30 0.33 1"
 
 
@@ -86,14 +88,15 @@ def _boxes(geom: ElementTree.Element, folder: Path, contact: dict[str, str]) -> 
     quaternion = np.array([float(number) for number in geom.attrib["quat"].split()])
     rotation = np.empty(9)
     mujoco.mju_quat2Mat(rotation, quaternion / np.linalg.norm(quaternion))
+    servo = mesh.startswith("sts3215")
     boxes = []
     for box in fit_boxes(read_stl(folder / f"{mesh}.stl"), SLABS.get(mesh, 1)):
         attributes = {
             "type": "box",
             "pos": _numbers(place + rotation.reshape(3, 3) @ box.centre),
             "quat": geom.attrib["quat"],
-            "size": _numbers(box.half_size),
-            "rgba": _SERVO if mesh.startswith("sts3215") else _PLASTIC,
+            "size": _numbers(box.half_size - (_INSET if servo else 0.0)),
+            "rgba": _SERVO if servo else _PLASTIC,
             **contact,
         }
         boxes.append(ElementTree.Element("geom", attributes))
