@@ -45,6 +45,7 @@ NAMED = {
         "pick_place",
         "wipe",
     ),
+    "so101": ("reach_red", "lift_red", "place_blue"),
 }
 """Suites whose tasks have short names, in the order of their numbers. Written out here so that no suite is imported."""
 

@@ -7,7 +7,10 @@ import re
 
 from sim.contract import EnvironmentRequestError, Suite
 
-SUITE_NAMES = ("tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90", "robosuite")
+SUITE_NAMES = (
+    *("tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90", "robosuite"),
+    "so101",
+)
 
 
 def get_suite(name: str, image_size: int | None = None) -> Suite:
@@ -21,6 +24,10 @@ def get_suite(name: str, image_size: int | None = None) -> Suite:
         from sim.tabletop.suite import TabletopSuite
 
         return TabletopSuite(image_size)
+    if name == "so101":
+        from sim.so101.suite import SO101Suite
+
+        return SO101Suite(image_size)
     variant = re.fullmatch(r"(libero_[a-z0-9]+)(_512)?(_fast)?(_plain)?", name)
     if variant and variant[1] in SUITE_NAMES:
         from sim.libero.suite import LiberoSuite
