@@ -80,7 +80,8 @@ def test_a_backend_chosen_by_hand_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     check = doctor.check_rendering()
     assert check.status == "fail"
     assert "nonsense" in check.name
-    assert check.fix == "set MUJOCO_GL=egl"
+    assert check.detail == "MUJOCO_GL=nonsense is not one of egl, osmesa and glfw"
+    assert check.fix == "unset MUJOCO_GL, or set it to egl"
 
 
 def test_an_archive_of_libero_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
         horizons = {task: suite.horizon(task) for task in tasks}
         parts = training_parts(run, config, state, components.load_policy, horizons, demonstrations)
         estimator, variants = make_estimator(parts), make_variants(parts)
-        slots = config.num_slots
+        slots = config.num_slots or (32 if suite.image_size <= 128 else 8)
         workers = worker_count(config.num_workers, slots)
         with EnvironmentPool(config.suite, slots, workers, config.image_size, factory=components.suite_factory) as pool:
             if looks and state.fresh:
