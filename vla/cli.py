@@ -201,7 +201,7 @@ def _run_configured(command: str, entry: ConfiguredCommand, arguments: list[str]
         sys.stdout.write(OmegaConf.to_yaml(composed.values))
         return 0
     config = composed.build()
-    if entry.simulates or getattr(config, "evaluate_every", 0):
+    if entry.simulates or bool(getattr(config, "evaluate_every", None)):
         _check_drawing()
     overrides = _settle_output(overrides, config)
     try:

@@ -296,7 +296,12 @@ def _without_crash(check: Callable[[], Check]) -> Check:
     except Exception as error:  # noqa: BLE001 - the doctor is for machines on which anything may be broken
         name = getattr(check, "__name__", "check").removeprefix("check_")
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Check(name, "fail", f"the check itself failed ({reason})", "see the lines above for what is missing")
+        return Check(
+            name,
+            "fail",
+            f"the check itself failed ({reason})",
+            "mend what the other lines say is wrong, then run vla doctor again",
+        )
 
 
 def _print_table(checks: Sequence[Check]) -> None:

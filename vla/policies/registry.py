@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vla.errors import ReflexError
 from vla.policies.prismatic import PrismaticPolicy
-from vla.policies.storage import CONFIG_FILE
+from vla.policies.storage import CONFIG_FILE, INCOMPLETE
 from vla.run.checkpoints import newest_checkpoint
+from vla.run.files import read_json_object
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FOREIGN = (
+    "published checkpoints (OpenVLA, OpenVLA-OFT and others) cannot be loaded, from a hub or from a folder; a policy "
+    "is a folder that vla sft or vla train wrote"
+)
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -36,8 +43,17 @@ def load_policy(path_or_name: str | Path, device: str = "cpu") -> PrismaticPolic
         shipped = ", ".join(shipped_names()) or "none"
         raise ReflexError(
             f"no policy {str(path_or_name)!r}: not a folder, and not a shipped policy (shipped: {shipped})"
+            + (f"; {FOREIGN}" if HUB_ID.fullmatch(str(path_or_name)) else "")
         )
+    _refuse_foreign(folder)
     return PrismaticPolicy.from_pretrained(folder, device)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise `ReflexError` for the checkpoint of another project, which its config.json tells by `model_type`."""
+    kind = read_json_object(folder / CONFIG_FILE, INCOMPLETE).get("model_type")
+    if kind is not None:
+        raise ReflexError(f"{folder} is a checkpoint of model_type {kind!r}: {FOREIGN}")
 
 
 def _policy_folder(path: Path) -> Path | None:
