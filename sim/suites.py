@@ -12,7 +12,14 @@ from sim.gl_platform import settings_problem
 from sim.plugins import PluginError, entry_point, load_object
 
 SUITE_NAMES = (
-    *("tabletop", "libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90", "robosuite"),
+    "tabletop",
+    "libero_spatial",
+    "libero_object",
+    "libero_goal",
+    "libero_10",
+    "libero_90",
+    "robosuite",
+    "metaworld",
     "so101",
 )
 
@@ -23,7 +30,8 @@ IMAGE_SIZES = (16, 2048)
 def get_suite(name: str, image_size: int | None = None) -> Suite:
     """The suite of that name, with square frames of `image_size` pixels (None: the suite's own default).
 
-    Suffixes to the name of a LIBERO suite or of robosuite's change how it is run (`sim.libero.tasks.Variant`). A suite
+    Suffixes to the name of a LIBERO suite or of robosuite's change how it is run (`sim.libero.tasks.Variant`), one to
+    MetaWorld's what is seen (`sim.metaworld.suite`). A suite
     of a user's own is "package.module:Name" or the name of an entry point in the group `reflex.plugins`: a subclass of
     `Suite`, or a function that returns one; it is given `image_size` if it takes it, and `name` if it must have it.
 
@@ -50,6 +58,10 @@ def get_suite(name: str, image_size: int | None = None) -> Suite:
         from sim.robosuite.suite import RobosuiteSuite
 
         return RobosuiteSuite(name) if image_size is None else RobosuiteSuite(name, image_size)
+    if re.fullmatch(r"metaworld(_state)?", name):
+        from sim.metaworld.suite import MetaWorldSuite
+
+        return MetaWorldSuite(name, image_size)
     path = name if ":" in name else entry_point(name)
     if path is not None:
         return _users_suite(name, path, image_size)
