@@ -47,6 +47,7 @@ NAMED = {
         "wipe",
     ),
     "metaworld": tuple(task.name for task in METAWORLD_TASKS),
+    "so101": ("reach_red", "lift_red", "place_blue"),
 }
 """Suites whose tasks have short names, in the order of their numbers. Written out here so that no suite is imported
 (MetaWorld's are text in a file of their own)."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,13 @@ from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, fit_normalisation
 from vla.imitation.weighting import Weighting, sample_weights
-from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
+from vla.policies import TinyPolicy, load_policy, reflex_tiny_config
 from vla.policies.protocol import TrainablePolicy
 from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import Logger, RunFolder
+from vla.run.run_folder import Logger, RunFolder, dated_folder
 from vla.run.settings import Checks
 
 SCRATCH = "scratch"
@@ -54,8 +55,8 @@ class FineTuneConfig(ImitationConfig):
     """LeRobot v3 dataset: a local folder or a hub id."""
     policy: str = "reflex-tiny"
     """Where to start: a policy folder, a run folder, a shipped name, or "scratch" for random weights."""
-    output: str = "runs/sft"
-    """Run folder."""
+    output: str = field(default_factory=partial(dated_folder, "sft"))
+    """Run folder to write; it has the date where none is given."""
     policy_id: str | None = None
     """Name written into episodes of the result; null keeps the base policy's."""
     tasks: list[int] | None = None
@@ -162,7 +163,7 @@ def _open_policy(
         return load_policy(restart, str(device))
     torch.manual_seed(config.seed)
     if config.policy == SCRATCH:
-        policy: TrainablePolicy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
+        policy: TrainablePolicy = TinyPolicy.from_config(reflex_tiny_config()).to(device)
     else:
         policy = load_policy(config.policy, str(device))
     if config.policy_id is not None:

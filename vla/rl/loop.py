@@ -31,7 +31,15 @@ from vla.rl.encoder import demonstration_rollouts, prepare_encoder
 from vla.rl.held_out import HeldOut
 from vla.rl.parts import make_estimator, make_variants
 from vla.rl.sampling import last_success_rates, stream_generator
-from vla.rl.setup import check_frame_memory, chosen_tasks, make_suite, open_reward, open_state, training_parts
+from vla.rl.setup import (
+    check_frame_memory,
+    chosen_tasks,
+    default_slots,
+    make_suite,
+    open_reward,
+    open_state,
+    training_parts,
+)
 from vla.rl.state import TrainingState, save_state
 from vla.rl.update import learning_rate, update_policy
 from vla.run.cores import worker_count
@@ -85,7 +93,7 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
         horizons = {task: suite.horizon(task) for task in tasks}
         parts = training_parts(run, config, state, components.load_policy, horizons, demonstrations)
         estimator, variants = make_estimator(parts), make_variants(parts)
-        slots = config.num_slots
+        slots = config.num_slots or default_slots(suite)
         workers = worker_count(config.num_workers, slots)
         with EnvironmentPool(config.suite, slots, workers, config.image_size, factory=components.suite_factory) as pool:
             if looks and state.fresh:
