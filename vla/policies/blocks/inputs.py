@@ -94,12 +94,12 @@ class Processor:
         if name not in images:
             raise ReflexError(
                 f"the policy's camera {camera!r} is to be {name!r} here, and the observation has "
-                f"{', '.join(sorted(images)) or 'no pictures'}; set cameras.{camera} to one of them"
+                f"{', '.join(sorted(images)) or 'no pictures'}; set feature_map.cameras.{camera} to one of them"
             )
         frames = np.asarray(images[name])
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
             raise ReflexError(f"{name}: expected uint8 frames [B, H, W, 3], got {frames.dtype} {frames.shape}")
-        return np.ascontiguousarray(resize_frames(frames, self.image_size))
+        return np.ascontiguousarray(resize_frames(frames, self.image_size, self.image_size))
 
     def _state(self, observations: ObservationBatch) -> NDArray[np.float32]:
         if self.state_size == 0:
