@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import Logger, RunFolder
+from vla.run.run_folder import Logger, RunFolder, dated_folder
 from vla.run.settings import Checks
 
 SCRATCH = "scratch"
@@ -60,8 +61,8 @@ class FineTuneConfig(ImitationConfig):
     """LeRobot v3 dataset: a local folder or a hub id."""
     policy: str = "reflex-tiny"
     """Where to start: a policy folder, a run folder, a shipped name, or "scratch" for random weights."""
-    output: str = "runs/sft"
-    """Run folder."""
+    output: str = field(default_factory=partial(dated_folder, "sft"))
+    """Run folder to write; it has the date where none is given."""
     policy_id: str | None = None
     """Name written into episodes of the result; null keeps the base policy's."""
     tasks: list[int] | None = None

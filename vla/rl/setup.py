@@ -76,6 +76,11 @@ def chosen_tasks(config: TrainConfig, suite: Suite) -> list[int]:
     return tasks
 
 
+def default_slots(suite: Suite) -> int:
+    """Environments stepped together: fewer where each of them draws and holds large pictures."""
+    return 32 if suite.embodiment.frame_bytes <= 2 * 3 * 128 * 128 else 8
+
+
 def check_frame_memory(config: TrainConfig, spec: PolicySpec, suite: Suite, tasks: Sequence[int]) -> None:
     """Refuse a run whose batches may not fit in memory, with the arithmetic. Raises `ReflexError`."""
     algo = config.algo
