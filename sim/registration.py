@@ -1,7 +1,8 @@
 """gymnasium ids of every suite's tasks: `import sim`, then `gymnasium.make("reflex/tabletop-pick_red-v0")`.
 
 A process that has not imported `sim` finds them with the module in front: `gymnasium.make("sim:reflex/...")`, which is
-what vector environments need whose workers start afresh. Tasks have their number as an id (`reflex/libero_spatial-3-v0`), and their name too where the suite is embedded here.
+what vector environments need whose workers start afresh. Tasks have their number as an id
+(`reflex/libero_spatial-3-v0`), and their name too where the suite is embedded here.
 Nothing of a suite is imported before one of its environments is made.
 """
 
@@ -13,6 +14,7 @@ import gymnasium
 
 from sim.contract import EnvironmentRequestError, ManipulationEnvironment
 from sim.core.flat import FlatObservation
+from sim.metaworld.tasks import TASKS as METAWORLD_TASKS
 
 NUMBERED = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 """Suites whose tasks are known by number, and how many there are."""
@@ -44,8 +46,11 @@ NAMED = {
         "pick_place",
         "wipe",
     ),
+    "metaworld": tuple(task.name for task in METAWORLD_TASKS),
+    "so101": ("reach_red", "lift_red", "place_blue"),
 }
-"""Suites whose tasks have short names, in the order of their numbers. Written out here so that no suite is imported."""
+"""Suites whose tasks have short names, in the order of their numbers. Written out here so that no suite is imported
+(MetaWorld's are text in a file of their own)."""
 
 
 def make_environment(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +15,21 @@ import torch
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
-from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
+from vla.imitation.samples import EpisodeSamples, fit_normalisation
 from vla.imitation.weighting import Weighting, sample_weights
-from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
+from vla.policies import TinyPolicy, load_policy, reflex_tiny_config
+from vla.policies.protocol import TrainablePolicy
 from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import Logger, RunFolder
+from vla.run.run_folder import Logger, RunFolder, dated_folder
 from vla.run.settings import Checks
 
 SCRATCH = "scratch"
 """Policy name that means a tiny policy with random weights."""
 
-Evaluator = Callable[[PrismaticPolicy, int], Metrics]
+Evaluator = Callable[[TrainablePolicy, int], Metrics]
 """Called with the policy and the steps done; returns metrics such as `eval/success_rate`."""
 
 _MAY_CHANGE = frozenset(
@@ -53,8 +55,8 @@ class FineTuneConfig(ImitationConfig):
     """LeRobot v3 dataset: a local folder or a hub id."""
     policy: str = "reflex-tiny"
     """Where to start: a policy folder, a run folder, a shipped name, or "scratch" for random weights."""
-    output: str = "runs/sft"
-    """Run folder."""
+    output: str = field(default_factory=partial(dated_folder, "sft"))
+    """Run folder to write; it has the date where none is given."""
     policy_id: str | None = None
     """Name written into episodes of the result; null keeps the base policy's."""
     tasks: list[int] | None = None
@@ -156,18 +158,18 @@ def _restart_point(run: RunFolder, config: FineTuneConfig) -> Path | None:
 
 def _open_policy(
     config: FineTuneConfig, episodes: Sequence[Episode], restart: Path | None, device: torch.device
-) -> PrismaticPolicy:
+) -> TrainablePolicy:
     if restart is not None:
         return load_policy(restart, str(device))
     torch.manual_seed(config.seed)
     if config.policy == SCRATCH:
-        policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
+        policy: TrainablePolicy = TinyPolicy.from_config(reflex_tiny_config()).to(device)
     else:
         policy = load_policy(config.policy, str(device))
     if config.policy_id is not None:
-        policy.config = dataclasses.replace(policy.config, policy_id=config.policy_id)
+        policy.policy_id = config.policy_id
     if config.normalisation == "dataset" or not policy.has_normalisation:
-        set_normalisation_from_episodes(policy, episodes)
+        fit_normalisation(policy, episodes)
     return policy
 
 
@@ -212,7 +214,7 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
     tasks = sorted({episode.task_id for episode in episodes})
     suite_name = config.evaluation_suite or episodes[0].suite
 
-    def evaluate_policy(policy: PrismaticPolicy, step: int) -> Metrics:
+    def evaluate_policy(policy: TrainablePolicy, step: int) -> Metrics:
         from sim.pool import EnvironmentPool
         from sim.suites import get_suite
         from vla.evaluation.runner import evaluate
@@ -247,9 +249,10 @@ def _summarise(run: RunFolder, config: FineTuneConfig, episodes: Sequence[Episod
         "samples": samples,
         "policy": str(run.path / "checkpoints" / str(config.steps) / "policy"),
         "final_loss": trained[-1]["train/loss"] if trained else None,
-        "token_accuracy": trained[-1]["train/token_accuracy"] if trained else None,
         "threads": torch.get_num_threads(),
     }
+    if trained and "train/token_accuracy" in trained[-1]:
+        summary["token_accuracy"] = trained[-1]["train/token_accuracy"]
     if evaluated:
         summary |= {key.removeprefix("eval/"): evaluated[-1][key] for key in evaluated[-1] if key.startswith("eval/")}
         summary["episodes"] = len(episodes)

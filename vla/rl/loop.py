@@ -21,6 +21,7 @@ from vla.evaluation.protocol import Protocol
 from vla.evaluation.report import write_report
 from vla.policies import load_policy
 from vla.policies.protocol import TrainablePolicy
+from vla.policies.sampling import GREEDY
 from vla.rewards.reward import reward_class
 from vla.rl.batch import Batch, Samples, build_samples
 from vla.rl.collection import Collector
@@ -30,7 +31,15 @@ from vla.rl.encoder import demonstration_rollouts, prepare_encoder
 from vla.rl.held_out import HeldOut
 from vla.rl.parts import make_estimator, make_variants
 from vla.rl.sampling import last_success_rates, stream_generator
-from vla.rl.setup import check_frame_memory, chosen_tasks, make_suite, open_reward, open_state, training_parts
+from vla.rl.setup import (
+    check_frame_memory,
+    chosen_tasks,
+    default_slots,
+    make_suite,
+    open_reward,
+    open_state,
+    training_parts,
+)
 from vla.rl.state import TrainingState, save_state
 from vla.rl.update import learning_rate, update_policy
 from vla.run.cores import worker_count
@@ -77,14 +86,14 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
         state = open_state(run, config, components.load_policy)
         check_frame_memory(config, state.policy.spec, suite, tasks)
         run.write_config(asdict(config))
-        run.write_protocol(Protocol.of(suite, "eval", "greedy", 1.0, config.seed).document())
+        run.write_protocol(Protocol.of(suite, "eval", GREEDY, config.seed).document())
         looks = reward_class(algo.reward).looks_at_rollouts
         stride = state.policy.spec.execute_steps
         demonstrations = demonstration_rollouts(config, tasks, stride) if looks or algo.variants else {}
         horizons = {task: suite.horizon(task) for task in tasks}
         parts = training_parts(run, config, state, components.load_policy, horizons, demonstrations)
         estimator, variants = make_estimator(parts), make_variants(parts)
-        slots = config.num_slots
+        slots = config.num_slots or default_slots(suite)
         workers = worker_count(config.num_workers, slots)
         with EnvironmentPool(config.suite, slots, workers, config.image_size, factory=components.suite_factory) as pool:
             if looks and state.fresh:

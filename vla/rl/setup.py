@@ -61,16 +61,21 @@ def chosen_tasks(config: TrainConfig, suite: Suite) -> list[int]:
     return tasks
 
 
+def default_slots(suite: Suite) -> int:
+    """Environments stepped together: fewer where each of them draws and holds large pictures."""
+    return 32 if suite.embodiment.frame_bytes <= 2 * 3 * 128 * 128 else 8
+
+
 def check_frame_memory(config: TrainConfig, spec: PolicySpec, suite: Suite, tasks: Sequence[int]) -> None:
     """Refuse a run whose batches may not fit in memory, with the arithmetic. Raises `ReflexError`."""
     algo = config.algo
     decisions = math.ceil(max(suite.horizon(task) for task in tasks) / spec.execute_steps)
     rollouts = algo.groups_per_iteration * algo.group_size * algo.max_sampling_rounds
-    size = rollouts * decisions * len(spec.cameras) * 3 * spec.image_size**2
+    size = rollouts * decisions * spec.embodiment.frame_bytes
     if size > config.max_frame_gigabytes * 1e9:
         raise ReflexError(
             f"one iteration may hold {size / 1e9:.1f} GB of frames ({rollouts} rollouts x {decisions} decisions x "
-            f"{len(spec.cameras)} cameras x {spec.image_size}^2 pixels), more than max_frame_gigabytes="
+            f"{spec.embodiment.frame_bytes} bytes of pictures), more than max_frame_gigabytes="
             f"{config.max_frame_gigabytes:g}; lower algo.groups_per_iteration or algo.max_sampling_rounds, or raise it"
         )
 

@@ -210,9 +210,7 @@ def _load_plans(staging: Path, task_ids: Sequence[int], wanted: int) -> dict[int
 
 def _run_plans(config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path) -> None:
     """Make every outstanding attempt, with a progress bar."""
-    stage = partial(
-        stage_episode, staging, pixel_format=config.pixel_format
-    )
+    stage = partial(stage_episode, staging, pixel_format=config.pixel_format)
     attempts = [Attempt(plan.task_id, number) for plan in plans.values() for number in plan.outstanding()]
     with progress_bar(f"collect {config.suite}", config.episodes_per_task * len(plans), _num_kept(plans)) as show:
 

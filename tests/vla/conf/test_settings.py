@@ -12,7 +12,7 @@ from vla.cli import CONFIGURED, _load
 from vla.conf.compose import compose_config
 from vla.conf.schema import fields_of
 from vla.errors import ReflexError
-from vla.policies.configuration_prismatic import PrismaticConfig
+from vla.policies.tiny import TinyConfig
 from vla.run.cores import available_cpus, worker_count
 from vla.run.settings import SHARED_MINIMA, Checks, strip_optional
 
@@ -35,6 +35,7 @@ OWN_TYPE = {
     "policy": "the audit and pretraining can do without one",
     "demonstrations": "training can do without them, an import is of nothing else",
     "tasks": "the demo is of four tasks; null would be a run of hours",
+    "num_slots": "training needs hundreds of rollouts an iteration, and as many at a time as their pictures allow",
 }
 OWN_DEFAULT = {
     "algo": "the demo's is small enough for a quarter of an hour",
@@ -44,7 +45,7 @@ OWN_DEFAULT = {
     "evaluate_every": "counted in steps by fine-tuning, which needs no simulator unless asked, else in iterations",
     "evaluation_episodes_per_task": "one evaluation decides the demo, many follow a run of training",
     "keep_checkpoints": "fine-tuning's newest weights are what it is for; a run of training may have had better ones",
-    "num_slots": "training needs hundreds of rollouts an iteration; LIBERO's groups lower it",
+    "num_slots": OWN_TYPE["num_slots"],
     "output": "each command has a folder of its own",
     "policy": "collecting is the expert's work, unless asked",
     "split": "one records training states, the other evaluates on held-out ones",
@@ -118,11 +119,11 @@ def test_a_choice_that_is_none_is_refused_with_the_choices(command: str) -> None
 
 
 def test_the_choices_of_a_policy_are_checked() -> None:
-    checked = {name for name in get_type_hints(PrismaticConfig) if name in choices(PrismaticConfig)}
+    checked = {name for name in get_type_hints(TinyConfig) if name in choices(TinyConfig)}
     assert checked == {"action_queries", "attention", "bin_layout", "projector", "prompt_order", "tokenizer"}
     for name in checked:
         with pytest.raises(ReflexError, match=rf"^{name} is 'neither'; it must be one of "):
-            PrismaticConfig("p", (object(),), {}, 16, 4, **{name: "neither"})  # type: ignore[arg-type]
+            TinyConfig("p", (object(),), {}, 16, 4, **{name: "neither"})  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass

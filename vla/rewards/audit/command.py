@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sim.pool import EnvironmentPool, EpisodeRequest
 from sim.suites import get_suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.policies import PrismaticPolicy, load_policy
+from vla.policies import TrainablePolicy, load_policy
 from vla.policies.sampling import Sampling
 from vla.rewards.audit.embeddings import CONTROLS, TimeEmbedding
 from vla.rewards.audit.measures import Estimate
@@ -31,6 +32,7 @@ from vla.run.cores import worker_count
 from vla.run.devices import resolve_device, set_threads
 from vla.run.files import write_json
 from vla.run.progress_bar import progress_bar
+from vla.run.run_folder import dated_folder
 from vla.run.seeding import derive_seed
 from vla.run.settings import Checks
 from world_models.encoders import load_encoder
@@ -48,8 +50,9 @@ class AuditConfig:
 
     suite: str = "tabletop"
     """Suite with scripted experts, such as tabletop or libero_spatial."""
-    output: str = "runs/audit"
-    """Folder for reward.json, and for the encoder trained here; must not hold one yet."""
+    output: str = field(default_factory=partial(dated_folder, "audit"))
+    """Folder for reward.json, and for the encoder trained here; must not hold one yet. It has the date where none is
+    given."""
     tasks: list[int] | None = None
     """Task numbers; null takes all of the suite. Intervals are over tasks, so a few tasks give wide ones."""
     encoders: list[str] = field(default_factory=lambda: ["pixels", "jepa", "policy", *CONTROLS])
@@ -159,7 +162,7 @@ def _make_all(config: AuditConfig, suite: Suite, tasks: Sequence[int], each: int
     return rollouts
 
 
-def _policy_episodes(config: AuditConfig, policy: PrismaticPolicy, suite: Suite, tasks: Sequence[int]) -> list[Episode]:
+def _policy_episodes(config: AuditConfig, policy: TrainablePolicy, suite: Suite, tasks: Sequence[int]) -> list[Episode]:
     """Sampled rollouts of the policy: of each task as many as there are successes of the expert, in whole groups."""
     groups = -(-2 * config.rollouts // config.group_size)
     requests = [
@@ -177,8 +180,7 @@ def _policy_episodes(config: AuditConfig, policy: PrismaticPolicy, suite: Suite,
             pool,
             suite,
             requests,
-            mode="sample",
-            **asdict(config.sampling),
+            sampling=config.sampling,
             frame_stride=config.frame_stride,
         )
 
@@ -186,7 +188,7 @@ def _policy_episodes(config: AuditConfig, policy: PrismaticPolicy, suite: Suite,
 def _embedding(
     name: str,
     config: AuditConfig,
-    policy: PrismaticPolicy | None,
+    policy: TrainablePolicy | None,
     suite: Suite,
     tasks: Sequence[int],
     output: Path,
