@@ -80,7 +80,7 @@ def family_class(config: Mapping[str, Any], source: str) -> Any:
 def _refuse_foreign(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise `ReflexError` for the checkpoint of another project, which its config.json tells by `model_type`."""
     kind = config.get("model_type")
-    if kind is not None:
+    if kind is not None and "family" not in config:
         raise ReflexError(f"{folder} is a checkpoint of model_type {kind!r}: {FOREIGN}")
 
 
