@@ -22,7 +22,7 @@ from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import Logger, RunFolder, dated_folder
+from vla.run.run_folder import Logger, RunFolder, dated_folder, run_name
 from vla.run.settings import Checks
 
 SCRATCH = "scratch"
@@ -57,7 +57,7 @@ class FineTuneConfig(ImitationConfig):
     output: str = field(default_factory=partial(dated_folder, "sft"))
     """Run folder to write; it has the date where none is given."""
     policy_id: str | None = None
-    """Name written into episodes of the result; null keeps the base policy's."""
+    """Name written into episodes of the result; null takes the run folder's."""
     tasks: list[int] | None = None
     """Task ids to train on; null takes all in the dataset."""
     episodes_per_task: int | None = None
@@ -165,8 +165,8 @@ def _open_policy(
         policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
     else:
         policy = load_policy(config.policy, str(device))
-    if config.policy_id is not None:
-        policy.config = dataclasses.replace(policy.config, policy_id=config.policy_id)
+    name = config.policy_id or run_name(Path(config.output))
+    policy.config = dataclasses.replace(policy.config, policy_id=name)
     if config.normalisation == "dataset" or not policy.has_normalisation:
         set_normalisation_from_episodes(policy, episodes)
     return policy
