@@ -8,7 +8,7 @@ robot.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -132,6 +132,10 @@ class Embodiment:
             return self
         return dataclasses.replace(self, cameras=tuple(Camera(camera.name, size, size) for camera in self.cameras))
 
+    def with_cameras(self, names: Sequence[str]) -> Embodiment:
+        """The same robot with only those cameras, in that order. Raises `KeyError` naming the known ones."""
+        return dataclasses.replace(self, cameras=tuple(self.camera(name) for name in names))
+
     @property
     def frame_bytes(self) -> int:
         """Bytes of one uncompressed frame of every camera."""
@@ -152,7 +156,7 @@ class Embodiment:
                 action=Action(**_tuples(values["action"])),
                 control_frequency=float(values["control_frequency"]),
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"the description of an embodiment lacks or garbles {error}") from error
 
     def describe(self) -> str:

@@ -19,15 +19,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from scripts.pretraining.play_data import KINDS, PlaySamples, generate_play, load_play
+from vla.errors import ReflexError
 from vla.imitation.augmentation import small_picture_augmentation
 from vla.imitation.loop import AuxiliaryLoss, ImitationConfig, ImitationTrainer, Metrics
-from vla.imitation.samples import ArraySamples, quantiles
+from vla.imitation.samples import ArraySamples
 from vla.policies import load_policy
+from vla.policies.action_coding import quantiles
 from vla.policies.configuration_prismatic import reflex_tiny_config
 from vla.policies.keypoints import PATCH, WORD_RADIUS, expected_positions
 from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.run.cores import worker_count
-from vla.run.devices import set_threads
+from vla.run.devices import autocast, set_threads
 from vla.run.files import read_json, write_json
 from vla.run.run_folder import RunFolder
 from vla.run.settings import Checks
@@ -99,8 +101,18 @@ class PlayAuxiliary(AuxiliaryLoss):
         self.latent_projection: torch.Tensor
         self.register_buffer("latent_projection", torch.randn(width, 32) / width**0.5)
 
-    def loss(self, features: PrismaticFeatures, indices: NDArray[np.int64]) -> tuple[torch.Tensor, Metrics]:
-        """Weighted sum of the auxiliary losses, and each of them."""
+    def losses(
+        self, inputs: Any, actions: NDArray[np.float32], indices: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor, Metrics]:
+        """The policy's losses [B], the weighted sum of the auxiliary ones, and each of them."""
+        policy = self._policy[0]
+        with autocast(policy.device, self._config.imitation.precision):
+            features = policy.forward_features(inputs)
+            losses, metrics = policy.imitation_loss_from_features(features, actions)
+            extra, extra_metrics = self._auxiliary(features, indices)
+        return losses, extra, metrics | extra_metrics
+
+    def _auxiliary(self, features: PrismaticFeatures, indices: NDArray[np.int64]) -> tuple[torch.Tensor, Metrics]:
         samples, config = self._samples, self._config
         query = features.action_hidden.mean(1)
         positions = self.position_head(features.vision.flatten(1)).view(len(indices), len(KINDS), 2)
@@ -111,10 +123,10 @@ class PlayAuxiliary(AuxiliaryLoss):
         localisation = position_loss + WORD_WEIGHT * word_loss + target_loss
         total = config.localisation_weight * localisation + config.latent_weight * latent_loss
         return total, {
-            "train/position_error_cm": position_error,
-            "train/word_error_pixels": word_error,
-            "train/target_error_cm": target_error,
-            "train/latent_loss": float(latent_loss.detach()),
+            "position_error_cm": position_error,
+            "word_error_pixels": word_error,
+            "target_error_cm": target_error,
+            "latent_loss": float(latent_loss.detach()),
         }
 
     def _word_loss(self, responses: torch.Tensor | None, indices: NDArray[np.int64]) -> tuple[torch.Tensor, float]:
@@ -246,6 +258,8 @@ def build_trainer(samples: PlaySamples, config: PretrainConfig) -> ImitationTrai
     """The policy to start from with the play set's normalisation, and its trainer."""
     torch.manual_seed(config.imitation.seed)
     policy = load_policy(config.policy) if config.policy else PrismaticPolicy.from_config(reflex_tiny_config())
+    if not isinstance(policy, PrismaticPolicy):
+        raise ReflexError(f"policy {config.policy} is not of the family that is pretrained here")
     action_low, action_high = quantiles(samples.chunks[:, 0])
     state_low, state_high = quantiles(samples.states)
     # Rotations are almost always zero: a range of their own keeps one bin from meaning a hundredth of a degree.
@@ -253,8 +267,7 @@ def build_trainer(samples: PlaySamples, config: PretrainConfig) -> ImitationTrai
     policy.set_normalisation(action_low, action_high, state_low, state_high)
     arrays = ArraySamples(
         policy,
-        samples.images,
-        samples.wrist_images,
+        {"image": samples.images, "wrist_image": samples.wrist_images},
         samples.states,
         samples.instructions,
         samples.instruction_index,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
-CODEBASE_VERSION = "v3.0"
-ROBOT_TYPE = "panda"
+from sim.embodiments import Camera, Embodiment
 
-IMAGE = "observation.images.image"
-WRIST_IMAGE = "observation.images.image2"
-CAMERAS = (IMAGE, WRIST_IMAGE)
+CODEBASE_VERSION = "v3.0"
+
+CAMERA_PREFIX = "observation.images."
 STATE = "observation.state"
 ACTION = "action"
 REWARD = "next.reward"
@@ -30,6 +30,9 @@ TASKS_PATH = "meta/tasks.parquet"
 EPISODES_FOLDER = "meta/episodes"
 PROVENANCE_PATH = "meta/reflex_episodes.parquet"
 """Where an episode came from. A file of its own: LeRobot's tools append to the episode tables with a fixed schema."""
+EMBODIMENT_PATH = "meta/reflex_embodiment.json"
+"""What info.json has no place for: kind, limits, units and gripper of the action. A file of its own: LeRobot's tools
+write info.json anew, without what they do not know."""
 COLLECTION_PATH = "meta/reflex_collection.json"
 """How `vla collect` made the dataset: its settings, attempts and the success rate of the policy that acted."""
 
@@ -46,16 +49,32 @@ VIDEO_FILE_MEGABYTES = 200
 """LeRobot's own limit, for its tools that append to a dataset; here every episode is a video file of its own."""
 MEGABYTE = 1024**2
 
-STATE_NAMES = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"]
-ACTION_NAMES = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "gripper"]
+LIBERO_CAMERAS = {"image": "image", "wrist_image": "image2"}
+"""Third-person and wrist camera here -> in LIBERO's copies on the hub. Both ways, for exactly these two names."""
 
 
-def numeric_features() -> dict[str, dict[str, Any]]:
+def camera_keys(names: tuple[str, ...]) -> dict[str, str]:
+    """Camera name -> the feature that it is written as."""
+    known = LIBERO_CAMERAS if set(names) == set(LIBERO_CAMERAS) else {}
+    return {name: CAMERA_PREFIX + known.get(name, name) for name in names}
+
+
+def exact_rate(frequency: float) -> Fraction:
+    """Frames per second as a ratio that video containers can hold (29.97 is 30000/1001)."""
+    return Fraction(frequency).limit_denominator(1001)
+
+
+def plain_number(value: float) -> int | float:
+    """A whole number as an int: LeRobot's own files say 20, not 20.0."""
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def numeric_features(embodiment: Embodiment) -> dict[str, dict[str, Any]]:
     """Every column of the data files, in order, as `info.json` describes it."""
-    features: dict[str, dict[str, Any]] = {
-        STATE: {"dtype": "float32", "shape": [len(STATE_NAMES)], "names": STATE_NAMES},
-        ACTION: {"dtype": "float32", "shape": [len(ACTION_NAMES)], "names": ACTION_NAMES},
-    }
+    features: dict[str, dict[str, Any]] = {}
+    for name, names in ((STATE, embodiment.state.names), (ACTION, embodiment.action.names)):
+        if names:
+            features[name] = {"dtype": "float32", "shape": [len(names)], "names": list(names)}
     scalars = {
         "float32": (REWARD, COST, PROGRESS),
         "bool": (DONE, SUCCESS, TRUNCATED),
@@ -69,19 +88,19 @@ def numeric_features() -> dict[str, dict[str, Any]]:
     return features
 
 
-def video_feature(image_size: int, fps: int, pixel_format: str) -> dict[str, Any]:
+def video_feature(camera: Camera, fps: float, pixel_format: str) -> dict[str, Any]:
     """One camera, as `info.json` describes it."""
     return {
         "dtype": "video",
-        "shape": [image_size, image_size, 3],
+        "shape": [camera.height, camera.width, 3],
         "names": ["height", "width", "channels"],
         "info": {
-            "video.height": image_size,
-            "video.width": image_size,
+            "video.height": camera.height,
+            "video.width": camera.width,
             "video.codec": "h264",
             "video.pix_fmt": pixel_format,
             "video.is_depth_map": False,
-            "video.fps": fps,
+            "video.fps": plain_number(fps),
             "video.channels": 3,
             "has_audio": False,
         },

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sim.embodiments import Embodiment
 from vla.data import lerobot_keys as keys
 from vla.data.staging import StagedEpisode
 from vla.data.statistics import Statistics, image_statistics, vector_statistics
@@ -22,14 +23,19 @@ from vla.errors import ReflexError
 from vla.run.files import write_json
 
 
-def frame_columns(episode: StagedEpisode, start: int, index: int, task_index: int, fps: int) -> dict[str, NDArray[Any]]:
-    """The data columns of one episode, each [T] or [T, D]; `start` is its first frame's number in the dataset."""
+def frame_columns(
+    episode: StagedEpisode, start: int, index: int, tasks: NDArray[np.int64], fps: float
+) -> dict[str, NDArray[Any]]:
+    """The data columns of one episode, each [T] or [T, D].
+
+    `start` is its first frame's number in the dataset, `tasks` [T] the task index of each frame.
+    """
     length = episode.length
     last = np.zeros(length, dtype=bool)
     last[-1] = True
     success = bool(episode.record["success"])
     frames = np.arange(length, dtype=np.int64)
-    return {
+    columns = {
         keys.STATE: episode.arrays["states"],
         keys.ACTION: episode.arrays["actions"],
         keys.REWARD: episode.arrays["rewards"],
@@ -43,8 +49,12 @@ def frame_columns(episode: StagedEpisode, start: int, index: int, task_index: in
         keys.FRAME_INDEX: frames,
         keys.EPISODE_INDEX: np.full(length, index, dtype=np.int64),
         keys.INDEX: frames + start,
-        keys.TASK_INDEX: np.full(length, task_index, dtype=np.int64),
+        keys.TASK_INDEX: tasks,
     }
+    if not columns[keys.STATE].shape[1]:  # a robot that feels nothing has no such column
+        del columns[keys.STATE]
+    # LeRobot keeps a vector of one number as a plain number.
+    return {name: values.reshape(length) if values[0].size == 1 else values for name, values in columns.items()}
 
 
 @dataclass
@@ -52,8 +62,7 @@ class DatasetMerge:
     """One pass over the staged episodes that writes every file of the dataset under `root`."""
 
     root: Path
-    image_size: int
-    fps: int
+    embodiment: Embodiment
     pixel_format: PixelFormat
     tasks: dict[str, int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -73,25 +82,30 @@ class DatasetMerge:
         self._write_tasks()
         pq.write_table(pa.Table.from_pylist(self.provenance), self.root / keys.PROVENANCE_PATH)
         write_json(self.root / keys.STATS_PATH, _to_lists(self._dataset_statistics()))
+        write_json(self.root / keys.EMBODIMENT_PATH, self.embodiment.to_dict())
         # Last: a folder without info.json is not a dataset to any reader.
         write_json(self.root / keys.INFO_PATH, self._info())
 
     def _add(self, episode: StagedEpisode) -> None:
         index, start, length = len(self.rows), self.num_frames, episode.length
-        instruction = episode.record["instruction"]
-        task_index = self.tasks.setdefault(instruction, len(self.tasks))
-        columns = frame_columns(episode, start, index, task_index, self.fps)
-        row: dict[str, Any] = {"episode_index": index, "tasks": [instruction], "length": length}
+        instructions = episode.instructions
+        tasks = np.array([self.tasks.setdefault(text, len(self.tasks)) for text in instructions], dtype=np.int64)
+        columns = frame_columns(episode, start, index, tasks, self.embodiment.control_frequency)
+        row: dict[str, Any] = {
+            "episode_index": index,
+            "tasks": list(dict.fromkeys(instructions)),
+            "length": length,
+        }
         row |= self._add_data(columns)
         row["dataset_from_index"], row["dataset_to_index"] = start, start + length
         statistics = {name: vector_statistics(_two_axes(values)) for name, values in columns.items()}
         provenance = {"episode_index": index, **episode.record}
-        for camera in keys.CAMERAS:
-            location, provenance[f"checksum/{camera}"] = self._add_video(camera, episode)
+        for camera, key in keys.camera_keys(self.embodiment.camera_names).items():
+            location, provenance[f"checksum/{key}"] = self._add_video(camera, key, episode)
             row |= location
             histogram = episode.arrays[f"histogram/{camera}"]
-            statistics[camera] = image_statistics(histogram, length)
-            self.histograms[camera] = self.histograms.get(camera, np.zeros((3, 256), dtype=np.int64)) + histogram
+            statistics[key] = image_statistics(histogram, length)
+            self.histograms[key] = self.histograms.get(key, np.zeros((3, 256), dtype=np.int64)) + histogram
         for name, feature in statistics.items():
             row |= {f"stats/{name}/{statistic}": value.tolist() for statistic, value in feature.items()}
         self.rows.append(row)
@@ -102,7 +116,8 @@ class DatasetMerge:
 
     def _add_data(self, columns: dict[str, NDArray[Any]]) -> dict[str, int]:
         """Queue the rows of one episode; returns the place of the file they will be in."""
-        schema = pa.schema([(name, _arrow_type(spec)) for name, spec in keys.numeric_features().items()])
+        features = keys.numeric_features(self.embodiment)
+        schema = pa.schema([(name, _arrow_type(spec)) for name, spec in features.items()])
         table = pa.table({name: list(values) for name, values in columns.items()}, schema=schema)
         queued = sum(part.nbytes for part in self.data_tables)
         if self.data_tables and queued + table.nbytes >= keys.DATA_FILE_MEGABYTES * keys.MEGABYTE:
@@ -119,7 +134,7 @@ class DatasetMerge:
         self.data_tables = []
         self.num_data_files += 1
 
-    def _add_video(self, camera: str, episode: StagedEpisode) -> tuple[dict[str, Any], int]:
+    def _add_video(self, camera: str, key: str, episode: StagedEpisode) -> tuple[dict[str, Any], int]:
         """Copy the video of one camera to a file of its own; returns its place and its checksum."""
         number, source = len(self.rows), episode.video(camera)
         num_frames, checksum = video_checksum(source)
@@ -128,10 +143,10 @@ class DatasetMerge:
                 f"{source} holds {num_frames} frames where {episode.length} were recorded; delete {episode.folder} "
                 "and run again"
             )
-        shutil.copyfile(source, self._new_file(keys.VIDEO_PATH, number, video_key=camera))
-        times = {"from_timestamp": 0.0, "to_timestamp": episode.length / self.fps}
+        shutil.copyfile(source, self._new_file(keys.VIDEO_PATH, number, video_key=key))
+        times = {"from_timestamp": 0.0, "to_timestamp": episode.length / self.embodiment.control_frequency}
         location = keys.file_place(number) | times
-        return {f"videos/{camera}/{name}": value for name, value in location.items()}, checksum
+        return {f"videos/{key}/{name}": value for name, value in location.items()}, checksum
 
     def _new_file(self, template: str, number: int, **names: str) -> Path:
         """The path of file `number` of one kind, with its folder made."""
@@ -170,21 +185,26 @@ class DatasetMerge:
         return statistics
 
     def _info(self) -> dict[str, Any]:
-        camera = keys.video_feature(self.image_size, self.fps, self.pixel_format)
+        fps = self.embodiment.control_frequency
+        written = keys.camera_keys(self.embodiment.camera_names)
+        cameras = {
+            written[camera.name]: keys.video_feature(camera, fps, self.pixel_format)
+            for camera in self.embodiment.cameras
+        }
         return {
             "codebase_version": keys.CODEBASE_VERSION,
-            "robot_type": keys.ROBOT_TYPE,
+            "robot_type": self.embodiment.name,
             "total_episodes": len(self.rows),
             "total_frames": self.num_frames,
             "total_tasks": len(self.tasks),
             "chunks_size": keys.CHUNKS_SIZE,
             "data_files_size_in_mb": keys.DATA_FILE_MEGABYTES,
             "video_files_size_in_mb": keys.VIDEO_FILE_MEGABYTES,
-            "fps": self.fps,
+            "fps": keys.plain_number(fps),
             "splits": {"train": f"0:{len(self.rows)}"},
             "data_path": keys.DATA_PATH,
-            "video_path": keys.VIDEO_PATH,
-            "features": dict.fromkeys(keys.CAMERAS, camera) | keys.numeric_features(),
+            "video_path": keys.VIDEO_PATH if cameras else None,
+            "features": cameras | keys.numeric_features(self.embodiment),
         }
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from sim.embodiments import Camera, Embodiment
 from vla.data import lerobot_files as files
 from vla.data import lerobot_keys as keys
+from vla.data.embodiment import CameraFeature, find_features, infer_embodiment, read_embodiment
 from vla.data.episode import Episode
+from vla.data.lerobot_pictures import read_pictures
+from vla.data.lerobot_rows import Columns, FrameRows
 from vla.data.statistics import QUANTILES, Statistics, vector_statistics
 from vla.data.video import decode_video
 from vla.errors import ReflexError
@@ -22,9 +27,10 @@ UNKNOWN = -1
 
 
 class LeRobotDataset:
-    """A LeRobotDataset v3.0 with two cameras, an 8-number state and a 7-number action.
+    """A LeRobotDataset v3.0 of any robot: any cameras, any length of state and action, any rate.
 
-    Reads what this project writes, what LeRobot writes, and the public LIBERO copies (mp4 or embedded PNG frames).
+    Reads what this project writes, what LeRobot writes, and what others call LeRobot datasets of version 3: mp4 of any
+    codec that PyAV decodes, or pictures in the data files or beside them.
 
     Args:
         path_or_hub_id: a local folder, or a Hugging Face dataset id.
@@ -36,17 +42,24 @@ class LeRobotDataset:
     def __init__(self, path_or_hub_id: str | Path) -> None:
         self.root = files.resolve_dataset(path_or_hub_id)
         self.info = files.read_info(self.root)
+        self._features = find_features(self.info.features, self.info.path)
+        inferred = infer_embodiment(self.info.features, self.info.path, self.info.robot_type, self.info.fps)
+        self.embodiment: Embodiment = read_embodiment(self.root, inferred)
+        """The robot, with the cameras and picture sizes of the dataset."""
         self.tasks = files.read_tasks(self.root)
-        self._rows = files.read_episode_rows(self.root)
+        self._table = files.read_episode_table(self.root)
+        self._numbers: list[int] = self._table["episode_index"].to_pylist()
         self._check_totals()
+        vectors = {self._features.action: self.embodiment.action.size}
+        if self._features.state is not None:
+            vectors[self._features.state] = self.embodiment.state.size
+        self._rows = FrameRows(self.root, self.info.data_path, vectors)
         self._provenance = self._read_provenance()
-        # Data files are small next to their videos; two stay in memory so that sequential reading opens each once.
-        self._data = lru_cache(maxsize=2)(self._read_data)
 
     @property
     def num_episodes(self) -> int:
         """Episodes in the dataset."""
-        return len(self._rows)
+        return len(self._numbers)
 
     @property
     def num_frames(self) -> int:
@@ -65,107 +78,136 @@ class LeRobotDataset:
         Datasets converted from older formats come without quantiles; those are computed here from the data.
         """
         statistics = files.read_statistics(self.root)
-        for name in (keys.STATE, keys.ACTION):
+        for name in filter(None, (self._features.state, self._features.action)):
             if not set(QUANTILES) <= set(statistics.get(name, {})):
-                chunks = [self._data(*location)[name] for location in dict.fromkeys(map(_data_location, self._rows))]
-                statistics[name] = vector_statistics(np.concatenate(chunks))
+                statistics[name] = vector_statistics(self._rows.column(name))
         return statistics
+
+    def length(self, index: int) -> int:
+        """Control steps of an episode. Raises `IndexError` out of range."""
+        return int(self._row(index)["length"])
 
     def task_id(self, index: int) -> int:
         """The suite's task number where the dataset records it, else the dataset's own task index."""
-        known = self._provenance.get(index)
-        return int(known["task_id"]) if known else self.tasks.index(self._instruction(index))
+        row = self._row(index)
+        known = self._provenance.get(int(row["episode_index"]))
+        if known:
+            return int(known["task_id"])
+        named = row.get("tasks") or []
+        if len(named) == 1 and named[0] in self.tasks:
+            return self.tasks.index(named[0])
+        # The episode table lists several in no order, or none: the frames know.
+        first = self._rows.first_tasks.get(int(row["episode_index"]))
+        if first is None or not 0 <= first < len(self.tasks):
+            raise ReflexError(f"{self.root} does not say the task of episode {index}; restore its files")
+        return first
 
-    def episode(self, index: int) -> Episode:
+    def episode(
+        self,
+        index: int,
+        image_size: int | None = None,
+        cameras: Sequence[str] | None = None,
+        out: dict[str, NDArray[np.uint8]] | None = None,
+    ) -> Episode:
         """Read one episode with every frame decoded (T frames and states for T actions).
+
+        `index` counts the episodes that are there, from 0, whatever their own numbers. `cameras` (None: all) are read,
+        and reduced to squares of `image_size` pixels (None: as they are). `out`, if given, holds an array [T, h, w, 3]
+        for each of them that is filled instead of a new one.
 
         Raises `ReflexError` when a file it needs is damaged or disagrees with the metadata, `IndexError` out of range.
         """
         row = self._row(index)
-        length = int(row["length"])
-        path, columns = self._episode_columns(row)
-        task_index = int(columns[keys.TASK_INDEX][0])
-        if not 0 <= task_index < len(self.tasks):
-            raise ReflexError(f"{path} has task_index {task_index} in episode {index}; meta/tasks.parquet does not")
-        known = self._provenance.get(index, {})
+        paths, columns = self._rows.episode(row)
+        embodiment = self.chosen(cameras, image_size)
+        length = len(columns[self._features.action])
+        images = {camera.name: _pictures_for(camera, length, out) for camera in embodiment.cameras}
+        for name, pictures in images.items():
+            self._fill(self._features.cameras[name], row, paths, pictures)
+        return self._episode(row, paths[0], columns, embodiment, images)
+
+    def chosen(self, cameras: Sequence[str] | None = None, image_size: int | None = None) -> Embodiment:
+        """The embodiment with only those cameras (None: all), in their order, and square pictures of that size.
+
+        Raises `ReflexError` naming the known cameras for another.
+        """
+        names = self.embodiment.camera_names if cameras is None else tuple(dict.fromkeys(cameras))
+        unknown = [name for name in names if name not in self.embodiment.camera_names]
+        if unknown:
+            known = ", ".join(self.embodiment.camera_names) or "none"
+            raise ReflexError(f"{self.root} has no camera {unknown[0]!r}; its cameras are: {known}")
+        return self.embodiment.with_cameras(names).with_image_size(image_size)
+
+    def _episode(
+        self,
+        row: dict[str, Any],
+        path: Path,
+        columns: Columns,
+        embodiment: Embodiment,
+        images: dict[str, NDArray[np.uint8]],
+    ) -> Episode:
+        actions = columns[self._features.action]
+        length, number = len(actions), int(row["episode_index"])
+        instructions = self._instructions(columns[keys.TASK_INDEX], path, number)
+        known = self._provenance.get(number, {})
         success = self._success(columns, known)
         default_reward = np.zeros(length, dtype=np.float32)
         default_reward[-1] = float(success)
         zeros = np.zeros(length, dtype=np.float32)
+        states = columns[self._features.state] if self._features.state else np.zeros((length, 0), np.float32)
         return Episode(
             suite=str(known.get("suite", self.root.name)),
-            task_id=int(known.get("task_id", task_index)),
-            instruction=self.tasks[task_index],
+            embodiment=embodiment,
+            task_id=int(known.get("task_id", columns[keys.TASK_INDEX][0])),
+            instruction=instructions[0],
             split=str(known.get("split", "train")),
             init_state_id=int(known.get("init_state_id", UNKNOWN)),
             seed=int(known.get("seed", UNKNOWN)),
             policy_id=str(known.get("policy_id", "demonstration")),
             success=success,
-            actions=columns[keys.ACTION],
+            actions=actions,
             observation_steps=np.arange(length, dtype=np.int64),
-            images=self._frames(row, keys.IMAGE, path),
-            wrist_images=self._frames(row, keys.WRIST_IMAGE, path),
-            states=columns[keys.STATE],
+            images=images,
+            states=states,
             rewards=columns.get(keys.REWARD, default_reward),
             costs=columns.get(keys.COST, zeros),
             progress=columns.get(keys.PROGRESS, zeros.copy()),
+            instructions=tuple(instructions) if len(instructions) > 1 else None,
         )
 
     def _row(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self._rows):
-            raise IndexError(f"episode {index} of {self.root}, which has episodes 0 to {len(self._rows) - 1}")
-        return self._rows[index]
+        if not 0 <= index < self.num_episodes:
+            raise IndexError(f"episode {index} of {self.root}, which has episodes 0 to {self.num_episodes - 1}")
+        row: dict[str, Any] = self._table.slice(index, 1).to_pylist()[0]
+        return row
 
-    def _instruction(self, index: int) -> str:
-        return str(self._row(index)["tasks"][0])
+    def _instructions(self, task_index: NDArray[np.int64], path: Path, number: int) -> list[str]:
+        """The instruction of each frame; a single one where it does not change."""
+        wrong = task_index[(task_index < 0) | (task_index >= len(self.tasks))]
+        if len(wrong):
+            raise ReflexError(f"{path} has task_index {wrong[0]} in episode {number}; meta/tasks.parquet does not")
+        if (task_index == task_index[0]).all():
+            return [self.tasks[task_index[0]]]
+        return [self.tasks[task] for task in task_index]
 
-    def _frames(self, row: dict[str, Any], camera: str, data: Path) -> NDArray[np.uint8]:
-        length, size = int(row["length"]), self.info.picture_size(camera)
-        if self.info.features[camera]["dtype"] == "image":
-            return files.read_pictures(data, camera, int(row["episode_index"]), length, size)
-        prefix = f"videos/{camera}/"
-        template = self.info.video_path or ""
-        video = template.format(
-            video_key=camera, chunk_index=row[prefix + "chunk_index"], file_index=row[prefix + "file_index"]
+    def _fill(
+        self, camera: CameraFeature, row: dict[str, Any], paths: Sequence[Path], pictures: NDArray[np.uint8]
+    ) -> None:
+        """Decode one camera's frames of an episode into `pictures` [T, h, w, 3]."""
+        number, size = int(row["episode_index"]), (camera.height, camera.width)
+        if camera.dtype == "image":
+            read_pictures(self.root, paths, camera.key, number, size, pictures)
+            return
+        prefix = f"videos/{camera.key}/"
+        video = (self.info.video_path or "").format(
+            video_key=camera.key, chunk_index=row[prefix + "chunk_index"], file_index=row[prefix + "file_index"]
         )
-        checksum = self._provenance.get(int(row["episode_index"]), {}).get(f"checksum/{camera}")
+        checksum = self._provenance.get(number, {}).get(f"checksum/{camera.key}")
         start = float(row[prefix + "from_timestamp"])
-        return decode_video(self.root / video, start, length, self.fps, size, checksum)
-
-    def _data_file(self, chunk_index: int, file_index: int) -> Path:
-        return self.root / self.info.data_path.format(chunk_index=chunk_index, file_index=file_index)
-
-    def _read_data(self, chunk_index: int, file_index: int) -> dict[str, NDArray[Any]]:
-        """The numeric columns of one data file that this project uses."""
-        path = self._data_file(chunk_index, file_index)
-        wanted = {keys.STATE: len(keys.STATE_NAMES), keys.ACTION: len(keys.ACTION_NAMES)}
-        wanted |= dict.fromkeys((keys.FRAME_INDEX, keys.EPISODE_INDEX, keys.INDEX, keys.TASK_INDEX), 1)
-        present = set(files.column_names(path))
-        optional = (keys.REWARD, keys.COST, keys.PROGRESS, keys.SUCCESS)
-        wanted |= {name: 1 for name in optional if name in present}
-        table = files.read_parquet(path, list(wanted))
-        return {name: files.column_array(table, name, size, path) for name, size in wanted.items()}
-
-    def _episode_columns(self, row: dict[str, Any]) -> tuple[Path, dict[str, NDArray[Any]]]:
-        """The data file of an episode, and its own part of every column (copied)."""
-        location = _data_location(row)
-        path, length = self._data_file(*location), int(row["length"])
-        columns = self._data(*location)
-        rows = np.flatnonzero(columns[keys.EPISODE_INDEX] == row["episode_index"])
-        steps = columns[keys.FRAME_INDEX][rows]
-        if len(rows) != length or not np.array_equal(steps, np.arange(length)) or rows[-1] - rows[0] != length - 1:
-            raise ReflexError(
-                f"{path} holds {len(rows)} rows of episode {row['episode_index']} where {keys.EPISODES_FOLDER} says "
-                f"{length} in a row; restore this file"
-            )
-        part = {name: values[rows] for name, values in columns.items()}
-        for name in (keys.STATE, keys.ACTION, keys.REWARD, keys.COST, keys.PROGRESS):
-            if name in part:
-                part[name] = part[name].astype(np.float32)
-        return path, part
+        decode_video(self.root / video, start, len(pictures), self.fps, size, checksum, pictures)
 
     @staticmethod
-    def _success(columns: dict[str, NDArray[Any]], known: dict[str, Any]) -> bool:
+    def _success(columns: Columns, known: dict[str, Any]) -> bool:
         """Recorded success; a dataset that records none holds demonstrations, which succeed."""
         if "success" in known:
             return bool(known["success"])
@@ -176,41 +218,43 @@ class LeRobotDataset:
     def _read_provenance(self) -> dict[int, dict[str, Any]]:
         """Provenance by episode; LeRobot's tools drop or outdate the file, so rows that do not match are ignored."""
         path = self.root / keys.PROVENANCE_PATH
-        if not path.exists():
+        if not path.exists() or "tasks" not in self._table.column_names:
             return {}
         known = {int(line["episode_index"]): line for line in files.read_parquet(path).to_pylist()}
+        columns = (self._table[name].to_pylist() for name in ("episode_index", "length", "tasks"))
         return {
-            index: known[index]
-            for index, row in enumerate(self._rows)
-            if index in known
-            and known[index]["length"] == row["length"]
-            and known[index]["instruction"] == row["tasks"][0]
+            number: known[number]
+            for number, length, tasks in zip(*columns, strict=True)
+            if number in known and known[number]["length"] == length and known[number]["instruction"] in tasks[:1]
         }
 
     def _check_totals(self) -> None:
         folder = self.root / keys.EPISODES_FOLDER
-        needed = ["length", "tasks", "data/chunk_index", "data/file_index"]
-        for camera in keys.CAMERAS:
-            if self.info.features[camera]["dtype"] == "video":
-                needed += [f"videos/{camera}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
-        for index, row in enumerate(self._rows):
-            lacking = [name for name in needed if row.get(name) is None]
-            if lacking:
-                raise ReflexError(f"{folder} has no {lacking[0]!r} for episode {index}; restore these files")
-            if int(row["episode_index"]) != index or not row["tasks"] or row["tasks"][0] not in self.tasks:
-                raise ReflexError(
-                    f"{folder} has a wrong number or an unknown task for episode {index}; restore these files"
-                )
-        frames = sum(int(row["length"]) for row in self._rows)
-        if (len(self._rows), frames) != (self.info.num_episodes, self.info.num_frames):
+        needed = ["length"]
+        for camera in self._features.cameras.values():
+            if camera.dtype == "video":
+                if not self.info.video_path:
+                    raise ReflexError(
+                        f"{self.info.path} has a video feature {camera.key} but no video_path; restore this file"
+                    )
+                needed += [f"videos/{camera.key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+        for name in needed:
+            column = self._table[name] if name in self._table.column_names else None
+            if column is None or column.null_count:
+                number = 0 if column is None else pc.index(pc.is_null(column), True).as_py()
+                raise ReflexError(f"{folder} has no {name!r} for episode {number}; restore these files")
+        frames = int(pc.sum(self._table["length"]).as_py() or 0)
+        if (self.num_episodes, frames) != (self.info.num_episodes, self.info.num_frames):
             raise ReflexError(
-                f"{folder} lists {len(self._rows)} episodes with {frames} frames where {self.info.path} says "
+                f"{folder} lists {self.num_episodes} episodes with {frames} frames where {self.info.path} says "
                 f"{self.info.num_episodes} with {self.info.num_frames}; the copy is not complete: fetch it again"
             )
 
 
-def _data_location(row: dict[str, Any]) -> tuple[int, int]:
-    return int(row["data/chunk_index"]), int(row["data/file_index"])
+def _pictures_for(camera: Camera, length: int, out: dict[str, NDArray[np.uint8]] | None) -> NDArray[np.uint8]:
+    if out is not None:
+        return out[camera.name]
+    return np.empty((length, camera.height, camera.width, 3), dtype=np.uint8)
 
 
 def read_demonstrations(

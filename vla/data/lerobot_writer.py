@@ -7,11 +7,12 @@ its final name, so the final name never holds anything half-written and an inter
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from sim.contract import CONTROL_FREQUENCY
+from sim.embodiments import Embodiment
 from vla.data import lerobot_keys as keys
 from vla.data.episode import Episode
 from vla.data.lerobot_merge import DatasetMerge
@@ -30,34 +31,29 @@ class LeRobotWriter:
     Args:
         folder: where the finished dataset will be; must not exist yet.
         suite: suite every episode comes from.
-        image_size: side of the square frames of both cameras, pixels; even, because of h264's colour format.
-        fps: frames per second.
+        embodiment: robot every episode comes from, with its cameras' sizes; even, because of h264's colour format.
         resume: continue with the whole episodes an interrupted writer of the same settings left.
         pixel_format: "yuv420p" plays everywhere; "yuv444p" keeps the full colour resolution.
 
     Raises:
-        ReflexError: the folder exists, a recording is under way or was interrupted and `resume` is not set, or its
-            settings differ.
+        ReflexError: a camera's size or name cannot be written, the folder exists, a recording is under way or was
+            interrupted and `resume` is not set, or its settings differ.
     """
 
     def __init__(
         self,
         folder: Path,
         suite: str,
-        image_size: int,
-        fps: int = CONTROL_FREQUENCY,
+        embodiment: Embodiment,
         resume: bool = False,
         *,
         pixel_format: PixelFormat = PIXEL_FORMAT,
     ) -> None:
-        if image_size < 16 or image_size % 2:
-            raise ReflexError(
-                f"image_size={image_size} cannot be encoded as h264 video; choose an even size of 16 or more"
-            )
+        check_cameras(embodiment)
         check_pixel_format(pixel_format)
         self.folder = Path(folder)
         self.staging = self.folder.with_name(self.folder.name + ".partial")
-        self.suite, self.image_size, self.fps, self.pixel_format = suite, image_size, fps, pixel_format
+        self.suite, self.embodiment, self.pixel_format = suite, embodiment, pixel_format
         if self.folder.exists():
             raise ReflexError(f"{self.folder} already exists; choose another output folder or delete it")
         if self.staging.exists() and not resume:
@@ -68,7 +64,12 @@ class LeRobotWriter:
             self.staging.mkdir(parents=True, exist_ok=True)
             self._lock = (self.staging / "lock").open("w")
             self._take_lock()
-            settings = {"suite": suite, "image_size": image_size, "fps": fps, "pixel_format": pixel_format}
+            settings = {
+                "suite": suite,
+                "embodiment": embodiment.describe(),
+                "pixel_format": pixel_format,
+                "details": json.loads(json.dumps(embodiment.to_dict())),  # as it is read back: lists for tuples
+            }
             check_same_settings(self.staging / FORMAT, settings)
         self._next = len(staged_keys(self.staging))
 
@@ -80,11 +81,17 @@ class LeRobotWriter:
     def add_episode(self, episode: Episode) -> None:
         """Record one demonstration (a frame and a state before every action).
 
-        Raises `ReflexError` for another suite, a rollout without all its frames, wrong shapes, or a full disk.
+        Raises `ReflexError` for another suite or robot, a rollout without all its frames, wrong shapes, or a full
+        disk.
         """
         if episode.suite != self.suite:
             raise ReflexError(f"an episode of suite {episode.suite!r} cannot go into a dataset of suite {self.suite!r}")
-        stage_episode(self.staging, f"episode-{self._next:06d}", episode, self.image_size, self.fps, self.pixel_format)
+        if episode.embodiment != self.embodiment:
+            raise ReflexError(
+                f"an episode of {episode.embodiment.describe()} cannot go into a dataset of "
+                f"{self.embodiment.describe()}; one dataset holds one robot with one set of cameras, names and limits"
+            )
+        stage_episode(self.staging, f"episode-{self._next:06d}", episode, self.pixel_format)
         self._next += 1
 
     def finalize(self, collection: dict[str, Any] | None = None) -> Path:
@@ -98,7 +105,7 @@ class LeRobotWriter:
             raise ReflexError(f"no episode was recorded for {self.folder}; a dataset needs at least one")
 
         def merge(root: Path) -> None:
-            merged = DatasetMerge(root, self.image_size, self.fps, self.pixel_format)
+            merged = DatasetMerge(root, self.embodiment, self.pixel_format)
             merged.run(read_staged(self.staging, name) for name in names)
             if collection is not None:
                 write_json(root / keys.COLLECTION_PATH, collection)
@@ -123,6 +130,20 @@ class LeRobotWriter:
             raise ReflexError(
                 f"another process is recording into {self.staging}; wait for it or choose another folder"
             ) from error
+
+
+def check_cameras(embodiment: Embodiment) -> None:
+    """Raise `ReflexError` when a camera's pictures cannot be encoded as h264, saying what size would be right."""
+    for camera in embodiment.cameras:
+        nearest = [max(16, side + side % 2) for side in (camera.height, camera.width)]
+        if nearest != [camera.height, camera.width]:
+            raise ReflexError(
+                f"pictures of {camera.height}x{camera.width} pixels (camera {camera.name}) cannot be encoded as h264 "
+                f"video, which needs even sides of 16 or more; {nearest[0]}x{nearest[1]} would be right "
+                "(image_size=... where a suite renders them)"
+            )
+        if "/" in camera.name or camera.name.startswith("."):
+            raise ReflexError(f"camera {camera.name!r} cannot be written: its name becomes a file's; rename it")
 
 
 def check_same_settings(path: Path, settings: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import ACTION_SIZE
+from sim.embodiments import PANDA_EEF
 from vla.errors import ReflexError, require_module
 
 SUFFIX = "_demo.hdf5"
@@ -96,11 +96,11 @@ def _check(path: Path, name: str, demonstration: RecordedDemonstration) -> None:
         raise ReflexError(f"{path} has {length} actions in {name}; at least two are needed")
     size = demonstration.images.shape[1:2] * 2
     for field, shape in {
-        "actions": (length, ACTION_SIZE),
+        "actions": (length, PANDA_EEF.action.size),
         "simulator_states": (length, *demonstration.simulator_states.shape[1:2]),
         "images": (length, *size, 3),
         "wrist_images": (length, *size, 3),
-        "robot_states": (length, 8),
+        "robot_states": (length, PANDA_EEF.state.size),
     }.items():
         values: NDArray[Any] = getattr(demonstration, field)
         if values.shape != shape:

@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import ACTION_SIZE, STATE_SIZE
 from vla.data.episode import Episode
-from vla.data.lerobot_keys import CAMERAS, IMAGE, WRIST_IMAGE
 from vla.data.statistics import image_histogram
 from vla.data.video import PixelFormat, encode_video
 from vla.errors import ReflexError
@@ -27,7 +25,6 @@ from vla.run.files import read_json_object, replace_folder
 EPISODES = "episodes"
 ARRAYS = "arrays.npz"
 RECORD = "record.json"
-VIDEOS = {IMAGE: "image.mp4", WRIST_IMAGE: "wrist_image.mp4"}
 
 
 @dataclass(frozen=True)
@@ -38,23 +35,28 @@ class StagedEpisode:
     record: dict[str, Any]
     """Instruction and provenance."""
     arrays: dict[str, NDArray[Any]]
-    """states [T, 8], actions [T, 7], rewards, costs and progress [T], and "histogram/<camera>" [3, 256]."""
+    """states [T, S], actions [T, A], rewards, costs and progress [T], and "histogram/<camera>" [3, 256]."""
 
     @property
     def length(self) -> int:
         """Control steps."""
         return len(self.arrays["actions"])
 
+    @property
+    def instructions(self) -> list[str]:
+        """The instruction of each control step."""
+        return list(self.record.get("instructions") or [self.record["instruction"]] * self.length)
+
     def video(self, camera: str) -> Path:
         """The mp4 of one camera."""
-        return self.folder / VIDEOS[camera]
+        return self.folder / f"{camera}.mp4"
 
 
-def check_demonstration(episode: Episode, image_size: int) -> None:
+def check_demonstration(episode: Episode) -> None:
     """Refuse an episode that cannot be written as a demonstration.
 
-    Raises `ReflexError` when frames are missing (a rollout keeps them only at its decisions), a shape differs or a
-    number is not finite.
+    Raises `ReflexError` when frames are missing (a rollout keeps them only at its decisions), a shape differs from the
+    episode's embodiment or a number is not finite.
     """
     length = episode.length
     name = f"episode (task {episode.task_id}, initial state {episode.init_state_id})"
@@ -66,16 +68,22 @@ def check_demonstration(episode: Episode, image_size: int) -> None:
             f"{name} has observations at {len(steps)} of its {length} control steps: it is a rollout that rendered "
             "only at decisions, not a demonstration; record it with a frame at every control step (vla collect)"
         )
-    pictures = (len(steps), image_size, image_size, 3)
+    embodiment = episode.embodiment
     expected: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
-        "images": (episode.images, pictures),
-        "wrist_images": (episode.wrist_images, pictures),
-        "states": (episode.states, (len(steps), STATE_SIZE)),
-        "actions": (episode.actions, (length, ACTION_SIZE)),
+        "states": (episode.states, (len(steps), embodiment.state.size)),
+        "actions": (episode.actions, (length, embodiment.action.size)),
         "rewards": (episode.rewards, (length,)),
         "costs": (episode.costs, (length,)),
         "progress": (episode.progress, (length,)),
     }
+    if set(episode.images) != set(embodiment.camera_names):
+        raise ReflexError(
+            f"{name} has pictures of {', '.join(sorted(episode.images)) or 'no camera'} where its robot has the "
+            f"cameras {', '.join(embodiment.camera_names) or 'none'}"
+        )
+    for camera in embodiment.cameras:
+        pictures = (len(steps), camera.height, camera.width, 3)
+        expected[f"images of camera {camera.name}"] = (episode.images[camera.name], pictures)
     for field, (array, shape) in expected.items():
         if array.shape != shape:
             raise ReflexError(f"{name} has {field} of shape {array.shape} where the dataset needs {shape}")
@@ -83,33 +91,34 @@ def check_demonstration(episode: Episode, image_size: int) -> None:
             raise ReflexError(f"{name} has a value in {field} that is not finite; find the step that produced it")
 
 
-def stage_episode(
-    staging: Path, key: str, episode: Episode, image_size: int, fps: int, pixel_format: PixelFormat
-) -> None:
+def stage_episode(staging: Path, key: str, episode: Episode, pixel_format: PixelFormat) -> None:
     """Write one demonstration under `staging`, whole or not at all.
 
     `key` names it; merged datasets hold their episodes in the order of the keys.
     Raises `ReflexError` for an episode that is not a demonstration, and when it cannot be written (full disk).
     """
-    check_demonstration(episode, image_size)
+    check_demonstration(episode)
     length = episode.length
-    frames = {IMAGE: episode.images[:length], WRIST_IMAGE: episode.wrist_images[:length]}
+    frames = {camera: episode.images[camera][:length] for camera in episode.embodiment.camera_names}
     arrays: dict[str, NDArray[Any]] = {
         "states": episode.states[:length].astype(np.float32),
         "actions": episode.actions.astype(np.float32),
         "rewards": episode.rewards.astype(np.float32),
         "costs": episode.costs.astype(np.float32),
         "progress": episode.progress.astype(np.float32),
-        **{f"histogram/{camera}": image_histogram(frames[camera]) for camera in CAMERAS},
+        **{f"histogram/{camera}": image_histogram(pictures) for camera, pictures in frames.items()},
     }
     record = {**episode.record(), "instruction": episode.instruction, "length": length}
+    if episode.instructions is not None:
+        record["instructions"] = list(episode.instructions[:length])
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
 
     def fill(folder: Path) -> None:
         (folder / ARRAYS).write_bytes(buffer.getvalue())
-        for camera, name in VIDEOS.items():
-            (folder / name).write_bytes(encode_video(frames[camera], fps, pixel_format))
+        for camera, pictures in frames.items():
+            video = encode_video(pictures, episode.embodiment.control_frequency, pixel_format)
+            (folder / f"{camera}.mp4").write_bytes(video)
         (folder / RECORD).write_text(json.dumps(record))
 
     # Not flushed to the disk: that costs more than recording the episode, and only a power cut could tell. The merge

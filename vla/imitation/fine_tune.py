@@ -14,9 +14,10 @@ import torch
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
-from vla.imitation.samples import EpisodeSamples, set_normalisation_from_episodes
+from vla.imitation.samples import EpisodeSamples, fit_normalisation
 from vla.imitation.weighting import Weighting, sample_weights
 from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
+from vla.policies.protocol import TrainablePolicy
 from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
@@ -27,7 +28,7 @@ from vla.run.settings import Checks
 SCRATCH = "scratch"
 """Policy name that means a tiny policy with random weights."""
 
-Evaluator = Callable[[PrismaticPolicy, int], Metrics]
+Evaluator = Callable[[TrainablePolicy, int], Metrics]
 """Called with the policy and the steps done; returns metrics such as `eval/success_rate`."""
 
 _MAY_CHANGE = frozenset(
@@ -156,18 +157,18 @@ def _restart_point(run: RunFolder, config: FineTuneConfig) -> Path | None:
 
 def _open_policy(
     config: FineTuneConfig, episodes: Sequence[Episode], restart: Path | None, device: torch.device
-) -> PrismaticPolicy:
+) -> TrainablePolicy:
     if restart is not None:
         return load_policy(restart, str(device))
     torch.manual_seed(config.seed)
     if config.policy == SCRATCH:
-        policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
+        policy: TrainablePolicy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
     else:
         policy = load_policy(config.policy, str(device))
     if config.policy_id is not None:
-        policy.config = dataclasses.replace(policy.config, policy_id=config.policy_id)
+        policy.policy_id = config.policy_id
     if config.normalisation == "dataset" or not policy.has_normalisation:
-        set_normalisation_from_episodes(policy, episodes)
+        fit_normalisation(policy, episodes)
     return policy
 
 
@@ -212,7 +213,7 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
     tasks = sorted({episode.task_id for episode in episodes})
     suite_name = config.evaluation_suite or episodes[0].suite
 
-    def evaluate_policy(policy: PrismaticPolicy, step: int) -> Metrics:
+    def evaluate_policy(policy: TrainablePolicy, step: int) -> Metrics:
         from sim.pool import EnvironmentPool
         from sim.suites import get_suite
         from vla.evaluation.runner import evaluate
@@ -247,9 +248,10 @@ def _summarise(run: RunFolder, config: FineTuneConfig, episodes: Sequence[Episod
         "samples": samples,
         "policy": str(run.path / "checkpoints" / str(config.steps) / "policy"),
         "final_loss": trained[-1]["train/loss"] if trained else None,
-        "token_accuracy": trained[-1]["train/token_accuracy"] if trained else None,
         "threads": torch.get_num_threads(),
     }
+    if trained and "train/token_accuracy" in trained[-1]:
+        summary["token_accuracy"] = trained[-1]["train/token_accuracy"]
     if evaluated:
         summary |= {key.removeprefix("eval/"): evaluated[-1][key] for key in evaluated[-1] if key.startswith("eval/")}
         summary["episodes"] = len(episodes)

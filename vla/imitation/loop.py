@@ -1,13 +1,13 @@
-"""The supervised training loop: soft-target cross-entropy on action tokens, resumable step for step."""
+"""The supervised training loop, of every policy family: what `imitation_loss` says, resumable step for step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +17,7 @@ from torch import nn
 from vla.errors import ReflexError, restoring
 from vla.imitation.augmentation import AugmentationConfig, augment_frames
 from vla.imitation.samples import SampleSource
-from vla.policies.decoding import gaussian_rows
-from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
-from vla.run.devices import autocast
+from vla.policies.protocol import PicturedInputs, SoftLabels, TrainablePolicy
 from vla.run.settings import Checks
 
 Metrics = dict[str, float]
@@ -48,7 +46,7 @@ class ImitationConfig:
     gradient_clip: float = 1.0
     """Largest gradient norm."""
     label_sigma: float = 1.0
-    """Standard deviation, in bins, of the Gaussian soft targets; 0 gives one-hot targets."""
+    """Standard deviation, in bins, of a token policy's Gaussian soft targets; 0 gives one-hot targets."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the training steps: "auto" is bfloat16 where the hardware multiplies it."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -87,29 +85,33 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> NDArray[
     return np.array([_permutation(count, seed, epoch)[offset] for epoch, offset in pairs], dtype=np.int64)
 
 
-def token_loss(
-    logits: torch.Tensor, tokens: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Mean divergence KL(target || policy) over logits [B, K, bins] and tokens [B, K]; `targets` from `gaussian_rows`.
+class HasParameters(Protocol):
+    """A policy or a module."""
 
-    The targets' entropy is subtracted so that a perfect fit gives 0 whatever the smoothing. `weights` [B], if given,
-    multiply the samples' parts.
-    """
-    entropy = -torch.special.xlogy(targets, targets).sum(-1)
-    cross_entropy = -(targets[tokens] * torch.log_softmax(logits.float(), dim=-1)).sum(-1)
-    divergence: torch.Tensor = cross_entropy - entropy[tokens]
-    return (divergence if weights is None else divergence * weights[:, None]).mean()
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What may be learnt, with names."""
 
 
 class AuxiliaryLoss(nn.Module):
-    """Base of extra objectives (localisation, latent prediction): a module with its own heads."""
+    """Base of extra objectives (localisation, latent prediction): a module with heads of its own.
 
-    def loss(self, features: PrismaticFeatures, indices: NDArray[np.int64]) -> tuple[torch.Tensor, Metrics]:
-        """Scalar loss, already weighted, and metrics, from the hidden states of the samples `indices`."""
+    It makes the forward pass, so that its heads see the hidden states that the policy's loss is made from.
+    """
+
+    def losses(
+        self, inputs: Any, actions: NDArray[np.float32], indices: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor, Metrics]:
+        """The policy's own losses [B], a scalar, already weighted, to add to their mean, and metrics.
+
+        Args:
+            inputs: the policy's, of B samples.
+            actions: [B, H, A].
+            indices: [B] of the samples.
+        """
         raise NotImplementedError
 
 
-def build_optimisers(modules: Sequence[nn.Module], config: ImitationConfig) -> list[torch.optim.Optimizer]:
+def build_optimisers(modules: Sequence[HasParameters], config: ImitationConfig) -> list[torch.optim.Optimizer]:
     """AdamW with weight decay on matrices only; with "muon", Muon (K. Jordan, 2024) takes the hidden layers' matrices.
 
     Muon's steps have the size of AdamW's (`match_rms_adamw`, arXiv 2502.16982), so one learning rate serves both.
@@ -143,7 +145,7 @@ class ImitationTrainer:
 
     def __init__(
         self,
-        policy: PrismaticPolicy,
+        policy: TrainablePolicy,
         samples: SampleSource,
         config: ImitationConfig,
         auxiliary: AuxiliaryLoss | None = None,
@@ -151,52 +153,56 @@ class ImitationTrainer:
         self.policy, self.samples, self.config, self.auxiliary = policy, samples, config, auxiliary
         self.steps_done = 0
         policy.set_precision(config.precision)
-        self._modules: list[nn.Module] = [policy] if auxiliary is None else [policy, auxiliary]
+        if isinstance(policy, SoftLabels):
+            policy.label_sigma = config.label_sigma
+        self._modules: list[HasParameters] = [policy] if auxiliary is None else [policy, auxiliary]
         self.optimisers = build_optimisers(self._modules, config)
-        self._targets = gaussian_rows(policy.config.num_bins, config.label_sigma).to(policy.device)
 
     def step(self) -> Metrics:
         """One optimiser step. Raises `ReflexError` when the loss is not finite."""
-        policy, config, step = self.policy, self.config, self.steps_done
+        config, step = self.config, self.steps_done
         indices = batch_indices(len(self.samples), config.batch_size, step, config.seed)
-        inputs, tokens = self.samples.batch(indices)
+        inputs, actions = self.samples.batch(indices)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        inputs = inputs.with_images(augment_frames(inputs.images, config.augmentation, generator)).to(policy.device)
-        tokens = tokens.to(policy.device)
+        if isinstance(inputs, PicturedInputs):
+            inputs = inputs.with_images(augment_frames(inputs.images, config.augmentation, generator))
         rate = learning_rate_at(step, config)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-        with autocast(policy.device, config.precision):
-            features = policy.forward_features(inputs)
-            logits = policy.action_logits(features.action_hidden)
-            loss = token_loss(logits, tokens, self._targets, self._weights(indices))
-            metrics = {"train/loss": float(loss.detach())}
-            if self.auxiliary is not None:
-                extra, extra_metrics = self.auxiliary.loss(features, indices)
-                loss = loss + extra
-                metrics |= extra_metrics
+        losses, extra, said = self._losses(inputs, actions, indices)
+        weights = self._weights(indices)
+        own = (losses if weights is None else losses * weights.to(losses.device)).mean()
+        loss = own + extra
         if not torch.isfinite(loss.detach()):
             raise ReflexError(f"the loss became {float(loss.detach())} at step {step + 1}; lower learning_rate")
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # untyped in torch
-        parameters = [parameter for module in self._modules for parameter in module.parameters()]
+        parameters = [parameter for module in self._modules for _, parameter in module.named_parameters()]
         norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         for optimiser in self.optimisers:
             optimiser.step()
         self.steps_done += 1
-        distance = (logits.detach().argmax(-1) - tokens).abs().float()
-        return metrics | {
-            "train/token_accuracy": float((distance == 0).float().mean()),
-            "train/bin_distance": float(distance.mean()),
+        return {
+            "train/loss": float(own.detach()),
+            **{f"train/{name}": value for name, value in said.items()},
             "train/gradient_norm": float(norm),
             "train/learning_rate": rate,
         }
 
+    def _losses(
+        self, inputs: Any, actions: NDArray[np.float32], indices: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor, Metrics]:
+        """The policy's losses [B], what an auxiliary objective adds to their mean, and metrics."""
+        if self.auxiliary is not None:
+            return self.auxiliary.losses(inputs, actions, indices)
+        losses, metrics = self.policy.imitation_loss(inputs, actions)
+        return losses, losses.new_zeros(()), metrics
+
     def _weights(self, indices: NDArray[np.int64]) -> torch.Tensor | None:
         weights = self.samples.weights
-        return None if weights is None else torch.from_numpy(weights[indices]).to(self.policy.device)
+        return None if weights is None else torch.from_numpy(weights[indices])
 
     def save(self, folder: Path) -> None:
         """Write the policy to `folder`/policy and the optimiser's state beside it."""
@@ -215,7 +221,8 @@ class ImitationTrainer:
         self.policy.load_weights_from(folder / "policy")
         path = folder / OPTIMISER_FILE
         with restoring(path):
-            state = torch.load(path, map_location=self.policy.device, weights_only=True)
+            device = next(self.policy.parameters()).device
+            state = torch.load(path, map_location=device, weights_only=True)
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
             self.steps_done = int(state["steps_done"])

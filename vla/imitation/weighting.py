@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sim.contract import ObservationBatch
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.policies.prismatic import PrismaticPolicy
+from vla.policies.protocol import TrainablePolicy
 from vla.rewards.success_progress import task_progress
+from vla.rollout.observations import observations_at
 
 Weighting = Literal["none", "success", "progress"]
 
@@ -31,7 +31,7 @@ BATCH = 256
 
 
 def sample_weights(
-    policy: PrismaticPolicy, episodes: Sequence[Episode], weighting: Weighting, temperature: float
+    policy: TrainablePolicy, episodes: Sequence[Episode], weighting: Weighting, temperature: float
 ) -> NDArray[np.float32] | None:
     """[N] what each observation before an episode's last action counts, of mean 1; None when all count the same.
 
@@ -62,7 +62,7 @@ def sample_weights(
     progress = task_progress(
         features, [episode.success for episode in episodes], [episode.task_id for episode in episodes]
     )
-    horizon = policy.config.chunk_horizon
+    horizon = policy.spec.chunk_horizon
     increments = [
         chunk_increments(values, episode.observation_steps[rows], episode.length, horizon)
         for values, episode, rows in zip(progress, episodes, kept, strict=True)
@@ -117,16 +117,11 @@ def _of_mean_one(weights: NDArray[np.float64]) -> NDArray[np.float32]:
     return scaled.astype(np.float32)
 
 
-def _features(policy: PrismaticPolicy, episode: Episode, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def _features(policy: TrainablePolicy, episode: Episode, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """[D, F] what the policy makes of an episode's observations before it acts."""
     parts = []
     for part in np.array_split(rows, -(-len(rows) // BATCH)):
-        observations = ObservationBatch(
-            image=episode.images[part],
-            wrist_image=episode.wrist_images[part],
-            state=episode.states[part],
-            instruction=[episode.instruction] * len(part),
-        )
+        observations = observations_at(episode, part)
         with torch.inference_mode():
             parts.append(policy.features_from_inputs(policy.prepare(observations)))
     return np.concatenate(parts)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sim.embodiments import Embodiment
 from vla.errors import ReflexError
 from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
 from vla.policies.configuration_prismatic import PrismaticConfig
@@ -20,9 +21,9 @@ class ActionCoding(nn.Module):
     state_low: torch.Tensor
     state_high: torch.Tensor
 
-    def __init__(self, config: PrismaticConfig) -> None:
+    def __init__(self, config: PrismaticConfig, embodiment: Embodiment) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.embodiment = config, embodiment
         self.action_tokenizer = ActionTokenizer(config.num_bins, config.bin_layout)
         self.register_buffer("state_low", torch.empty(config.state_size), persistent=False)
         self.register_buffer("state_high", torch.empty(config.state_size), persistent=False)
@@ -42,6 +43,12 @@ class ActionCoding(nn.Module):
         self._apply_normalisation(normalisation)
         self.has_normalisation = True
 
+    def fit_normalisation(self, actions: NDArray[np.float32], states: NDArray[np.float32]) -> None:
+        """Set the 1 % and 99 % quantiles of actions [N, A] and states [N, S]."""
+        state_low, state_high = quantiles(states)
+        size = self.config.state_size
+        self.set_normalisation(*quantiles(actions), state_low[:size], state_high[:size])
+
     def _apply_normalisation(self, normalisation: Normalisation) -> None:
         self.normalisation = normalisation
         low, high = normalisation.action_q01.copy(), normalisation.action_q99.copy()
@@ -53,7 +60,7 @@ class ActionCoding(nn.Module):
             self.state_high.copy_(torch.from_numpy(normalisation.state_q99))
 
     def tokenize_actions(self, actions: NDArray[Any]) -> NDArray[np.int64]:
-        """Actions [B, H, A] in [-1, 1] -> tokens [B, H * A]; step-major, dimension-minor."""
+        """Actions [B, H, A] -> tokens [B, H * A]; step-major, dimension-minor."""
         actions = np.asarray(actions, dtype=np.float64)
         expected = self.config.chunk_shape
         if actions.ndim != 3 or actions.shape[1:] != expected:
@@ -62,8 +69,14 @@ class ActionCoding(nn.Module):
         return tokens.reshape(len(actions), -1)
 
     def detokenize(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
-        """Tokens [B, H * A] -> actions [B, H, A] in [-1, 1]."""
+        """Tokens [B, H * A] -> actions [B, H, A], within the embodiment's limits."""
         values = self.action_tokenizer.decode(np.asarray(tokens))
         values = values.reshape(len(values), *self.config.chunk_shape)
         actions = unnormalise(values, self._action_low, self._action_high)
-        return np.clip(actions, -1.0, 1.0).astype(np.float32)
+        return self.embodiment.action.clip(actions)
+
+
+def quantiles(values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """1 % and 99 % quantiles over the first axis."""
+    low, high = np.quantile(values, [0.01, 0.99], axis=0)
+    return low.astype(np.float32), high.astype(np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -10,14 +9,12 @@ import numpy as np
 import torch
 
 from vla.errors import ReflexError
+from vla.policies.sampling import Sampling
 
 
-def check_temperature(temperature: float) -> None:
-    """Raises `ReflexError` unless the temperature is a finite positive number."""
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ReflexError(
-            f"temperature is {temperature}; it must be a positive number (mode 'greedy' takes the argmax)"
-        )
+def temperature_and_noise(sampling: Sampling) -> tuple[float, float]:
+    """Of the distribution that log-probabilities are taken of; those of a greedy decision are at temperature 1."""
+    return (1.0, 0.0) if sampling.greedy else (sampling.temperature, sampling.token_noise)
 
 
 @lru_cache(maxsize=8)
@@ -64,11 +61,9 @@ def sample_tokens(logits: torch.Tensor, temperature: float, uniforms: torch.Tens
 
 def sample_chunks(
     logits: torch.Tensor,
-    temperature: float,
+    sampling: Sampling,
     generators: Sequence[np.random.Generator] | None,
-    token_noise: float,
     chunk_shape: tuple[int, int],
-    correlation: float,
 ) -> torch.Tensor:
     """Tokens [B, K] of chunks of `chunk_shape` (H, A) from logits [B, K, bins], by the functions below.
 
@@ -76,10 +71,11 @@ def sample_chunks(
     """
     if generators is None or len(generators) != len(logits):
         count = "none" if generators is None else str(len(generators))
-        raise ReflexError(f"mode 'sample' needs one generator per environment: {len(logits)}, not {count}")
-    uniforms = draw_uniforms(generators, 2 if token_noise else 1, chunk_shape, correlation).to(logits.device)
-    tokens = sample_tokens(logits, temperature, uniforms[0])
-    return add_token_noise(tokens, logits.shape[-1], token_noise, uniforms[1]) if token_noise else tokens
+        raise ReflexError(f"sampling needs one generator per environment: {len(logits)}, not {count}")
+    noise = sampling.token_noise
+    uniforms = draw_uniforms(generators, 2 if noise else 1, chunk_shape, sampling.chunk_correlation).to(logits.device)
+    tokens = sample_tokens(logits, sampling.temperature, uniforms[0])
+    return add_token_noise(tokens, logits.shape[-1], noise, uniforms[1]) if noise else tokens
 
 
 def likeliest_tokens(logits: torch.Tensor, smoothing: float) -> torch.Tensor:
@@ -136,3 +132,15 @@ def correlated_uniforms(uniforms: torch.Tensor, correlation: float) -> torch.Ten
     shared, own = scores[..., :1, :], scores[..., 1:, :]
     mixed: torch.Tensor = torch.special.ndtr(correlation**0.5 * shared + (1.0 - correlation) ** 0.5 * own)
     return mixed.clamp(max=1.0 - edge)
+
+
+def token_losses(logits: torch.Tensor, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean divergence KL(target || policy) of each sample, [B], from logits [B, K, bins] and tokens [B, K].
+
+    `targets` are from `gaussian_rows`. Their entropy is subtracted, so that a perfect fit gives 0 whatever the
+    smoothing.
+    """
+    entropy = -torch.special.xlogy(targets, targets).sum(-1)
+    cross_entropy = -(targets[tokens] * torch.log_softmax(logits.float(), dim=-1)).sum(-1)
+    divergence: torch.Tensor = cross_entropy - entropy[tokens]
+    return divergence.mean(dim=1)

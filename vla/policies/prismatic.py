@@ -6,9 +6,10 @@ configuration differs. Towers and language model are transformers' own modules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +17,27 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
-from sim.contract import ObservationBatch
+from sim.contract import Observation, ObservationBatch, stack_observations
+from sim.embodiments import PANDA_EEF, Camera, Embodiment
+from vla.data.feature_map import SAME_NAMES, FeatureMap
 from vla.errors import ReflexError
 from vla.policies.action_coding import ActionCoding
 from vla.policies.attention import attention_mask
 from vla.policies.configuration_prismatic import PrismaticConfig
 from vla.policies.decoding import (
-    check_temperature,
+    gaussian_rows,
     likeliest_tokens,
     log_probs_and_entropies,
     sample_chunks,
+    temperature_and_noise,
+    token_losses,
 )
 from vla.policies.keypoints import KeypointTower, WordGrounding
+from vla.policies.observations import as_observation
 from vla.policies.processing_prismatic import InstructionTokenizer, ModelInputs, PrismaticProcessor, WordTokenizer
-from vla.policies.protocol import Mode, PolicyOutput, PolicySpec
-from vla.policies.storage import read_description, read_into, write_policy
+from vla.policies.protocol import PolicyOutput, PolicySpec
+from vla.policies.sampling import GREEDY, Sampling
+from vla.policies.storage import read_description, read_into, read_surroundings, write_policy
 from vla.policies.vision_tower import VisionTower, build_projector, multi_layer_perceptron
 from vla.run.devices import autocast, computes_bfloat16
 
@@ -62,8 +69,17 @@ class _Seen:
 class PrismaticPolicy(ActionCoding):
     """A token policy over action chunks; satisfies `vla.policies.protocol.Policy`."""
 
-    def __init__(self, config: PrismaticConfig, tokenizer: InstructionTokenizer | None = None) -> None:
-        super().__init__(config)
+    def __init__(
+        self,
+        config: PrismaticConfig,
+        tokenizer: InstructionTokenizer | None = None,
+        embodiment: Embodiment | None = None,
+        feature_map: FeatureMap = SAME_NAMES,
+    ) -> None:
+        """Random weights. Without an `embodiment`, for `PANDA_EEF` with the configuration's cameras."""
+        super().__init__(config, _checked_embodiment(config, embodiment))
+        self.feature_map = feature_map
+        self.label_sigma = 1.0
         if tokenizer is None and config.tokenizer == "words":
             tokenizer = WordTokenizer()
         self.processor = PrismaticProcessor(config, tokenizer) if tokenizer is not None else None
@@ -100,14 +116,19 @@ class PrismaticPolicy(ActionCoding):
         self._vision_is_frozen = False
 
     @classmethod
-    def from_config(cls, config: PrismaticConfig, tokenizer: InstructionTokenizer | None = None) -> PrismaticPolicy:
+    def from_config(
+        cls,
+        config: PrismaticConfig,
+        tokenizer: InstructionTokenizer | None = None,
+        embodiment: Embodiment | None = None,
+    ) -> PrismaticPolicy:
         """A policy with random weights (seed with `torch.manual_seed`)."""
-        return cls(config, tokenizer)
+        return cls(config, tokenizer, embodiment)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> PrismaticPolicy:
         """Read a folder written by `save_pretrained`. Raises `ReflexError` naming the file at fault."""
-        policy = cls(*read_description(Path(folder)))
+        policy = cls(*read_description(Path(folder)), *read_surroundings(Path(folder)))
         read_into(policy, Path(folder))
         return policy.to(device).eval()
 
@@ -131,17 +152,20 @@ class PrismaticPolicy(ActionCoding):
         """Short name written into episodes."""
         return self.config.policy_id
 
+    @policy_id.setter
+    def policy_id(self, name: str) -> None:
+        self.config = replace(self.config, policy_id=name)
+
     @property
     def spec(self) -> PolicySpec:
         """What the policy sees and emits."""
         config = self.config
         return PolicySpec(
-            cameras=config.cameras,
-            image_size=config.image_size,
+            embodiment=self.embodiment,
             uses_state=config.state_size > 0,
             chunk_horizon=config.chunk_horizon,
             execute_steps=config.execute_steps,
-            tokens_per_chunk=config.tokens_per_chunk,
+            unit_steps=tuple(step for step in range(config.chunk_horizon) for _ in range(config.action_size)),
         )
 
     @property
@@ -155,7 +179,7 @@ class PrismaticPolicy(ActionCoding):
         """Observations to tensors on the CPU; index them for minibatches. Raises `ReflexError` on bad input."""
         if self.processor is None:
             raise ReflexError(f"policy {self.policy_id} has no tokenizer; pass one to from_config")
-        return self.processor(observations)
+        return self.processor(observations, self.feature_map)
 
     def set_precision(self, precision: str) -> None:
         """Compute in "float32", in "bfloat16", or in what suits the device ("auto"); parameters stay as they are."""
@@ -290,17 +314,14 @@ class PrismaticPolicy(ActionCoding):
     def act(
         self,
         observations: ObservationBatch,
-        mode: Mode = "greedy",
-        temperature: float = 1.0,
+        sampling: Sampling = GREEDY,
         generators: Sequence[np.random.Generator] | None = None,
-        token_noise: float = 0.0,
-        chunk_correlation: float = 0.0,
     ) -> PolicyOutput:
-        """Decide for B environments; see `Policy.act`. Greedy log-probabilities are at temperature 1.
+        """Decide for B environments by tokens [B, H * A]; see `Policy.act`.
 
-        Raises `ReflexError` for a bad temperature, missing generators, bad observations or non-finite logits.
+        Greedy log-probabilities are at temperature 1. Raises `ReflexError` for missing generators, bad observations or
+        non-finite logits.
         """
-        check_temperature(temperature)
         inputs = self.prepare(observations)
         if self._vision_is_frozen:
             inputs = self.encode_vision(inputs)  # for good: whoever learns from this decision need not look again
@@ -308,17 +329,18 @@ class PrismaticPolicy(ActionCoding):
         with autocast(self.device, self._precision):
             logits = self.action_logits(hidden)
         self._check_logits(logits)
-        if mode == "greedy":
-            temperature, token_noise = 1.0, 0.0
+        if sampling.greedy:
             tokens = likeliest_tokens(logits, self.config.greedy_smoothing)
-        elif mode == "sample":
-            shape = self.config.chunk_shape
-            tokens = sample_chunks(logits, temperature, generators, token_noise, shape, chunk_correlation)
         else:
-            raise ReflexError(f"unknown decoding mode {mode!r}; choose 'greedy' or 'sample'")
-        log_probs, _ = log_probs_and_entropies(logits, tokens, temperature, token_noise)
+            tokens = sample_chunks(logits, sampling, generators, self.config.chunk_shape)
+        log_probs, _ = log_probs_and_entropies(logits, tokens, *temperature_and_noise(sampling))
         chosen = tokens.cpu().numpy()
         return PolicyOutput(self.detokenize(chosen), chosen, log_probs.cpu().numpy(), _mean_query(hidden), inputs)
+
+    def select_action(self, observation: Observation | Mapping[str, Any]) -> NDArray[np.float32]:
+        """The greedy chunk [H, A] after one observation, ours or a LeRobot dataset's (`as_observation`)."""
+        chunk: NDArray[np.float32] = self.act(stack_observations([as_observation(observation)])).actions[0]
+        return chunk
 
     @torch.no_grad()
     def features_from_inputs(self, inputs: ModelInputs, batch_size: int = 256) -> NDArray[np.float32]:
@@ -331,22 +353,35 @@ class PrismaticPolicy(ActionCoding):
             return self.forward_features(inputs).action_hidden
 
     def log_prob(
-        self, observations: ObservationBatch, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
+        self, inputs: ModelInputs, decisions: torch.Tensor, sampling: Sampling = GREEDY
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities and entropies [B, K] of tokens [B, K], differentiable."""
-        return self.log_prob_from_inputs(self.prepare(observations), tokens, temperature, token_noise)
-
-    def log_prob_from_inputs(
-        self, inputs: ModelInputs, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`log_prob` on tensors prepared earlier."""
-        check_temperature(temperature)
-        if tokens.shape != (len(inputs), self.config.tokens_per_chunk):
+        """Log-probabilities and entropies [B, H * A] of tokens [B, H * A], differentiable."""
+        if decisions.shape != (len(inputs), self.config.tokens_per_chunk):
             expected = [len(inputs), self.config.tokens_per_chunk]
-            raise ReflexError(f"tokens: expected {expected}, got {list(tokens.shape)}")
+            raise ReflexError(f"tokens: expected {expected}, got {list(decisions.shape)}")
         logits = self(inputs)
         self._check_logits(logits)
-        return log_probs_and_entropies(logits, tokens.to(logits.device), temperature, token_noise)
+        return log_probs_and_entropies(logits, decisions.to(logits.device), *temperature_and_noise(sampling))
+
+    def imitation_loss(
+        self, inputs: ModelInputs, actions: NDArray[np.float32]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Divergence [B] from soft targets about the actions' bins, and how near the likeliest bins are."""
+        with autocast(self.device, self._precision):
+            return self.imitation_loss_from_features(self.forward_features(inputs), actions)
+
+    def imitation_loss_from_features(
+        self, features: PrismaticFeatures, actions: NDArray[np.float32]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """`imitation_loss` on hidden states, for whoever has auxiliary heads on them."""
+        tokens = torch.from_numpy(self.tokenize_actions(actions)).to(self.device)
+        logits = self.action_logits(features.action_hidden)
+        targets = gaussian_rows(self.config.num_bins, self.label_sigma).to(self.device)
+        distance = (logits.detach().argmax(-1) - tokens).abs().float()
+        return token_losses(logits, tokens, targets), {
+            "token_accuracy": float((distance == 0).float().mean()),
+            "bin_distance": float(distance.mean()),
+        }
 
     def _check_logits(self, logits: torch.Tensor) -> None:
         if not torch.isfinite(logits.detach().sum()):
@@ -359,3 +394,21 @@ class PrismaticPolicy(ActionCoding):
 def _mean_query(action_hidden: torch.Tensor) -> NDArray[np.float32]:
     mean: NDArray[np.float32] = action_hidden.mean(dim=1).float().cpu().numpy()
     return mean
+
+
+def _checked_embodiment(config: PrismaticConfig, embodiment: Embodiment | None) -> Embodiment:
+    """What the policy is for, with the picture size that its network takes. Raises `ReflexError` for a mismatch."""
+    if embodiment is None:
+        cameras = tuple(Camera(name, config.image_size, config.image_size) for name in config.cameras)
+        embodiment = replace(PANDA_EEF, cameras=cameras)
+    fits = (
+        embodiment.camera_names == config.cameras
+        and config.state_size in (0, embodiment.state.size)
+        and embodiment.action.size == config.action_size
+    )
+    if not fits:
+        raise ReflexError(
+            f"the configuration has cameras {', '.join(config.cameras)}, a state of {config.state_size} and actions of "
+            f"{config.action_size}; the embodiment is {embodiment.describe()}"
+        )
+    return embodiment.with_image_size(config.image_size)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch
+from vla.data.feature_map import FeatureMap
 from vla.errors import ReflexError
 from vla.policies.configuration_prismatic import PrismaticConfig
+from vla.policies.frames import resize_frames
 from vla.policies.vocabulary import MANIPULATION_WORDS
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -140,18 +141,6 @@ class HuggingFaceTokenizer:
         self._tokenizer.save_pretrained(str(folder))
 
 
-def resize_frames(frames: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """[B, H, W, 3] uint8 to [B, size, size, 3]: area averaging when shrinking, bilinear when enlarging."""
-    if frames.shape[1:3] == (size, size):
-        return frames
-    shrinking = frames.shape[1] >= size and frames.shape[2] >= size
-    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    resized = np.empty((len(frames), size, size, 3), np.uint8)
-    for source, target in zip(frames, resized, strict=True):
-        target[:] = cv2.resize(source, (size, size), interpolation=interpolation)
-    return resized
-
-
 class PrismaticProcessor:
     """Turns an `ObservationBatch` into `ModelInputs`."""
 
@@ -160,10 +149,13 @@ class PrismaticProcessor:
         self.tokenizer = tokenizer
         self._encoded: dict[str, list[int]] = {}
 
-    def __call__(self, observations: ObservationBatch) -> ModelInputs:
-        """Check, resize and tokenise. Raises `ReflexError` on a missing camera, wrong shape or non-finite state."""
-        values: dict[str, Any] = dict(observations)
-        frames = torch.stack([torch.from_numpy(self._frames(values, camera)) for camera in self.config.cameras], dim=1)
+    def __call__(self, observations: ObservationBatch, feature_map: FeatureMap) -> ModelInputs:
+        """Check, resize and tokenise. Raises `ReflexError` on a missing camera, wrong shape or non-finite state.
+
+        `feature_map` says what the observations call the policy's cameras.
+        """
+        cameras = [self._frames(observations["images"], camera, feature_map) for camera in self.config.cameras]
+        frames = torch.stack([torch.from_numpy(frames) for frames in cameras], dim=1)
         text, lengths = self.encode_instructions(observations["instruction"])
         state = torch.from_numpy(self._state(observations))
         return ModelInputs(images=frames, state=state, text=text, text_length=lengths)
@@ -181,18 +173,24 @@ class PrismaticProcessor:
             lengths[row] = len(ids)
         return text, lengths
 
-    def _frames(self, values: dict[str, Any], camera: str) -> NDArray[np.uint8]:
-        if camera not in values:
-            raise ReflexError(f"the policy reads camera {camera!r}; the observation has {', '.join(sorted(values))}")
-        frames = np.asarray(values[camera])
+    def _frames(
+        self, images: Mapping[str, NDArray[np.uint8]], camera: str, feature_map: FeatureMap
+    ) -> NDArray[np.uint8]:
+        name = feature_map.camera(camera)
+        if name not in images:
+            raise ReflexError(
+                f"the policy's camera {camera!r} is to be {name!r} here, and the observation has "
+                f"{', '.join(sorted(images)) or 'no pictures'}; set cameras.{camera} to one of them"
+            )
+        frames = np.asarray(images[name])
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ReflexError(f"{camera}: expected uint8 frames [B, H, W, 3], got {frames.dtype} {frames.shape}")
-        return np.ascontiguousarray(resize_frames(frames, self.config.image_size))
+            raise ReflexError(f"{name}: expected uint8 frames [B, H, W, 3], got {frames.dtype} {frames.shape}")
+        return np.ascontiguousarray(resize_frames(frames, self.config.image_size, self.config.image_size))
 
     def _state(self, observations: ObservationBatch) -> NDArray[np.float32]:
-        state = np.ascontiguousarray(observations["state"], dtype=np.float32)
         if self.config.state_size == 0:
-            return np.zeros((len(state), 0), np.float32)
+            return np.zeros((len(observations["instruction"]), 0), np.float32)
+        state = np.ascontiguousarray(observations["state"], dtype=np.float32)
         if state.ndim != 2 or state.shape[1] != self.config.state_size:
             raise ReflexError(f"state: expected [B, {self.config.state_size}], got {list(state.shape)}")
         if not np.isfinite(state).all():

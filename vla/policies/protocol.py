@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -58,13 +58,11 @@ class Policy(Protocol):
     @property
     def spec(self) -> PolicySpec: ...
 
-    @property
-    def policy_id(self) -> str:
-        """Short name written into episodes, e.g. "reflex-tiny"."""
+    policy_id: str
+    """Short name written into episodes, e.g. "reflex-tiny"."""
 
-    @property
-    def feature_map(self) -> FeatureMap:
-        """What the policy's cameras, state and action are called where it acts."""
+    feature_map: FeatureMap
+    """What the policy's cameras are called where it acts or learns. Whoever lets it act elsewhere sets it."""
 
     def act(
         self,
@@ -78,15 +76,18 @@ class Policy(Protocol):
         own seed only, never on which episodes share its batch.
         """
 
-    def select_action(self, observation: Observation) -> NDArray[np.float32]:
-        """The chunk [H, A] that a greedy policy executes after one observation."""
+    def select_action(self, observation: Observation | Mapping[str, Any]) -> NDArray[np.float32]:
+        """The greedy policy's chunk [H, A] after one observation, ours or a LeRobot dataset's (`as_observation`)."""
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write config.json, processor files and model.safetensors, atomically."""
+        """Write a folder that `vla.policies.registry.load_policy` reads, atomically.
+
+        Its config.json names the family; the class has `from_pretrained(folder, device)` to read it with.
+        """
 
 
 class PreparedInputs(Protocol):
-    """A policy's inputs as tensors, B samples long."""
+    """A policy's inputs, B samples long: a dataclass of tensors and tuples of text, so that it can be stored."""
 
     def __len__(self) -> int: ...
 
@@ -98,8 +99,31 @@ class PreparedInputs(Protocol):
         """Join along the batch axis."""
 
 
+@runtime_checkable
+class PicturedInputs(Protocol):
+    """Inputs whose pictures can be augmented."""
+
+    @property
+    def images(self) -> torch.Tensor:
+        """[B, cameras, H, W, 3] uint8."""
+
+    def with_images(self, images: torch.Tensor) -> Self:
+        """The same samples with other pictures."""
+
+
+@runtime_checkable
 class TrainablePolicy(Policy, Protocol):
     """A policy whose log-probabilities can be differentiated on inputs prepared once."""
+
+    @property
+    def has_normalisation(self) -> bool:
+        """Whether the scale of its actions and states was taken from data."""
+
+    def fit_normalisation(self, actions: NDArray[np.float32], states: NDArray[np.float32]) -> None:
+        """Take the scale of actions [N, A] and states [N, S] from data."""
+
+    def load_weights_from(self, folder: Path) -> None:
+        """Take weights and normalisation of a folder that such a policy wrote, in place."""
 
     def prepare(self, observations: ObservationBatch) -> Any:
         """Observations as `PreparedInputs` on the CPU, pictures as uint8 at the network's resolution."""
@@ -112,6 +136,9 @@ class TrainablePolicy(Policy, Protocol):
 
     def imitation_loss(self, inputs: Any, actions: NDArray[np.float32]) -> tuple[torch.Tensor, dict[str, float]]:
         """What supervised fine-tuning on chunks of actions [B, H, A] minimises, [B], differentiable, and metrics."""
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """The same as `parameters`, with names."""
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """What an optimiser may change, where it requires a gradient."""
@@ -130,3 +157,11 @@ class TrainablePolicy(Policy, Protocol):
 
     def features_from_inputs(self, inputs: Any) -> NDArray[np.float32]:
         """[B, D] the hidden states from which it would decide."""
+
+
+@runtime_checkable
+class SoftLabels(Protocol):
+    """A policy over bins, whose targets in supervised fine-tuning are spread over neighbouring bins."""
+
+    label_sigma: float
+    """Standard deviation, in bins; 0 gives one-hot targets."""

@@ -1,13 +1,23 @@
-"""Finds a policy by folder, run folder or name, and picks the class that reads its format."""
+"""Finds a policy by folder, run folder or name, and picks the class that reads its format.
+
+The class is that of the `family` which a folder's config.json names: one of `FAMILIES`, an entry point in the group
+`reflex.plugins`, or package.module:Class of a user's own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vla.errors import ReflexError
-from vla.policies.prismatic import PrismaticPolicy
-from vla.policies.storage import CONFIG_FILE
+from vla.policies.protocol import TrainablePolicy
+from vla.policies.storage import CONFIG_FILE, read_config
 from vla.run.checkpoints import newest_checkpoint
+from vla.run.plugins import load_object
+
+FAMILIES = {"prismatic": "vla.policies.prismatic:PrismaticPolicy"}
+"""Family -> where its class is; a class is imported when a folder asks for it."""
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
 
@@ -17,7 +27,7 @@ def shipped_names() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED_WEIGHTS.glob(f"*/{CONFIG_FILE}"))
 
 
-def load_policy(path_or_name: str | Path, device: str = "cpu") -> PrismaticPolicy:
+def load_policy(path_or_name: str | Path, device: str = "cpu") -> TrainablePolicy:
     """Load a policy folder, a run folder (its last checkpoint), or a shipped policy by name.
 
     Raises `ReflexError` naming what was looked for and the shipped names when nothing is found.
@@ -37,7 +47,20 @@ def load_policy(path_or_name: str | Path, device: str = "cpu") -> PrismaticPolic
         raise ReflexError(
             f"no policy {str(path_or_name)!r}: not a folder, and not a shipped policy (shipped: {shipped})"
         )
-    return PrismaticPolicy.from_pretrained(folder, device)
+    return family_class(read_config(folder), str(folder / CONFIG_FILE)).from_pretrained(folder, device)
+
+
+def family_class(config: Mapping[str, Any], source: str) -> Any:
+    """The class that reads a policy folder with this config.json, which messages call `source`.
+
+    Raises `ReflexError` when there is none, or when it is no policy.
+    """
+    family = str(config.get("family", "prismatic"))
+    found = load_object(family, FAMILIES, f"{source}: family")
+    missing = [name for name in ("from_pretrained", "act", "save_pretrained") if not hasattr(found, name)]
+    if missing:
+        raise ReflexError(f"{source}: family is {family!r}, which is no policy: it lacks {', '.join(missing)}")
+    return found
 
 
 def _policy_folder(path: Path) -> Path | None:

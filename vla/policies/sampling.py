@@ -21,7 +21,8 @@ class Sampling:
     def __post_init__(self) -> None:
         """Check every value. Raises `ReflexError`."""
         check = Checks(self, "sampling.")
-        check.at_least(0, "temperature", "token_noise")
+        check.within(0, 100, "temperature")
+        check.within(0, 1000, "token_noise")
         check.within(0, 0.99, "chunk_correlation")
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from sim.embodiments import Embodiment
+from vla.data.feature_map import SAME_NAMES, FeatureMap
 from vla.errors import ReflexError
 from vla.policies.action_coding import ActionCoding
 from vla.policies.action_tokenizer import Normalisation
@@ -18,6 +20,8 @@ from vla.policies.processing_prismatic import HuggingFaceTokenizer, InstructionT
 from vla.run.files import read_json_object, replace_folder, write_json
 
 CONFIG_FILE = "config.json"
+EMBODIMENT_FILE = "embodiment.json"
+FEATURE_MAP_FILE = "feature_map.json"
 NORMALISATION_FILE = "normalisation.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = "reflex-prismatic-1"
@@ -34,6 +38,7 @@ def write_policy(policy: ActionCoding, tokenizer: InstructionTokenizer, folder: 
 
     def fill(temporary: Path) -> None:
         write_json(temporary / CONFIG_FILE, {"format": FORMAT, **policy.config.to_dict()})
+        write_surroundings(temporary, policy.embodiment, policy.feature_map)
         tokenizer.save(temporary)
         write_json(temporary / NORMALISATION_FILE, _normalisation_to_dict(policy))
         target = _DTYPES[dtype] if dtype is not None else None
@@ -43,14 +48,40 @@ def write_policy(policy: ActionCoding, tokenizer: InstructionTokenizer, folder: 
     replace_folder(folder, fill)
 
 
+def write_surroundings(folder: Path, embodiment: Embodiment, feature_map: FeatureMap) -> None:
+    """Write what a policy of any family was made for beside its configuration."""
+    write_json(folder / EMBODIMENT_FILE, embodiment.to_dict())
+    write_json(folder / FEATURE_MAP_FILE, asdict(feature_map))
+
+
+def read_surroundings(folder: Path) -> tuple[Embodiment | None, FeatureMap]:
+    """What `write_surroundings` wrote; no embodiment and the same names in a folder that does not say.
+
+    Raises `ReflexError` naming a damaged file.
+    """
+    embodiment, feature_map = None, SAME_NAMES
+    path = folder / EMBODIMENT_FILE
+    if path.exists():
+        try:
+            embodiment = Embodiment.from_dict(read_json_object(path, INCOMPLETE))
+        except ValueError as error:
+            raise ReflexError(f"{path}: {error}") from error
+    path = folder / FEATURE_MAP_FILE
+    if path.exists():
+        try:
+            feature_map = FeatureMap(**read_json_object(path, INCOMPLETE))
+        except TypeError as error:
+            raise ReflexError(f"{path}: {error}") from error
+    return embodiment, feature_map
+
+
 def read_description(folder: Path) -> tuple[PrismaticConfig, InstructionTokenizer]:
     """The configuration and the tokenizer of a policy folder.
 
     Raises `ReflexError` naming the file that is missing, damaged or of another format.
     """
-    if not folder.is_dir():
-        raise ReflexError(f"{folder}: no such policy folder")
-    content = read_json_object(folder / CONFIG_FILE, INCOMPLETE)
+    content = read_config(folder)
+    content.pop("family", None)
     found = content.pop("format", None)
     if found != FORMAT:
         raise ReflexError(f"{folder / CONFIG_FILE}: format is {found!r}, this version reads {FORMAT!r}")
@@ -59,6 +90,13 @@ def read_description(folder: Path) -> tuple[PrismaticConfig, InstructionTokenize
     except ReflexError as error:
         raise ReflexError(f"{folder / CONFIG_FILE}: {error}") from error
     return config, WordTokenizer.load(folder) if config.tokenizer == "words" else HuggingFaceTokenizer(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a policy folder of any family. Raises `ReflexError` when it is missing or damaged."""
+    if not folder.is_dir():
+        raise ReflexError(f"{folder}: no such policy folder")
+    return read_json_object(folder / CONFIG_FILE, INCOMPLETE)
 
 
 def read_into(policy: ActionCoding, folder: Path) -> None:

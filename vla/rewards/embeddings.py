@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from vla.data.episode import Episode
+from vla.errors import ReflexError
 from vla.policies.protocol import TrainablePolicy
 from vla.rollout.observations import observations_at
 from world_models.encoders.base import VideoEncoder, sample_frames
@@ -31,7 +32,7 @@ class RolloutEmbedding(Protocol):
 
 
 class FrameEmbedding:
-    """A video encoder on evenly spaced third-person frames."""
+    """A video encoder on evenly spaced frames of the embodiment's first camera."""
 
     def __init__(self, encoder: VideoEncoder, max_frames: int = 16) -> None:
         """At most `max_frames` frames of a rollout are embedded, the first and the last always among them."""
@@ -69,7 +70,7 @@ class PolicyEmbedding:
     def _inputs(self, episode: Episode) -> Any:
         if not self._shares_vision or episode.inputs is None:
             return self._policy.prepare(observations_at(episode, _moments(episode, self._max_moments)))
-        last = self._policy.prepare(observations_at(episode, np.array([len(episode.images) - 1])))
+        last = self._policy.prepare(observations_at(episode, np.array([len(episode.observation_steps) - 1])))
         seen = type(last).concatenate([episode.inputs, self._policy.encode_vision(last)])
         return seen[torch.from_numpy(sample_frames(len(seen), min(len(seen), self._max_moments)))]
 
@@ -87,7 +88,7 @@ class ProprioceptionEmbedding:
         self._moments = moments
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
-        """[n, 8 * moments]"""
+        """[n, S * moments]"""
         return np.stack([self._states(episode).ravel() for episode in episodes])
 
     def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
@@ -120,28 +121,41 @@ WITHOUT_PICTURES: dict[str, Callable[[int], RolloutEmbedding]] = {
 
 
 def rollout_clip(episode: Episode, max_frames: int) -> NDArray[np.uint8]:
-    """The third-person frames [T, H, W, 3] of one rollout that an encoder sees, 2 <= T <= max_frames, in an own array.
+    """The frames [T, H, W, 3] of one rollout that an encoder sees, 2 <= T <= max_frames, in an own array.
+
+    They are those of the first of the embodiment's cameras: the one that looks on, where there is one. Raises
+    `ReflexError` for an embodiment without.
 
     A rollout with a single frame holds it: a clip of one frame has no motion to encode.
     """
-    clip: NDArray[np.uint8] = episode.images[_moments(episode, max_frames)]
+    if not episode.embodiment.cameras:
+        raise ReflexError(
+            f"{episode.embodiment.name} has no camera, so that an encoder of pictures has nothing to look at; set "
+            "encoder=proprioception"
+        )
+    frames = episode.images[episode.embodiment.cameras[0].name]
+    clip: NDArray[np.uint8] = frames[_moments(episode, max_frames)]
     return clip
 
 
 def thinned(episode: Episode, stride: int) -> Episode:
     """The episode with the observations of every `stride`-th moment and the last: a demonstration seen as a rollout."""
-    last = len(episode.images) - 1
+    last = len(episode.observation_steps) - 1
     kept = sorted({*range(0, last, stride), last})
+    return replace(with_observations(episode, np.array(kept)), observation_steps=episode.observation_steps[kept])
+
+
+def with_observations(episode: Episode, rows: NDArray[np.int64]) -> Episode:
+    """The episode with what was observed at `rows` [n] in the place of what was; the moments stay those it had."""
     return replace(
         episode,
-        observation_steps=episode.observation_steps[kept],
-        images=episode.images[kept],
-        wrist_images=episode.wrist_images[kept],
-        states=episode.states[kept],
+        images={camera: frames[rows] for camera, frames in episode.images.items()},
+        states=episode.states[rows],
+        instructions=None if episode.instructions is None else tuple(episode.instructions_at(rows)),
     )
 
 
 def _moments(episode: Episode, count: int) -> NDArray[np.int64]:
     """At most `count` evenly spaced moments, and at least 2."""
-    kept = len(episode.images)
+    kept = len(episode.observation_steps)
     return sample_frames(kept, min(max(kept, 2), count))

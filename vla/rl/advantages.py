@@ -60,10 +60,10 @@ def with_weights(
 
 
 def length_weights(lengths: ArrayLike, normalisation: LengthNormalisation) -> NDArray[np.float32]:
-    """What each token of an episode counts, given the episodes' token counts [N]; the mean over all tokens is 1.
+    """What each unit of an episode's decisions counts, given the episodes' unit counts [N]; the mean over all is 1.
 
-    "token": every token counts 1, so long episodes (mostly failures) outweigh short ones (mostly successes).
-    "episode": every episode counts the same in total, as in GRPO's 1/|o_i|; its tokens share it.
+    "token": every unit counts 1, so long episodes (mostly failures) outweigh short ones (mostly successes).
+    "episode": every episode counts the same in total, as in GRPO's 1/|o_i|; its units share it.
     """
     counts = np.asarray(lengths, dtype=np.float64)
     if normalisation == "token":

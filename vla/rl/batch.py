@@ -26,10 +26,10 @@ class Rollout:
     success: bool
     record: dict[str, Any]
     """Its line of `episodes.jsonl`."""
-    tokens: NDArray[np.int64]  # [D, K]
-    log_probs: NDArray[np.float32]  # [D, K] under the policy that sampled them
-    executed: NDArray[np.bool_]  # [D, K]
-    states: NDArray[np.float32]  # [D, 8] proprioception at each decision
+    decisions: NDArray[Any]  # [D, ...] which only the policy opens
+    log_probs: NDArray[np.float32]  # [D, U] of their units, under the policy that sampled them
+    executed: NDArray[np.bool_]  # [D, U]
+    states: NDArray[np.float32]  # [D, S] proprioception at each decision
     elapsed: NDArray[np.int64]  # [D] control steps before each decision
     features: NDArray[np.float32] | None  # [D, F] what each decision was made from
     inputs: Any = field(repr=False)
@@ -45,18 +45,18 @@ class Rollout:
 
     @classmethod
     def from_episode(cls, episode: Episode, policy: TrainablePolicy) -> Rollout:
-        """Keep what the update needs. Raises `ValueError` when the episode has no tokens or log-probabilities."""
-        if episode.tokens is None or episode.log_probs is None:
-            raise ValueError("a rollout without tokens and log-probabilities cannot be trained on")
+        """Keep what the update needs. Raises `ValueError` when the episode has no decisions or log-probabilities."""
+        if episode.decisions is None or episode.log_probs is None:
+            raise ValueError("a rollout without decisions and log-probabilities cannot be trained on")
         kept = decision_indices(episode, policy.spec.execute_steps)
         inputs = episode.inputs if episode.inputs is not None else policy.prepare(observations_at(episode, kept))
         return cls(
             task_id=episode.task_id,
             success=episode.success,
             record=episode.record(),
-            tokens=episode.tokens,
+            decisions=episode.decisions,
             log_probs=episode.log_probs,
-            executed=executed_tokens(episode.length, len(episode.tokens), policy.spec),
+            executed=executed_units(episode.length, len(episode.decisions), policy.spec),
             states=episode.states[kept],
             elapsed=episode.observation_steps[kept],
             features=episode.features,
@@ -91,14 +91,13 @@ class Batch:
         return np.array([rollout.task_id for rollout in self.rollouts], dtype=np.int64)
 
 
-def executed_tokens(length: int, decisions: int, spec: PolicySpec) -> NDArray[np.bool_]:
-    """[D, K] which tokens' actions were executed in an episode of `length` steps; tokens are laid out step by step.
+def executed_units(length: int, decisions: int, spec: PolicySpec) -> NDArray[np.bool_]:
+    """[D, U] which units of the decisions of an episode of `length` steps count: those whose step was executed.
 
     The rest (planned beyond `execute_steps`, or after success ended the episode) had no influence on the outcome.
     """
     steps = np.clip(length - np.arange(decisions) * spec.execute_steps, 0, spec.execute_steps)
-    step_of_token = np.arange(spec.tokens_per_chunk) // (spec.tokens_per_chunk // spec.chunk_horizon)
-    return np.asarray(step_of_token[None, :] < steps[:, None])
+    return np.asarray(np.array(spec.unit_steps)[None, :] < steps[:, None])
 
 
 @dataclass(frozen=True)
@@ -106,19 +105,19 @@ class Samples:
     """S decisions to learn from."""
 
     inputs: Any  # S prepared inputs
-    tokens: torch.Tensor  # [S, K]
-    old_log_probs: torch.Tensor  # [S, K]
-    executed: torch.Tensor  # [S, K] bool
+    decisions: torch.Tensor  # [S, ...]
+    old_log_probs: torch.Tensor  # [S, U]
+    executed: torch.Tensor  # [S, U] bool
     advantages: torch.Tensor  # [S]
-    weights: torch.Tensor  # [S] what one token counts
+    weights: torch.Tensor  # [S] what one unit counts
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.decisions)
 
     def __getitem__(self, index: torch.Tensor) -> Samples:
         return Samples(
             self.inputs[index],
-            self.tokens[index],
+            self.decisions[index],
             self.old_log_probs[index],
             self.executed[index],
             self.advantages[index],
@@ -128,13 +127,13 @@ class Samples:
     @classmethod
     def concatenate(cls, parts: Sequence[Samples]) -> Samples:
         """Join one or more."""
-        names = ("tokens", "old_log_probs", "executed", "advantages", "weights")
+        names = ("decisions", "old_log_probs", "executed", "advantages", "weights")
         inputs = type(parts[0].inputs).concatenate([part.inputs for part in parts])
         return cls(inputs, *(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
     def to(self, device: torch.device) -> Samples:
         """Copy to a device; the inputs stay where they are, the policy moves them itself."""
-        moved = (self.tokens, self.old_log_probs, self.executed, self.advantages, self.weights)
+        moved = (self.decisions, self.old_log_probs, self.executed, self.advantages, self.weights)
         return Samples(self.inputs, *(tensor.to(device) for tensor in moved))
 
 
@@ -153,22 +152,22 @@ def build_samples(
     if not chosen:
         return None
     used = [rollouts[index] for index in chosen]
-    decisions = [len(rollout.tokens) for rollout in used]
-    token_counts = [int(rollout.executed.sum()) for rollout in used]
+    counts = [len(rollout.decisions) for rollout in used]
+    unit_counts = [int(rollout.executed.sum()) for rollout in used]
     samples = Samples(
         inputs=type(used[0].inputs).concatenate([rollout.inputs for rollout in used]),
-        tokens=torch.from_numpy(np.concatenate([rollout.tokens for rollout in used])),
+        decisions=torch.from_numpy(np.concatenate([rollout.decisions for rollout in used])),
         old_log_probs=torch.from_numpy(np.concatenate([rollout.log_probs for rollout in used])),
         executed=torch.from_numpy(np.concatenate([rollout.executed for rollout in used])),
         advantages=torch.from_numpy(
             np.concatenate(
                 [
                     np.broadcast_to(np.asarray(advantages[index], dtype=np.float32), count)
-                    for index, count in zip(chosen, decisions, strict=True)
+                    for index, count in zip(chosen, counts, strict=True)
                 ]
             )
         ),
-        weights=torch.from_numpy(np.repeat(length_weights(token_counts, normalisation), decisions)),
+        weights=torch.from_numpy(np.repeat(length_weights(unit_counts, normalisation), counts)),
     )
     if max_samples is not None and len(samples) > max_samples:
         drawn = np.sort(generator.choice(len(samples), max_samples, replace=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,8 +207,7 @@ def play_training_rollouts(
         suite,
         wanted,
         finished,
-        mode="sample",
-        **asdict(algo.sampling),
+        sampling=algo.sampling,
         frame_stride=algo.frame_stride,
         keep_inputs=True,
     )

@@ -43,7 +43,7 @@ class AlgoConfig:
     max_sampling_rounds: int = 2
     """Rounds of rollouts per iteration: after the first, groups without reward spread are replaced until this many."""
     sampling: Sampling = field(default_factory=Sampling)
-    """How rollouts are sampled."""
+    """How rollouts are sampled; the temperature must be above 0."""
     freeze_vision: bool = True
     """Keep the vision towers and projector as they are: the update then reads each picture once, not every epoch."""
     clip_low: float = 0.2
@@ -98,6 +98,11 @@ class AlgoConfig:
         if self.dual_clip is not None and not self.dual_clip > 1.0 + self.clip_high:
             raise ReflexError(
                 f"algo.dual_clip is {self.dual_clip}; it must exceed 1 + clip_high ({1 + self.clip_high:g}), or be null"
+            )
+        if self.sampling.greedy:
+            raise ReflexError(
+                "algo.sampling.temperature is 0, which is greedy: the rollouts of a group would all be the same; "
+                "set it to a number above 0"
             )
         self._check_methods()
 

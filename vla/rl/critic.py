@@ -151,7 +151,7 @@ class Critic:
         self._network.eval()
         with torch.inference_mode():
             judged = torch.sigmoid(self._network(self._standardised(self._inputs(rollouts)))[:, 0]).numpy()
-        edges = np.cumsum([0, *(len(rollout.tokens) for rollout in rollouts)]).tolist()
+        edges = np.cumsum([0, *(len(rollout.decisions) for rollout in rollouts)]).tolist()
         return [judged[first:last] for first, last in pairwise(edges)]
 
     def learn(self, rollouts: Sequence[Rollout], rewards: NDArray[np.floating]) -> None:
@@ -160,7 +160,7 @@ class Critic:
         Each iteration is passed over `window` times in all, while it is in the window.
         """
         inputs = self._inputs(rollouts)
-        lengths = torch.tensor([len(rollout.tokens) for rollout in rollouts])
+        lengths = torch.tensor([len(rollout.decisions) for rollout in rollouts])
         self._seen.append((inputs, torch.from_numpy(rewards.astype(np.float32)).repeat_interleave(lengths)))
         self._build(inputs.shape[1])
         everything = self._standardised(torch.cat([seen for seen, _ in self._seen]))
@@ -214,7 +214,7 @@ class Critic:
 
     def _rows(self, rollout: Rollout) -> NDArray[np.float32]:
         features = rollout.features_for("algo.advantage=critic")
-        count, horizon = len(rollout.tokens), self._horizons[rollout.task_id]
+        count, horizon = len(rollout.decisions), self._horizons[rollout.task_id]
         task = np.zeros((count, len(self._tasks)))
         task[:, self._tasks[rollout.task_id]] = 1.0
         elapsed = rollout.lead_steps + rollout.elapsed  # an episode that goes on from a demonstration began earlier

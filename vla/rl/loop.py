@@ -21,6 +21,7 @@ from vla.evaluation.protocol import Protocol
 from vla.evaluation.report import write_report
 from vla.policies import load_policy
 from vla.policies.protocol import TrainablePolicy
+from vla.policies.sampling import GREEDY
 from vla.rewards.reward import reward_class
 from vla.rl.batch import Batch, Samples, build_samples
 from vla.rl.collection import Collector
@@ -77,7 +78,7 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
         state = open_state(run, config, components.load_policy)
         check_frame_memory(config, state.policy.spec, suite, tasks)
         run.write_config(asdict(config))
-        run.write_protocol(Protocol.of(suite, "eval", "greedy", 1.0, config.seed).document())
+        run.write_protocol(Protocol.of(suite, "eval", GREEDY, config.seed).document())
         looks = reward_class(algo.reward).looks_at_rollouts
         stride = state.policy.spec.execute_steps
         demonstrations = demonstration_rollouts(config, tasks, stride) if looks or algo.variants else {}

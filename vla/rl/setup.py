@@ -66,11 +66,11 @@ def check_frame_memory(config: TrainConfig, spec: PolicySpec, suite: Suite, task
     algo = config.algo
     decisions = math.ceil(max(suite.horizon(task) for task in tasks) / spec.execute_steps)
     rollouts = algo.groups_per_iteration * algo.group_size * algo.max_sampling_rounds
-    size = rollouts * decisions * len(spec.cameras) * 3 * spec.image_size**2
+    size = rollouts * decisions * spec.embodiment.frame_bytes
     if size > config.max_frame_gigabytes * 1e9:
         raise ReflexError(
             f"one iteration may hold {size / 1e9:.1f} GB of frames ({rollouts} rollouts x {decisions} decisions x "
-            f"{len(spec.cameras)} cameras x {spec.image_size}^2 pixels), more than max_frame_gigabytes="
+            f"{spec.embodiment.frame_bytes} bytes of pictures), more than max_frame_gigabytes="
             f"{config.max_frame_gigabytes:g}; lower algo.groups_per_iteration or algo.max_sampling_rounds, or raise it"
         )
 

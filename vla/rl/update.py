@@ -17,9 +17,9 @@ from vla.rl.losses import LossTerms, policy_loss
 
 @dataclass
 class Totals:
-    """Running sums over tokens, and what they say about an update."""
+    """Running sums over units, and what they say about an update."""
 
-    tokens: int = 0
+    units: int = 0
     loss: float = 0.0
     clipped: float = 0.0
     approximate_kl: float = 0.0
@@ -28,7 +28,7 @@ class Totals:
 
     def add(self, terms: LossTerms) -> None:
         """Count a (micro) batch in."""
-        self.tokens += terms.tokens
+        self.units += terms.units
         self.loss += float(terms.loss.detach())
         self.clipped += terms.clipped
         self.approximate_kl += terms.approximate_kl
@@ -41,14 +41,14 @@ class Totals:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def metrics(self) -> dict[str, float]:
-        """Means over tokens, under the keys of `metrics.jsonl`."""
-        tokens = max(self.tokens, 1)
+        """Means over units, under the keys of `metrics.jsonl`."""
+        units = max(self.units, 1)
         return {
-            "update/loss": self.loss / tokens,
-            "update/clip_share": self.clipped / tokens,
-            "update/kl": self.approximate_kl / tokens,
-            "update/reference_kl": self.reference_kl / tokens,
-            "update/entropy": self.entropy / tokens,
+            "update/loss": self.loss / units,
+            "update/clip_share": self.clipped / units,
+            "update/kl": self.approximate_kl / units,
+            "update/reference_kl": self.reference_kl / units,
+            "update/entropy": self.entropy / units,
         }
 
 
@@ -84,7 +84,7 @@ def update_policy(
 ) -> dict[str, float]:
     """`update_epochs` passes over the samples; one optimiser step for each minibatch.
 
-    Stops before the step of the first minibatch whose mean KL per token to the sampling policy exceeds `target_kl`. The
+    Stops before the step of the first minibatch whose mean KL per unit to the sampling policy exceeds `target_kl`. The
     ratio of the very first minibatch must be 1: `update/first_ratio_error` is its largest deviation, and a large value
     means that sampling and training do not compute the same probabilities.
 
@@ -107,7 +107,7 @@ def update_policy(
         minibatch, ratio_error = accumulate_gradient(policy, samples, order, algo, reference, kl_weight)
         if not norms:
             first_ratio_error = ratio_error
-        if algo.target_kl is not None and minibatch.approximate_kl > algo.target_kl * minibatch.tokens:
+        if algo.target_kl is not None and minibatch.approximate_kl > algo.target_kl * minibatch.units:
             stopped = True
             break
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, algo.max_gradient_norm))
@@ -147,17 +147,16 @@ def accumulate_gradient(
     reference: TrainablePolicy | None = None,
     kl_weight: float = 0.0,
 ) -> tuple[Totals, float]:
-    """Add a minibatch's gradient (mean over executed tokens), in micro-batches; also its largest ratio error."""
-    tokens = max(int(samples.executed[order].sum()), 1)
+    """Add a minibatch's gradient (mean over executed units), in micro-batches; also its largest ratio error."""
+    units = max(int(samples.executed[order].sum()), 1)
     totals, ratio_error = Totals(), 0.0
     for index in torch.split(order, algo.micro_batch_size or len(order)):
         part = samples[index]
-        sampling = (algo.sampling.temperature, algo.sampling.token_noise)
-        log_probs, entropies = policy.log_prob_from_inputs(part.inputs, part.tokens, *sampling)
+        log_probs, entropies = policy.log_prob(part.inputs, part.decisions, algo.sampling)
         reference_log_probs = None
         if reference is not None:
             with torch.no_grad():
-                reference_log_probs, _ = reference.log_prob_from_inputs(part.inputs, part.tokens, *sampling)
+                reference_log_probs, _ = reference.log_prob(part.inputs, part.decisions, algo.sampling)
         terms = policy_loss(
             log_probs,
             part.old_log_probs,
@@ -172,7 +171,7 @@ def accumulate_gradient(
             kl_coefficient=kl_weight,
             entropy_coefficient=algo.entropy_coefficient,
         )
-        torch.autograd.backward(terms.loss / tokens)
+        torch.autograd.backward(terms.loss / units)
         totals.add(terms)
         ratios = torch.exp(log_probs.detach() - part.old_log_probs)[part.executed]
         ratio_error = max(ratio_error, _largest(ratios - 1))

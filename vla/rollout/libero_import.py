@@ -19,7 +19,8 @@ import mujoco
 import numpy as np
 from rich.console import Console
 
-from sim.contract import CONTROL_FREQUENCY, Observation, StepOutcome
+from sim.contract import Observation, StepOutcome, Suite
+from sim.embodiments import Embodiment
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.suite import LiberoSuite
 from sim.libero.tasks import OFFICIAL_IMAGE_SIZE
@@ -112,17 +113,18 @@ def import_demonstrations(config: ImportConfig) -> Path:
     """
     suite = _suite(config)
     jobs = find_jobs(config, suite)
-    size = suite.image_size
+    embodiment = suite.embodiment
     if config.pictures == "recorded":
-        size = read_demonstration(Path(jobs[0].file), jobs[0].name).images.shape[1]
-    writer = LeRobotWriter(Path(config.output), suite.name, size, resume=True, pixel_format=config.pixel_format)
+        first = read_demonstration(Path(jobs[0].file), jobs[0].name)
+        embodiment = embodiment.with_image_size(first.images.shape[1])
+    writer = LeRobotWriter(Path(config.output), suite.name, embodiment, resume=True, pixel_format=config.pixel_format)
     console = Console(stderr=True)
     try:
         settings = {
             name: value for name, value in dataclasses.asdict(config).items() if name not in ("output", "num_workers")
         }
         check_same_settings(writer.staging / "import.json", settings)
-        kept = Counter(_run(config, jobs, writer.staging, size))
+        kept = Counter(_run(config, jobs, writer.staging))
         tried = Counter(job.task_id for job in jobs)
         tasks = {
             str(task_id): {"name": suite.task_name(task_id), "episodes": kept[task_id], "attempts": count}
@@ -161,12 +163,12 @@ def find_jobs(config: ImportConfig, suite: LiberoSuite) -> list[Demonstration]:
     return sorted(jobs, key=lambda job: job.key)
 
 
-def _run(config: ImportConfig, jobs: Sequence[Demonstration], staging: Path, size: int) -> list[int]:
+def _run(config: ImportConfig, jobs: Sequence[Demonstration], staging: Path) -> list[int]:
     """Import every demonstration that is not staged yet; returns the task numbers of all that are kept."""
     staged = set(staged_keys(staging))
     waiting = [job for job in jobs if job.key not in staged]
     kept = [job.task_id for job in jobs if job.key in staged]
-    stage = partial(stage_episode, staging, image_size=size, fps=CONTROL_FREQUENCY, pixel_format=config.pixel_format)
+    stage = partial(stage_episode, staging, pixel_format=config.pixel_format)
     done = len(kept)
     with progress_bar(f"import {config.suite}", total=len(jobs), start=done) as update:
 
@@ -207,7 +209,7 @@ class DemonstrationReader(Player):
         if self._config.pictures == "replayed":
             episode = self._replay(job, recorded)
         else:
-            episode = as_recorded(recorded, self.suite.name, job.task_id, self.suite.instruction(job.task_id))
+            episode = as_recorded(recorded, self.suite, job.task_id)
         if episode.success:
             self._stage(job.key, episode)
         return episode.success
@@ -228,21 +230,24 @@ class DemonstrationReader(Player):
         actions = np.clip(recorded.actions, -1.0, 1.0)
         if self._config.drop_idle:
             actions = without_idle_steps(actions)
-        builder = _builder(self.suite.name, demonstration.task_id)
+        builder = _builder(self.suite, self.suite.embodiment, demonstration.task_id)
         return play_episode(environment, Replayed(actions), builder, frame_stride=1)
 
 
-def as_recorded(recorded: RecordedDemonstration, suite: str, task_id: int, instruction: str) -> Episode:
+def as_recorded(recorded: RecordedDemonstration, suite: Suite, task_id: int) -> Episode:
     """A demonstration with its own pictures: T - 1 steps, each action with what was seen before it."""
-    builder = _builder(suite, task_id)
+    instruction = suite.instruction(task_id)
+    builder = _builder(suite, suite.embodiment.with_image_size(recorded.images.shape[1]), task_id)
     columns = (recorded.images, recorded.wrist_images, recorded.robot_states, np.clip(recorded.actions[1:], -1.0, 1.0))
     for image, wrist_image, state, action in zip(*columns, strict=False):  # the last observation has no action
-        builder.observe(Observation(image=image, wrist_image=wrist_image, state=state, instruction=instruction))
+        images = {"image": image, "wrist_image": wrist_image}
+        builder.observe(Observation(images=images, state=state, instruction=instruction))
         success = builder.steps == len(recorded.actions) - 2  # LIBERO publishes successes
         builder.step(action, StepOutcome(success, truncated=False, cost=0.0, progress=float(success)))
     return builder.build(instruction)
 
 
-def _builder(suite: str, task_id: int) -> EpisodeBuilder:
+def _builder(suite: Suite, embodiment: Embodiment, task_id: int) -> EpisodeBuilder:
     """The record of a demonstration, whose initial state is none of the suite's."""
-    return EpisodeBuilder(suite, RolloutRequest(EpisodeRequest(task_id, "train", UNKNOWN), UNKNOWN), DEMONSTRATION)
+    wanted = RolloutRequest(EpisodeRequest(task_id, "train", UNKNOWN), UNKNOWN)
+    return EpisodeBuilder(suite.name, embodiment, wanted, DEMONSTRATION)

@@ -78,6 +78,22 @@ def load_class(name: str, base: type[Any], places: Sequence[str], setting: str) 
     )
 
 
+def load_object(name: str, known: Mapping[str, str], setting: str) -> Any:
+    """What is called `name`: one of `known` (name -> import path), an entry point, or "package.module:Class".
+
+    `setting` is what messages call it. Raises `ReflexError` when there is none, or when it cannot be imported.
+    """
+    entries = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
+    path = known.get(name) or (name if ":" in name else entries.get(name))
+    if path is None:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+        raise ReflexError(
+            f"{setting} is {name!r}{hint}; it must be one of {', '.join(known)}, or package.module:Class of your own"
+        )
+    return _import(path, setting)
+
+
 def shipped_classes(base: type[Any], places: Sequence[str]) -> dict[str, type[Any]]:
     """Those that ship with Reflex, by name."""
     found = {name: _class_in(module, base) for name, module in sorted(_modules(places).items())}

@@ -27,7 +27,7 @@ def test_pictures_show_things_where_they_are_said_to_be() -> None:
             environment, np.stack([world.objects["orange cube"], world.objects["cyan cylinder"]])
         )
         assert np.isfinite(shown[0]).all(), "the fixed camera sees the whole table"
-        for camera, image in enumerate((observation["image"], observation["wrist_image"])):
+        for camera, image in enumerate(observation["images"].values()):
             for place, orange in zip(shown[camera], (True, False), strict=True):
                 if np.isfinite(place).all():
                     x, y = ((place + 1) / 2 * 64).astype(int)

@@ -17,6 +17,7 @@ from sim.contract import (
     StepOutcome,
     Suite,
 )
+from sim.embodiments import PANDA_EEF
 
 UNSOLVABLE = (1, 4)
 NUM_INIT_STATES = 6
@@ -29,6 +30,7 @@ class PointEnvironment(ManipulationEnvironment):
     def __init__(self, task_id: int, image_size: int) -> None:
         self.suite_name, self.task_id, self.horizon = "point", task_id, HORIZON
         self.instruction = f"fill gauge {task_id}"
+        self.embodiment = PANDA_EEF.with_image_size(image_size)
         self._image_size = image_size
 
     def reset_to(self, split: Split, init_state_id: int) -> None:
@@ -46,9 +48,8 @@ class PointEnvironment(ManipulationEnvironment):
     def render_observation(self) -> Observation:
         image = np.full((self._image_size, self._image_size, 3), 40 + 10 * self._steps, dtype=np.uint8)
         image[:, : self._image_size // 2] = [200, 10 * (self.task_id + 1), 30]
-        return Observation(
-            image=image, wrist_image=image[::-1].copy(), state=self.robot_state(), instruction=self.instruction
-        )
+        images = {"image": image, "wrist_image": image[::-1].copy()}
+        return Observation(images=images, state=self.robot_state(), instruction=self.instruction)
 
 
 class PointExpert(Expert):
@@ -67,6 +68,7 @@ class PointSuite(Suite):
 
     def __init__(self, image_size: int | None) -> None:
         self.image_size = image_size or 32
+        self.embodiment = PANDA_EEF.with_image_size(self.image_size)
 
     @property
     def task_ids(self) -> tuple[int, ...]:

@@ -12,10 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sim.embodiments import PANDA_EEF
 from vla.data.episode import Episode
 from vla.data.lerobot_writer import LeRobotWriter
 
 SIZE = 32
+ROBOT = PANDA_EEF.with_image_size(SIZE)
 
 
 def make_episode(seed: int, length: int = 7, task_id: int = 0, success: bool = True) -> Episode:
@@ -28,6 +30,7 @@ def make_episode(seed: int, length: int = 7, task_id: int = 0, success: bool = T
     rewards[-1] = success
     return Episode(
         suite="point",
+        embodiment=ROBOT,
         task_id=task_id,
         instruction=f"fill gauge {task_id}",
         split="train",
@@ -37,8 +40,7 @@ def make_episode(seed: int, length: int = 7, task_id: int = 0, success: bool = T
         success=success,
         actions=generator.uniform(-1, 1, (length, 7)).astype(np.float32),
         observation_steps=np.arange(length),
-        images=frames.astype(np.uint8),
-        wrist_images=frames[:, ::-1].astype(np.uint8),
+        images={"image": frames.astype(np.uint8), "wrist_image": frames[:, ::-1].astype(np.uint8)},
         states=generator.normal(size=(length, 8)).astype(np.float32),
         rewards=rewards,
         costs=generator.uniform(0, 1, length).astype(np.float32),
@@ -54,9 +56,10 @@ def sample_episodes() -> list[Episode]:
 
 
 def write_dataset(folder: Path, episodes: list[Episode] | None = None) -> Path:
-    """Write the sample episodes, or those given."""
-    writer = LeRobotWriter(folder, "point", SIZE)
-    for episode in episodes or sample_episodes():
+    """Write the sample episodes, or those given, with the robot of the first."""
+    episodes = episodes or sample_episodes()
+    writer = LeRobotWriter(folder, episodes[0].suite, episodes[0].embodiment)
+    for episode in episodes:
         writer.add_episode(episode)
     return writer.finalize()
 
@@ -68,8 +71,7 @@ def as_rollout(episode: Episode) -> Episode:
     return replace(
         episode,
         observation_steps=kept,
-        images=episode.images[rows],
-        wrist_images=episode.wrist_images[rows],
+        images={camera: frames[rows] for camera, frames in episode.images.items()},
         states=episode.states[rows],
     )
 

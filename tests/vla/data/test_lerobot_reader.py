@@ -68,8 +68,9 @@ def test_episodes_come_back(layout: str, request: pytest.FixtureRequest) -> None
             assert np.array_equal(getattr(read, name), getattr(written, name)), name
             assert getattr(read, name).dtype == getattr(written, name).dtype, name
         # Colour is stored at half the resolution; another frame or camera would be off by more than 8.
-        assert np.abs(read.images.astype(int) - written.images).mean() < 3.0
-        assert np.abs(read.wrist_images.astype(int) - written.wrist_images).mean() < 3.0
+        assert read.embodiment == written.embodiment
+        for camera in ("image", "wrist_image"):
+            assert np.abs(read.images[camera].astype(int) - written.images[camera]).mean() < 3.0
     with pytest.raises(IndexError):
         dataset.episode(5)
 
@@ -79,9 +80,9 @@ def test_episodes_can_be_read_in_any_order_and_share_no_memory(layout: str, requ
     folder = request.getfixturevalue(layout)
     dataset = LeRobotDataset(folder)
     last, first = dataset.episode(3), dataset.episode(0)
-    assert np.array_equal(LeRobotDataset(folder).episode(3).images, last.images)
+    assert np.array_equal(LeRobotDataset(folder).episode(3).images["image"], last.images["image"])
     again = dataset.episode(0)
-    again.actions[:], again.images[:] = 7.0, 0
+    again.actions[:], again.images["image"][:] = 7.0, 0
     assert np.array_equal(dataset.episode(0).actions, first.actions)
 
 
@@ -119,8 +120,8 @@ def embed_pictures(folder: Path) -> None:
     episodes = sample_episodes()
     table = pq.read_table(folder / DATA)
     info = json.loads((folder / "meta/info.json").read_text())
-    for name, field in (("observation.images.image", "images"), ("observation.images.image2", "wrist_images")):
-        frames = np.concatenate([getattr(episode, field) for episode in episodes])
+    for name, field in (("observation.images.image", "image"), ("observation.images.image2", "wrist_image")):
+        frames = np.concatenate([episode.images[field] for episode in episodes])
         cells = [{"bytes": cv2.imencode(".png", frame[..., ::-1])[1].tobytes(), "path": None} for frame in frames]
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         table = table.append_column(name, pa.array(cells, type=kind))
@@ -135,12 +136,13 @@ def test_frames_embedded_as_pictures(folder: Path) -> None:
     embed_pictures(folder)
     dataset = LeRobotDataset(folder)
     for index, written in enumerate(sample_episodes()):
-        assert np.array_equal(dataset.episode(index).images, written.images)
-        assert np.array_equal(dataset.episode(index).wrist_images, written.wrist_images)
+        read = dataset.episode(index)
+        for camera in ("image", "wrist_image"):
+            assert np.array_equal(read.images[camera], written.images[camera])
 
 
-@pytest.mark.parametrize("content", [None, b"no picture", cv2.imencode(".png", np.zeros((8, 8, 3)))[1].tobytes()])
-def test_a_frame_that_is_no_picture_of_that_size_is_named(folder: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"no picture", cv2.imencode(".png", np.zeros((8, 8, 3)))[1].tobytes()])
+def test_a_frame_that_is_no_picture_of_that_size_is_named(folder: Path, content: bytes) -> None:
     embed_pictures(folder)
 
     def replace_one(cells: list[Any]) -> list[Any]:
@@ -148,7 +150,7 @@ def test_a_frame_that_is_no_picture_of_that_size_is_named(folder: Path, content:
 
     change_column(DATA, "observation.images.image2", replace_one)(folder)
     dataset = LeRobotDataset(folder)
-    assert np.array_equal(dataset.episode(0).images, sample_episodes()[0].images)
+    assert np.array_equal(dataset.episode(0, cameras=["image"]).images["image"], sample_episodes()[0].images["image"])
     message = r"no 32x32 picture in column 'observation\.images\.image2', frame 2 of episode 1"
     with pytest.raises(ReflexError, match=message):
         dataset.episode(1)
@@ -176,9 +178,9 @@ def test_datasets_that_lerobot_wrote(kind: str) -> None:
         assert episode.actions[:, 6] == pytest.approx((steps + 1) / 10)
         assert episode.rewards.tolist() == [0.0] * (length - 1) + [1.0]
         left, right = 20 * steps + 10 * index, 200 - 20 * steps  # grey levels of the two halves
-        assert np.abs(episode.images[:, 16, 4, :].astype(int) - left[:, None]).max() <= tolerance
-        assert np.abs(episode.images[:, 16, 28, :].astype(int) - right[:, None]).max() <= tolerance
-        assert np.abs(episode.wrist_images[:, 16, 4, :].astype(int) - right[:, None]).max() <= tolerance
+        assert np.abs(episode.images["image"][:, 16, 4, :].astype(int) - left[:, None]).max() <= tolerance
+        assert np.abs(episode.images["image"][:, 16, 28, :].astype(int) - right[:, None]).max() <= tolerance
+        assert np.abs(episode.images["wrist_image"][:, 16, 4, :].astype(int) - right[:, None]).max() <= tolerance
     assert set(dataset.stats["action"]) >= set(STATISTIC_NAMES)
 
 
@@ -230,19 +232,30 @@ DAMAGE = {
     "info torn": (truncate("meta/info.json"), r"info\.json is not valid JSON .* restore this file"),
     "old format": (change_info("codebase_version", value="v2.1"), r"info\.json is of format v2\.1"),
     "info lacks fps": (change_info("fps", value=None), r"info\.json lacks or garbles"),
-    "no wrist camera": (
-        change_info("features", value={"action": {}, "observation.state": {}}),
-        r"info\.json has no feature",
+    "no action": (
+        change_info("features", value={"observation.state": {"dtype": "float32", "shape": [8]}}),
+        r"info\.json has no feature 'action', only observation\.state; name the column",
     ),
-    "wrong action shape": (
+    "a feature without a type": (change_info("features", "action", value={}), r"info\.json lacks or garbles 'dtype'"),
+    "an action of another length": (
         change_info("features", "action", "shape", value=[14]),
-        r"info\.json gives action the shape",
+        r"rows of another length than 14, which meta/info\.json says, in column 'action'",
+    ),
+    "an action of two axes": (
+        change_info("features", "action", "shape", value=[7, 2]),
+        r"info\.json gives action the shape \[7, 2\]; a vector",
+    ),
+    "no rate": (change_info("fps", value=0), r"info\.json describes no robot: .*control_frequency 0\.0 must be above"),
+    "our description torn": (truncate("meta/reflex_embodiment.json"), r"reflex_embodiment\.json is not valid JSON"),
+    "our description garbled": (
+        lambda folder: (folder / "meta/reflex_embodiment.json").write_text('{"name": "a", "cameras": 3}') and None,
+        r"reflex_embodiment\.json cannot be used: .*; restore this file, or delete it",
     ),
     "wrong picture size": (
         change_info("features", "observation.images.image", "shape", value=[64, 64, 3]),
         r"file-000\.mp4 has frames of 32x32 pixels",
     ),
-    "stats missing": (remove("meta/stats.json"), r"stats\.json is missing"),
+    "stats torn": (truncate("meta/stats.json"), r"stats\.json is not valid JSON"),
     "tasks missing": (remove("meta/tasks.parquet"), r"tasks\.parquet is missing"),
     "episodes missing": (remove(EPISODES), r"meta/episodes has no parquet file"),
     "fewer episodes than info says": (change_info("total_episodes", value=6), r"lists 5 episodes .* 6 with 23"),
@@ -255,11 +268,11 @@ DAMAGE = {
     ),
     "state of another size": (
         change_column(DATA, "observation.state", lambda rows: [row[:6] for row in rows]),
-        r"file-000\.parquet has rows of another length than 8 in column 'observation\.state'",
+        r"file-000\.parquet has rows of another length than 8.* in column 'observation\.state'",
     ),
     "a ragged action": (
         change_column(DATA, "action", lambda rows: [[*rows[0], 0.0], rows[1][:6], *rows[2:]]),
-        r"file-000\.parquet has rows of another length than 7 in column 'action'",
+        r"file-000\.parquet has rows of another length than 7.* in column 'action'",
     ),
     "an action that is not finite": (
         change_column(DATA, "action", lambda rows: [[float("nan")] * 7, *rows[1:]]),

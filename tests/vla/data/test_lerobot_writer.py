@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.vla.data.samples import SIZE, as_rollout, make_episode, sample_episodes, write_dataset
+from tests.vla.data.samples import ROBOT, SIZE, as_rollout, make_episode, sample_episodes, write_dataset
 from tests.vla.run.file_calls import FileCalls, Killed
 from vla.data import lerobot_keys as keys
 from vla.data.episode import Episode
@@ -49,6 +49,7 @@ def test_files_and_info(tmp_path: Path) -> None:
         "data/chunk-000/file-000.parquet",
         "meta/episodes/chunk-000/file-000.parquet",
         "meta/info.json",
+        "meta/reflex_embodiment.json",
         "meta/reflex_episodes.parquet",
         "meta/stats.json",
         "meta/tasks.parquet",
@@ -104,7 +105,7 @@ def test_episode_rows_and_statistics(tmp_path: Path) -> None:
     actions = np.concatenate([episode.actions for episode in episodes]).astype(np.float64)
     assert stats["action"]["q01"] == pytest.approx(np.quantile(actions, 0.01, axis=0))
     assert stats["action"]["count"] == [23]
-    pixels = np.concatenate([episode.images for episode in episodes]) / 255
+    pixels = np.concatenate([episode.images["image"] for episode in episodes]) / 255
     assert np.squeeze(stats[IMAGES[0]]["mean"]) == pytest.approx(pixels.mean(axis=(0, 1, 2)))
 
 
@@ -129,7 +130,7 @@ def test_size_limits_begin_new_files_and_chunks(tmp_path: Path, monkeypatch: pyt
         assert row["episode_index"] in [other["episode_index"] for other in read_rows(folder / "meta/episodes" / place)]
     for index in range(5):
         one, other = split.episode(index), plain.episode(index)
-        assert np.array_equal(one.images, other.images)
+        assert np.array_equal(one.images["image"], other.images["image"])
         assert np.array_equal(one.actions, other.actions)
 
 
@@ -139,7 +140,7 @@ def test_the_same_episodes_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_rollout_is_refused(tmp_path: Path) -> None:
-    writer = LeRobotWriter(tmp_path / "demos", "point", SIZE)
+    writer = LeRobotWriter(tmp_path / "demos", "point", ROBOT)
     with pytest.raises(ReflexError, match="rendered only at decisions, not a demonstration"):
         writer.add_episode(as_rollout(make_episode(0)))
     assert writer.num_episodes == 0
@@ -160,13 +161,18 @@ def test_a_final_observation_is_left_out(tmp_path: Path) -> None:
     [
         ({"suite": "libero_goal"}, "'libero_goal' cannot go into a dataset of suite 'point'"),
         ({"states": np.zeros((7, 9), dtype=np.float32)}, r"states of shape \(7, 9\)"),
-        ({"images": np.zeros((7, 64, 64, 3), dtype=np.uint8)}, r"images of shape \(7, 64, 64, 3\)"),
+        (
+            {"images": dict.fromkeys(("image", "wrist_image"), np.zeros((7, 64, 64, 3), dtype=np.uint8))},
+            r"images of camera image of shape \(7, 64, 64, 3\)",
+        ),
+        ({"images": {"image": np.zeros((7, 32, 32, 3), dtype=np.uint8)}}, "pictures of image where its robot has"),
+        ({"embodiment": ROBOT.with_image_size(64)}, r"image 64x64.* cannot go into a dataset of panda: image 32x32"),
         ({"actions": np.full((7, 7), np.nan, dtype=np.float32)}, "actions that is not finite"),
         ({"actions": np.zeros((0, 7), dtype=np.float32)}, "has no actions"),
     ],
 )
 def test_bad_episodes_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    writer = LeRobotWriter(tmp_path / "demos", "point", SIZE)
+    writer = LeRobotWriter(tmp_path / "demos", "point", ROBOT)
     with pytest.raises(ReflexError, match=message):
         writer.add_episode(replace(make_episode(0), **change))
     assert writer.num_episodes == 0
@@ -174,16 +180,16 @@ def test_bad_episodes_are_refused(tmp_path: Path, change: dict[str, object], mes
 
 def test_an_interrupted_recording_continues(tmp_path: Path) -> None:
     episodes = sample_episodes()
-    writer = LeRobotWriter(tmp_path / "demos", "point", SIZE)
+    writer = LeRobotWriter(tmp_path / "demos", "point", ROBOT)
     for episode in episodes[:2]:
         writer.add_episode(episode)
     writer.close()
     assert not (tmp_path / "demos").exists()
     with pytest.raises(ReflexError, match="interrupted recording; resume it"):
-        LeRobotWriter(tmp_path / "demos", "point", SIZE)
-    with pytest.raises(ReflexError, match=r"image_size=32, now image_size=64"):
-        LeRobotWriter(tmp_path / "demos", "point", 64, resume=True)
-    resumed = LeRobotWriter(tmp_path / "demos", "point", SIZE, resume=True)
+        LeRobotWriter(tmp_path / "demos", "point", ROBOT)
+    with pytest.raises(ReflexError, match=r"embodiment='panda: image 32x32.* now embodiment='panda: image 64x64"):
+        LeRobotWriter(tmp_path / "demos", "point", ROBOT.with_image_size(64), resume=True)
+    resumed = LeRobotWriter(tmp_path / "demos", "point", ROBOT, resume=True)
     assert resumed.num_episodes == 2
     for episode in episodes[2:]:
         resumed.add_episode(episode)
@@ -195,22 +201,22 @@ def test_an_interrupted_recording_continues(tmp_path: Path) -> None:
 def test_requests_that_cannot_be_served(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "demos")
     with pytest.raises(ReflexError, match=r"demos already exists"):
-        LeRobotWriter(folder, "point", SIZE)
-    with pytest.raises(ReflexError, match="image_size=33"):
-        LeRobotWriter(tmp_path / "odd", "point", 33)
-    writer = LeRobotWriter(tmp_path / "empty", "point", SIZE)
+        LeRobotWriter(folder, "point", ROBOT)
+    with pytest.raises(ReflexError, match=r"33x33 pixels \(camera image\) .* 34x34 would be right"):
+        LeRobotWriter(tmp_path / "odd", "point", ROBOT.with_image_size(33))
+    writer = LeRobotWriter(tmp_path / "empty", "point", ROBOT)
     with pytest.raises(ReflexError, match="no episode was recorded"):
         writer.finalize()
     with pytest.raises(ReflexError, match="another process is recording"):
-        LeRobotWriter(tmp_path / "empty", "point", SIZE, resume=True)
+        LeRobotWriter(tmp_path / "empty", "point", ROBOT, resume=True)
 
 
 def test_the_statistics_are_those_of_all_episodes_and_of_each_camera(tmp_path: Path) -> None:
     def plain(seed: int, picture: list[int], wrist: list[int]) -> Episode:
         episode = make_episode(seed, length=2 + seed)
-        images, wrists = np.empty_like(episode.images), np.empty_like(episode.images)
-        images[:], wrists[:] = picture, wrist
-        return replace(episode, images=images, wrist_images=wrists)
+        frames = {name: np.empty_like(pictures) for name, pictures in episode.images.items()}
+        frames["image"][:], frames["wrist_image"][:] = picture, wrist
+        return replace(episode, images=frames)
 
     episodes = [plain(0, [0, 51, 102], [255, 204, 153]), plain(1, [51, 102, 102], [204, 255, 0])]
     folder = write_dataset(tmp_path / "demos", episodes)
@@ -238,7 +244,7 @@ def test_the_statistics_are_those_of_all_episodes_and_of_each_camera(tmp_path: P
 def test_every_file_is_on_the_disk_before_the_dataset_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = LeRobotWriter(tmp_path / "demos", "point", SIZE)
+    writer = LeRobotWriter(tmp_path / "demos", "point", ROBOT)
     for episode in sample_episodes():
         writer.add_episode(episode)
     layer = FileCalls(monkeypatch, tmp_path)
@@ -255,7 +261,7 @@ def test_every_file_is_on_the_disk_before_the_dataset_has_its_name(
 
 def test_a_kill_while_merging_leaves_the_recording(tmp_path: Path) -> None:
     def record(name: str) -> LeRobotWriter:
-        writer = LeRobotWriter(tmp_path / name, "point", SIZE)
+        writer = LeRobotWriter(tmp_path / name, "point", ROBOT)
         for episode in sample_episodes()[:2]:
             writer.add_episode(episode)
         return writer
@@ -273,20 +279,20 @@ def test_a_kill_while_merging_leaves_the_recording(tmp_path: Path) -> None:
             writer.finalize()
         writer.close()
         assert not writer.folder.exists()
-        resumed = LeRobotWriter(writer.folder, "point", SIZE, resume=True)
+        resumed = LeRobotWriter(writer.folder, "point", ROBOT, resume=True)
         assert resumed.num_episodes == 2
         assert same_files(resumed.finalize(), whole)
 
 
 def test_an_episode_staged_again_replaces_the_first(tmp_path: Path) -> None:
     for seed in (0, 1):
-        stage_episode(tmp_path, "task-0", make_episode(seed), SIZE, 20, "yuv420p")
+        stage_episode(tmp_path, "task-0", make_episode(seed), "yuv420p")
     assert staged_keys(tmp_path) == ["task-0"]
     assert read_staged(tmp_path, "task-0").record["seed"] == 101
 
 
 def break_video(folder: Path) -> None:
-    (folder / "image.mp4").write_bytes(encode_video(make_episode(0, 4).images, fps=20))
+    (folder / "image.mp4").write_bytes(encode_video(make_episode(0, 4).images["image"], fps=20))
 
 
 def tear_video(folder: Path) -> None:
@@ -331,7 +337,7 @@ class Trap:
     ],
 )
 def test_a_damaged_recording_is_one_clear_error(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
-    writer = LeRobotWriter(tmp_path / "demos", "point", SIZE)
+    writer = LeRobotWriter(tmp_path / "demos", "point", ROBOT)
     for episode in sample_episodes()[:2]:
         writer.add_episode(episode)
     staged = writer.staging / "episodes" / "episode-000000"
@@ -357,11 +363,11 @@ def test_settings_that_cannot_be_read(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from tests.vla.data.samples import SIZE, make_episode
+from tests.vla.data.samples import ROBOT, make_episode
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError
 
-writer = LeRobotWriter(Path(sys.argv[1]), "point", SIZE)
+writer = LeRobotWriter(Path(sys.argv[1]), "point", ROBOT)
 writer.add_episode(make_episode(0, 20))
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))  # writes beyond fail
 try:
@@ -387,11 +393,11 @@ def test_no_room_on_the_disk(tmp_path: Path, when: str) -> None:
     staging = folder.with_name("demos.partial")
     assert [path.name for path in (staging / "episodes").iterdir()] == ["episode-000000"]
     assert not (staging / "dataset").exists()
-    resumed = LeRobotWriter(folder, "point", SIZE, resume=True)
+    resumed = LeRobotWriter(folder, "point", ROBOT, resume=True)
     assert LeRobotDataset(resumed.finalize()).num_frames == 20
 
 
 def test_a_colour_format_that_videos_do_not_have_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match="pixel_format='rgb' must be one of yuv420p, yuv444p"):
-        LeRobotWriter(tmp_path / "new", "tabletop", 64, pixel_format="rgb")  # type: ignore[arg-type]
+        LeRobotWriter(tmp_path / "new", "tabletop", ROBOT, pixel_format="rgb")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from tests.vla.data.foreign import encode
 from tests.vla.data.samples import SIZE, join_videos, make_episode
+from vla.data.images import resize_frames
 from vla.data.video import decode_video, encode_video, video_checksum
 from vla.errors import ReflexError
 
@@ -16,7 +19,7 @@ def singles(folder: Path, lengths: list[int]) -> list[Path]:
     """One video of each of those lengths, all with different frames."""
     paths = [folder / f"{number}.mp4" for number in range(len(lengths))]
     for number, (path, length) in enumerate(zip(paths, lengths, strict=True)):
-        path.write_bytes(encode_video(make_episode(10 * number, length).images, fps=20))
+        path.write_bytes(encode_video(make_episode(10 * number, length).images["image"], fps=20))
     return paths
 
 
@@ -27,7 +30,7 @@ def joined(folder: Path, lengths: list[int]) -> Path:
 
 
 def test_frames_survive_encoding(tmp_path: Path) -> None:
-    frames = make_episode(0, 9).images
+    frames = make_episode(0, 9).images["image"]
     path = tmp_path / "video.mp4"
     path.write_bytes(encode_video(frames, fps=20))
     decoded = decode_video(path, 0.0, 9, 20, SHAPE)
@@ -58,12 +61,41 @@ def test_every_episode_of_a_file_with_several_is_found_by_its_time(tmp_path: Pat
 
 
 def test_an_episode_may_begin_between_two_key_frames(tmp_path: Path) -> None:
-    frames = make_episode(0, 12).images
+    frames = make_episode(0, 12).images["image"]
     path = tmp_path / "video.mp4"
     path.write_bytes(encode_video(frames, fps=20))  # a key frame every second frame
     whole = decode_video(path, 0.0, 12, 20, SHAPE)
     for start in range(12):
         assert np.array_equal(decode_video(path, start / 20, 12 - start, 20, SHAPE), whole[start:])
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {}),
+        # Pictures that are shown before the key frame which a seek to them finds.
+        ("libx264", {"g": "12", "bf": "8", "x264-params": "open-gop=1:b-pyramid=normal:b-adapt=0"}),
+        ("libx265", {"x265-params": "log-level=none:keyint=10:min-keyint=10:open-gop=1:bframes=8:b-adapt=0"}),
+    ],
+)
+def test_an_episode_may_begin_at_any_frame_of_any_video(tmp_path: Path, codec: str, options: dict[str, str]) -> None:
+    texture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    texture = cv2.GaussianBlur(texture, (0, 0), 5)
+    frames = [np.roll(texture, 3 * step, axis=1) for step in range(40)]
+    encode(tmp_path / "a.mp4", frames, 30, codec, options)
+    whole = decode_video(tmp_path / "a.mp4", 0.0, 40, 30, (64, 96))
+    for start in range(38):
+        part = decode_video(tmp_path / "a.mp4", start / 30, 2, 30, (64, 96))
+        assert np.array_equal(part, whole[start : start + 2]), start
+
+
+def test_frames_are_reduced_as_they_are_decoded(tmp_path: Path) -> None:
+    path = singles(tmp_path, [5])[0]
+    whole = decode_video(path, 0.0, 5, 20, SHAPE)
+    for size in (8, 20, 64):
+        reduced = np.empty((5, size, size, 3), np.uint8)
+        assert decode_video(path, 0.0, 5, 20, SHAPE, out=reduced) is reduced
+        assert np.array_equal(reduced, resize_frames(whole, size))
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "garbage"])
@@ -82,7 +114,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, damage: str) -> None:
 
 
 def test_the_checksum_counts_frames_and_depends_on_them_and_their_order(tmp_path: Path) -> None:
-    frames = make_episode(0, 4).images
+    frames = make_episode(0, 4).images["image"]
     path, seen = tmp_path / "video.mp4", set()
     for shown in (frames, frames[::-1], frames[:3], frames):
         path.write_bytes(encode_video(shown, fps=20))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.embodiments import PANDA_EEF
 from vla.data.episode import Episode
 
 
@@ -13,6 +14,7 @@ def make_episode(index: int, length: int = 6, size: int = 16) -> Episode:
     zeros = np.zeros(length, np.float32)
     return Episode(
         suite="fake",
+        embodiment=PANDA_EEF.with_image_size(size),
         task_id=index % 2,
         instruction=("pick up the red cube", "open the drawer")[index % 2],
         split="train",
@@ -22,8 +24,10 @@ def make_episode(index: int, length: int = 6, size: int = 16) -> Episode:
         success=True,
         actions=generator.uniform(-0.8, 0.8, (length, 7)).astype(np.float32),
         observation_steps=np.arange(length),
-        images=generator.integers(0, 256, (length, size, size, 3), dtype=np.uint8),
-        wrist_images=generator.integers(0, 256, (length, size, size, 3), dtype=np.uint8),
+        images={
+            camera: generator.integers(0, 256, (length, size, size, 3), dtype=np.uint8)
+            for camera in ("image", "wrist_image")
+        },
         states=generator.uniform(-1, 1, (length, 8)).astype(np.float32),
         rewards=zeros,
         costs=zeros,

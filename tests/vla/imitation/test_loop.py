@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.vla.imitation.helpers import make_episode
-from tests.vla.policies.helpers import small_policy
+from tests.vla.policies.helpers import make_observations, small_policy
+from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.imitation.augmentation import AugmentationConfig
 from vla.imitation.loop import (
@@ -16,11 +22,9 @@ from vla.imitation.loop import (
     ImitationTrainer,
     batch_indices,
     learning_rate_at,
-    token_loss,
 )
-from vla.imitation.samples import ArraySamples, EpisodeSamples, chunk_targets, set_normalisation_from_episodes
-from vla.policies.decoding import gaussian_rows
-from vla.policies.prismatic import PrismaticFeatures
+from vla.imitation.samples import ArraySamples, EpisodeSamples, chunk_targets, fit_normalisation
+from vla.policies import PrismaticPolicy
 
 NO_AUGMENTATION = AugmentationConfig(shift_pixels=0, brightness=0, contrast=0, colour=0)
 
@@ -49,26 +53,16 @@ def test_an_epoch_visits_every_sample_once_and_order_depends_on_seed_and_step_al
     assert len(batch_indices(2, 5, 0, seed=0)) == 5
 
 
-def test_loss_is_zero_exactly_at_the_targets_and_cross_entropy_without_smoothing() -> None:
-    targets = gaussian_rows(6, 0.7)
-    tokens = torch.tensor([[0, 3, 5]])
-    assert token_loss(torch.log(targets[tokens]), tokens, targets).item() == pytest.approx(0.0, abs=1e-6)
-    logits = torch.randn(1, 3, 6, generator=torch.Generator().manual_seed(0))
-    expected = torch.nn.functional.cross_entropy(logits[0], tokens[0])
-    assert token_loss(logits, tokens, torch.eye(6)).item() == pytest.approx(expected.item(), abs=1e-6)
-
-
 def test_samples_pair_an_observation_with_the_actions_that_follow_it() -> None:
     policy = small_policy()
     episodes = [make_episode(0), make_episode(1, length=3)]
     samples = EpisodeSamples(policy, episodes)
     assert len(samples) == 9
-    inputs, tokens = samples.batch(np.array([2, 7]))
-    np.testing.assert_array_equal(inputs.images[0, 0].numpy(), episodes[0].images[2])
-    np.testing.assert_array_equal(inputs.images[1, 1].numpy(), episodes[1].wrist_images[1])
+    inputs, actions = samples.batch(np.array([2, 7]))
+    np.testing.assert_array_equal(inputs.images[0, 0].numpy(), episodes[0].images["image"][2])
+    np.testing.assert_array_equal(inputs.images[1, 1].numpy(), episodes[1].images["wrist_image"][1])
     np.testing.assert_array_equal(inputs.state[1].numpy(), episodes[1].states[1])
-    expected = policy.tokenize_actions(chunk_targets(episodes[1].actions, 4)[1:2])
-    np.testing.assert_array_equal(tokens[1:].numpy(), expected)
+    np.testing.assert_array_equal(actions[1:], chunk_targets(episodes[1].actions, 4)[1:2])
     with pytest.raises(ReflexError, match="no demonstrations"):
         EpisodeSamples(policy, [])
 
@@ -79,7 +73,6 @@ def test_arrays_give_the_same_samples_as_episodes() -> None:
     arrays = ArraySamples(
         policy,
         episode.images,
-        episode.wrist_images,
         episode.states,
         [episode.instruction],
         np.zeros(6, np.int64),
@@ -88,12 +81,11 @@ def test_arrays_give_the_same_samples_as_episodes() -> None:
     indices = np.array([5, 0])
     first, second = arrays.batch(indices), EpisodeSamples(policy, [episode]).batch(indices)
     assert torch.equal(first[0].images, second[0].images) and torch.equal(first[0].text, second[0].text)
-    assert torch.equal(first[1], second[1])
+    np.testing.assert_array_equal(first[1], second[1])
     with pytest.raises(ReflexError, match="equal, positive length"):
         ArraySamples(
             policy,
             episode.images,
-            episode.wrist_images,
             episode.states[:2],
             [],
             np.zeros(6, np.int64),
@@ -101,10 +93,56 @@ def test_arrays_give_the_same_samples_as_episodes() -> None:
         )
 
 
+def test_pictures_of_several_sizes_are_decoded_when_they_are_asked_for_and_share_a_batch() -> None:
+    """A dataset may decode on demand, and sizes may differ between cameras and between episodes."""
+
+    class OnDemand(Mapping[str, Any]):
+        def __init__(self, episode: Episode, size: int) -> None:
+            self.frames = {name: np.full((6, size, 2 * size, 3), size, np.uint8) for name in episode.images}
+            self.asked: list[tuple[str, int]] = []
+
+        def __getitem__(self, camera: str) -> Any:
+            owner = self
+
+            class Row:
+                def __getitem__(self, row: int) -> Any:
+                    owner.asked.append((camera, int(row)))
+                    return owner.frames[camera][row]
+
+            return Row()
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(self.frames)
+
+        def __len__(self) -> int:
+            return len(self.frames)
+
+    policy, plain = small_policy(), [make_episode(0), make_episode(1)]
+    lazy = [OnDemand(episode, size) for episode, size in zip(plain, (24, 40), strict=True)]
+    episodes = [replace(episode, images=images) for episode, images in zip(plain, lazy, strict=True)]
+    samples = EpisodeSamples(policy, episodes)
+    assert not lazy[0].asked, "nothing is decoded before it is needed"
+    inputs, _ = samples.batch(np.array([4, 6]))
+    assert lazy[0].asked == [("image", 4), ("wrist_image", 4)] and lazy[1].asked == [("image", 0), ("wrist_image", 0)]
+    assert inputs.images.shape == (2, 2, 16, 16, 3)
+    assert inputs.images[0].unique().tolist() == [24] and inputs.images[1].unique().tolist() == [40]
+
+
+def test_each_observation_has_the_instruction_of_its_moment_and_actions_must_be_finite() -> None:
+    policy = small_policy()
+    changing = replace(make_episode(0), instructions=("open the drawer",) * 5 + ("stop",))
+    inputs, _ = EpisodeSamples(policy, [changing]).batch(np.array([4, 5]))
+    alone = policy.prepare({**make_observations(2), "instruction": ["open the drawer", "stop"]})
+    assert torch.equal(inputs.text, alone.text)
+    broken = replace(make_episode(1), actions=np.full((6, 7), np.nan, np.float32))
+    with pytest.raises(ReflexError, match=r"demonstration 1 .* NaN or infinite"):
+        EpisodeSamples(policy, [changing, broken])
+
+
 def test_normalisation_comes_from_the_quantiles() -> None:
     policy = small_policy()
     episodes = [make_episode(index) for index in range(3)]
-    set_normalisation_from_episodes(policy, episodes)
+    fit_normalisation(policy, episodes)
     actions = np.concatenate([episode.actions for episode in episodes])
     np.testing.assert_allclose(policy.normalisation.action_q99, np.quantile(actions, 0.99, axis=0), rtol=1e-6)
     assert policy.has_normalisation
@@ -123,20 +161,25 @@ def test_overfits_four_samples() -> None:
 class MeanVision(AuxiliaryLoss):
     """Pulls the mean of the vision tokens to a learned number."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: PrismaticPolicy) -> None:
         super().__init__()
+        self.policy = [policy]  # in a list, so that its parameters are not registered twice
         self.value = torch.nn.Parameter(torch.tensor(5.0))
         self.seen: list[int] = []
 
-    def loss(self, features: PrismaticFeatures, indices: np.ndarray) -> tuple[torch.Tensor, dict[str, float]]:
+    def losses(
+        self, inputs: Any, actions: NDArray[np.float32], indices: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         self.seen.append(len(indices))
+        features = self.policy[0].forward_features(inputs)
+        losses, metrics = self.policy[0].imitation_loss_from_features(features, actions)
         loss = (features.vision.mean() - self.value) ** 2
-        return loss, {"train/auxiliary": float(loss.detach())}
+        return losses, loss, metrics | {"auxiliary": float(loss.detach())}
 
 
 def test_auxiliary_losses_are_trained_too() -> None:
     policy = small_policy()
-    auxiliary = MeanVision()
+    auxiliary = MeanVision(policy)
     config = ImitationConfig(steps=3, batch_size=2, learning_rate=0.1, warmup_steps=0)
     trainer = ImitationTrainer(policy, EpisodeSamples(policy, [make_episode(0)]), config, auxiliary)
     metrics = [trainer.step() for _ in range(3)]

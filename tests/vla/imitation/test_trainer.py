@@ -22,11 +22,10 @@ from vla.imitation.loop import (
     ImitationTrainer,
     build_optimisers,
     learning_rate_at,
-    token_loss,
 )
 from vla.imitation.samples import EpisodeSamples
-from vla.policies.decoding import gaussian_rows
-from vla.policies.prismatic import PrismaticFeatures
+from vla.policies.decoding import gaussian_rows, token_losses
+from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
 from vla.policies.processing_prismatic import ModelInputs
 
 NO_AUGMENTATION = AugmentationConfig(shift_pixels=0, brightness=0, contrast=0, colour=0)
@@ -65,6 +64,8 @@ def make_trainer(
     weights: NDArray[np.float32] | None = None, auxiliary: AuxiliaryLoss | None = None, **changes: Any
 ) -> ImitationTrainer:
     policy = small_policy()
+    if isinstance(auxiliary, Moody):
+        auxiliary.policy.append(policy)
     samples = EpisodeSamples(policy, [make_episode(0), make_episode(1)], weights)
     return ImitationTrainer(policy, samples, ImitationConfig(**(BASE | changes)), auxiliary)
 
@@ -151,8 +152,17 @@ def test_gradients_are_scaled_down_to_their_largest_norm() -> None:
 def first_batch(trainer: ImitationTrainer) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.int64]]:
     """Logits, tokens and indices of a batch of all samples, which is the first whatever its order."""
     indices = np.arange(len(trainer.samples))
-    inputs, tokens = trainer.samples.batch(indices)
-    return trainer.policy(inputs).detach(), tokens, indices
+    inputs, actions = trainer.samples.batch(indices)
+    assert isinstance(trainer.policy, PrismaticPolicy)
+    return trainer.policy(inputs).detach(), torch.from_numpy(trainer.policy.tokenize_actions(actions)), indices
+
+
+def token_loss(
+    logits: torch.Tensor, tokens: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The samples' losses, as they count."""
+    losses = token_losses(logits, tokens, targets)
+    return (losses if weights is None else losses * weights).mean()
 
 
 @pytest.mark.parametrize("sigma", [0.0, 1.0, 3.0])
@@ -212,11 +222,17 @@ class Moody(AuxiliaryLoss):
 
     def __init__(self) -> None:
         super().__init__()
+        self.policy: list[PrismaticPolicy] = []  # in a list, so that its parameters are not registered twice
         self.value = torch.nn.Parameter(torch.tensor(5.0))
 
-    def loss(self, features: PrismaticFeatures, indices: NDArray[np.int64]) -> tuple[torch.Tensor, dict[str, float]]:
+    def losses(
+        self, inputs: Any, actions: NDArray[np.float32], indices: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        policy = self.policy[0]
+        features = policy.forward_features(inputs)
+        losses, metrics = policy.imitation_loss_from_features(features, actions)
         loss = torch.rand(()) * (features.vision.mean() - self.value) ** 2
-        return loss, {"train/auxiliary": float(loss.detach())}
+        return losses, loss, metrics | {"auxiliary": float(loss.detach())}
 
 
 def test_a_saved_trainer_goes_on_as_one_that_was_not(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from sim.contract import ObservationBatch
 from vla.policies import PrismaticConfig, PrismaticPolicy, reflex_tiny_config
 from vla.policies.configuration_prismatic import VisionTowerConfig
+from vla.policies.sampling import Sampling
 
 INSTRUCTIONS = ["pick up the red cube", "open the drawer", "push the zorblat to the left", "stop"]
 
@@ -60,11 +61,18 @@ def make_observations(count: int, size: int = 16, seed: int = 0) -> ObservationB
     """Random frames and states, instructions of different lengths."""
     generator = np.random.default_rng(seed)
     return ObservationBatch(
-        image=generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
-        wrist_image=generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
+        images={
+            camera: generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+            for camera in ("image", "wrist_image")
+        },
         state=generator.uniform(-1, 1, (count, 8)).astype(np.float32),
         instruction=[INSTRUCTIONS[index % len(INSTRUCTIONS)] for index in range(count)],
     )
+
+
+def sampled(temperature: float = 1.0, token_noise: float = 0.0, chunk_correlation: float = 0.0) -> Sampling:
+    """Plain sampling, unless asked otherwise."""
+    return Sampling(temperature, token_noise, chunk_correlation)
 
 
 def generators(count: int, seed: int = 0) -> list[np.random.Generator]:

@@ -15,6 +15,7 @@ from vla.policies.decoding import (
     likeliest_tokens,
     log_probs_and_entropies,
     sample_tokens,
+    token_losses,
 )
 
 
@@ -95,3 +96,14 @@ def test_correlated_draws_stay_uniform_and_agree_along_a_chunk() -> None:
 def test_without_correlation_each_step_keeps_its_own_draw() -> None:
     draws = torch.tensor([[[0.9], [0.1], [0.5], [0.0]]], dtype=torch.float64)
     torch.testing.assert_close(correlated_uniforms(draws, 0.0), draws[:, 1:], atol=1e-12, rtol=0)
+
+
+def test_loss_is_zero_exactly_at_the_targets_and_cross_entropy_without_smoothing() -> None:
+    targets = gaussian_rows(6, 0.7)
+    tokens = torch.tensor([[0, 3, 5]])
+    assert token_losses(torch.log(targets[tokens]), tokens, targets).item() == pytest.approx(0.0, abs=1e-6)
+    logits = torch.randn(1, 3, 6, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.cross_entropy(logits[0], tokens[0])
+    assert token_losses(logits, tokens, torch.eye(6)).item() == pytest.approx(expected.item(), abs=1e-6)
+    two = token_losses(logits.expand(2, 3, 6), torch.tensor([[0, 3, 5], [1, 1, 1]]), torch.eye(6))
+    assert two.shape == (2,) and two[0] == pytest.approx(expected.item(), abs=1e-6) and two[1] != two[0]

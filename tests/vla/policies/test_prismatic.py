@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from sim.contract import ObservationBatch
-from tests.vla.policies.helpers import generators, make_observations, small_config, small_policy
+from sim.contract import Observation, ObservationBatch
+from sim.embodiments import PANDA_EEF, State
+from tests.vla.policies.helpers import generators, make_observations, sampled, small_config, small_policy
+from vla.data.feature_map import FeatureMap
 from vla.errors import ReflexError
-from vla.policies import ModelInputs, Policy, PrismaticPolicy, openvla_oft_config, reflex_tiny_config
+from vla.policies import GREEDY, ModelInputs, Policy, PrismaticPolicy, Sampling, openvla_oft_config, reflex_tiny_config
 from vla.policies.attention import attention_mask
 from vla.policies.configuration_prismatic import VisionTowerConfig
 from vla.policies.decoding import log_probs_and_entropies, sample_tokens
@@ -20,21 +24,25 @@ from vla.policies.processing_prismatic import WordTokenizer
 
 def take(observations: ObservationBatch, rows: list[int]) -> ObservationBatch:
     return ObservationBatch(
-        image=observations["image"][rows],
-        wrist_image=observations["wrist_image"][rows],
+        images={camera: frames[rows] for camera, frames in observations["images"].items()},
         state=observations["state"][rows],
         instruction=[observations["instruction"][row] for row in rows],
     )
 
 
+def with_picture(observations: ObservationBatch, camera: str, frames: NDArray[Any]) -> ObservationBatch:
+    """The observations with other pictures of one camera."""
+    return {**observations, "images": {**observations["images"], camera: frames}}
+
+
 def test_satisfies_the_protocol_and_emits_actions_in_range() -> None:
     policy = small_policy()
     assert isinstance(policy, Policy)
-    output = policy.act(make_observations(3), "sample", 1.0, generators(3))
+    output = policy.act(make_observations(3), sampled(1.0), generators(3))
     assert output.actions.shape == (3, 4, 7) and output.actions.dtype == np.float32
-    assert output.tokens.shape == output.log_probs.shape == (3, 28) and output.tokens.dtype == np.int64
+    assert output.decision.shape == output.log_probs.shape == (3, 28) and output.decision.dtype == np.int64
     assert np.abs(output.actions).max() <= 1.0
-    np.testing.assert_array_equal(output.actions, policy.detokenize(output.tokens))
+    np.testing.assert_array_equal(output.actions, policy.detokenize(output.decision))
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
@@ -42,9 +50,9 @@ def test_satisfies_the_protocol_and_emits_actions_in_range() -> None:
 def test_log_prob_equals_what_act_reported(temperature: float, queries: str) -> None:
     policy = small_policy(action_queries=queries)
     observations = make_observations(5)
-    output = policy.act(observations, "sample", temperature, generators(5))
+    output = policy.act(observations, sampled(temperature), generators(5))
     inputs = policy.prepare(observations)
-    log_probs, entropies = policy.log_prob_from_inputs(inputs, torch.from_numpy(output.tokens), temperature)
+    log_probs, entropies = policy.log_prob(inputs, torch.from_numpy(output.decision), sampled(temperature))
     np.testing.assert_allclose(log_probs.detach().numpy(), output.log_probs, atol=1e-5)
     assert log_probs.requires_grad
     distribution = torch.softmax(policy(inputs) / temperature, dim=-1)
@@ -55,10 +63,10 @@ def test_log_prob_equals_what_act_reported(temperature: float, queries: str) -> 
 def test_greedy_takes_the_most_likely_token_and_reports_temperature_one() -> None:
     policy = small_policy(greedy_smoothing=0.0)
     observations = make_observations(2)
-    output = policy.act(observations, "greedy", temperature=1.6)
+    output = policy.act(observations, GREEDY)
     logits = policy(policy.prepare(observations))
-    np.testing.assert_array_equal(output.tokens, logits.argmax(-1).numpy())
-    log_probs, _ = log_probs_and_entropies(logits, torch.from_numpy(output.tokens), 1.0)
+    np.testing.assert_array_equal(output.decision, logits.argmax(-1).numpy())
+    log_probs, _ = log_probs_and_entropies(logits, torch.from_numpy(output.decision), 1.0)
     np.testing.assert_allclose(output.log_probs, log_probs.detach().numpy(), atol=1e-5)
 
 
@@ -72,9 +80,9 @@ def test_a_decision_does_not_depend_on_its_batch(order: str, attention: str) -> 
         alone = policy(policy.prepare(take(observations, [row])))
         np.testing.assert_allclose(alone[0].detach().numpy(), together[row].detach().numpy(), atol=1e-5)
     seeds = generators(6)
-    sampled = policy.act(observations, "sample", 1.0, seeds)
-    pair = policy.act(take(observations, [4, 1]), "sample", 1.0, [generators(6)[4], generators(6)[1]])
-    np.testing.assert_array_equal(pair.tokens, sampled.tokens[[4, 1]])
+    whole = policy.act(observations, sampled(), seeds)
+    pair = policy.act(take(observations, [4, 1]), sampled(1.0), [generators(6)[4], generators(6)[1]])
+    np.testing.assert_array_equal(pair.decision, whole.decision[[4, 1]])
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal_prefix"])
@@ -91,8 +99,8 @@ def test_every_input_reaches_the_logits() -> None:
     observations = make_observations(1)
     before = policy(policy.prepare(observations))
     changes: list[ObservationBatch] = [
-        {**observations, "image": 255 - observations["image"]},
-        {**observations, "wrist_image": 255 - observations["wrist_image"]},
+        with_picture(observations, "image", 255 - observations["images"]["image"]),
+        with_picture(observations, "wrist_image", 255 - observations["images"]["wrist_image"]),
         {**observations, "state": observations["state"] + 0.3},
         {**observations, "instruction": ["close the drawer"]},
     ]
@@ -138,7 +146,7 @@ def test_causal_prefix_mask_by_hand() -> None:
 
 def test_causal_prefix_hides_later_vision_from_earlier_vision() -> None:
     observations = make_observations(1)
-    changed: ObservationBatch = {**observations, "wrist_image": 255 - observations["wrist_image"]}
+    changed: ObservationBatch = with_picture(observations, "wrist_image", 255 - observations["images"]["wrist_image"])
     for attention, equal in (("causal_prefix", True), ("bidirectional", False)):
         policy = small_policy(attention=attention, ground_words=False)
         before = policy.forward_features(policy.prepare(observations)).vision_hidden
@@ -164,14 +172,14 @@ def test_openvla_oft_is_the_same_class() -> None:
     with torch.device("meta"):
         policy = PrismaticPolicy.from_config(openvla_oft_config())
     assert 7.2e9 < sum(parameter.numel() for parameter in policy.parameters()) < 7.7e9
-    assert policy.spec.tokens_per_chunk == 56 and policy.action_queries.shape == (56, 4096)
+    assert len(policy.spec.unit_steps) == 56 and policy.action_queries.shape == (56, 4096)
     assert policy.projector[0].in_features == 1024 + 1152
 
 
 def test_tiny_policy_has_the_stated_shape() -> None:
     policy = PrismaticPolicy.from_config(reflex_tiny_config())
     assert 2e6 <= sum(parameter.numel() for parameter in policy.parameters()) <= 6e6
-    assert policy.spec.image_size == 64 and policy.spec.tokens_per_chunk == 56
+    assert policy.spec.embodiment.cameras[0].height == 64 and len(policy.spec.unit_steps) == 56
     assert policy.act(make_observations(1, size=64)).actions.shape == (1, 8, 7)
     assert not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in policy.modules())
 
@@ -179,12 +187,12 @@ def test_tiny_policy_has_the_stated_shape() -> None:
 def test_frames_of_another_size_are_resized() -> None:
     policy = small_policy()
     flat = make_observations(2, size=32)
-    flat["image"][:] = 77
+    flat["images"]["image"][:] = 77
     inputs = policy.prepare(flat)
     assert inputs.images.shape == (2, 2, 16, 16, 3) and inputs.images.dtype == torch.uint8
     assert (inputs.images[:, 0] == 77).all()
     block = np.kron(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), np.ones((1, 2, 2, 3), np.uint8))
-    shrunk = policy.prepare({**flat, "image": np.repeat(block, 2, axis=0)}).images[0, 0, :, :, 0]
+    shrunk = policy.prepare(with_picture(flat, "image", np.repeat(block, 2, axis=0))).images[0, 0, :, :, 0]
     np.testing.assert_array_equal(shrunk.numpy(), np.arange(256).reshape(16, 16))
 
 
@@ -211,27 +219,19 @@ def test_training_mode_changes_nothing() -> None:
     assert torch.equal(policy.train()(inputs), evaluated)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
-def test_bad_temperatures_are_refused(temperature: float) -> None:
-    with pytest.raises(ReflexError, match="temperature"):
-        small_policy().act(make_observations(1), "sample", temperature, generators(1))
-
-
 def test_bad_requests_are_refused() -> None:
     policy = small_policy()
     observations = make_observations(2)
     with pytest.raises(ReflexError, match="one generator per environment"):
-        policy.act(observations, "sample")
-    with pytest.raises(ReflexError, match="decoding mode"):
-        policy.act(observations, "beam")  # type: ignore[arg-type] # the point
+        policy.act(observations, sampled())
     broken = observations["state"].copy()
     broken[1, 3] = np.nan
     with pytest.raises(ReflexError, match=r"rows \[1\]"):
         policy.act({**observations, "state": broken})
     with pytest.raises(ReflexError, match="uint8"):
-        policy.act({**observations, "image": observations["image"].astype(np.float32)})
+        policy.act(with_picture(observations, "image", observations["images"]["image"].astype(np.float32)))
     with pytest.raises(ReflexError, match=r"expected \[2, 28\]"):
-        policy.log_prob(observations, torch.zeros(2, 27, dtype=torch.long))
+        policy.log_prob(policy.prepare(observations), torch.zeros(2, 27, dtype=torch.long), GREEDY)
     with torch.no_grad():
         policy.action_head.bias[3] = float("inf")
     with pytest.raises(ReflexError, match="NaN or infinite logits"):
@@ -290,11 +290,11 @@ def test_bfloat16_is_close_to_float32_and_can_be_left_again():
 def test_noisy_tokens_carry_the_probability_they_were_drawn_with() -> None:
     policy = small_policy()
     observations = make_observations(3)
-    plain = policy.act(observations, "sample", 1.3, generators(3))
-    output = policy.act(observations, "sample", 1.3, generators(3), token_noise=6.0)
-    moved = output.tokens - plain.tokens  # the first draw is the same one
+    plain = policy.act(observations, sampled(1.3), generators(3))
+    output = policy.act(observations, sampled(1.3, 6.0), generators(3))
+    moved = output.decision - plain.decision  # the first draw is the same one
     assert 4.0 < moved.std() < 8.0
-    log_probs, _ = policy.log_prob(observations, torch.from_numpy(output.tokens), 1.3, token_noise=6.0)
+    log_probs, _ = policy.log_prob(policy.prepare(observations), torch.from_numpy(output.decision), sampled(1.3, 6.0))
     np.testing.assert_allclose(output.log_probs, log_probs.detach().numpy(), atol=1e-5)
 
 
@@ -344,13 +344,12 @@ def test_greedy_ignores_what_sampling_is_asked_for_and_sampling_does_not() -> No
     policy = small_policy()
     observations = make_observations(2)
     greedy = policy.act(observations)
-    other = policy.act(observations, "greedy", 0.3, None, token_noise=6.0, chunk_correlation=0.5)
-    np.testing.assert_array_equal(greedy.tokens, other.tokens)
+    other = policy.act(observations, Sampling(0.0, token_noise=6.0, chunk_correlation=0.5))
+    np.testing.assert_array_equal(greedy.decision, other.decision)
     np.testing.assert_array_equal(greedy.log_probs, other.log_probs)
-    plain = policy.act(observations, "sample", 1.0, generators(2)).tokens
-    for changes in ({"temperature": 3.0}, {"token_noise": 6.0}, {"chunk_correlation": 0.9}):
-        settings = {"temperature": 1.0, **changes}
-        assert (policy.act(observations, "sample", generators=generators(2), **settings).tokens != plain).any()
+    plain = policy.act(observations, sampled(), generators(2)).decision
+    for changed in (sampled(3.0), sampled(token_noise=6.0), sampled(chunk_correlation=0.9)):
+        assert (policy.act(observations, changed, generators(2)).decision != plain).any()
 
 
 def test_what_a_decision_carries_is_what_it_was_made_from() -> None:
@@ -372,7 +371,7 @@ def test_a_decision_of_a_policy_with_frozen_vision_keeps_encoded_pictures() -> N
     output = policy.act(observations)
     assert output.inputs.images.dim() == 3
     assert policy.encode_vision(output.inputs) is output.inputs
-    log_probs, _ = policy.log_prob_from_inputs(output.inputs, torch.from_numpy(output.tokens))
+    log_probs, _ = policy.log_prob(output.inputs, torch.from_numpy(output.decision), GREEDY)
     np.testing.assert_allclose(log_probs.detach().numpy(), output.log_probs, atol=1e-5)
 
 
@@ -395,3 +394,60 @@ def test_actions_stay_within_what_an_environment_takes() -> None:
     policy.set_normalisation(np.full(7, -1.5), np.full(7, 1.5), np.full(8, -1.0), np.full(8, 1.0))
     ends = policy.detokenize(np.stack([np.zeros(28, np.int64), np.full(28, 255)]))
     assert ends[..., :6].min() == -1.0 and ends[..., :6].max() == 1.0
+
+
+def test_actions_are_clipped_to_the_embodiment_s_own_limits() -> None:
+    """A joint in radians goes beyond 1; one that turns less than its quantiles say stops at its limit."""
+    limits = dataclasses.replace(PANDA_EEF.action, kind="joint_position", low=(-3.0,) * 7, high=(0.5,) * 7, stay=None)
+    torch.manual_seed(0)
+    policy = PrismaticPolicy.from_config(
+        small_config(unnormalised_dimensions=()), embodiment=dataclasses.replace(PANDA_EEF, action=limits)
+    )
+    policy.set_normalisation(np.full(7, -2.0), np.full(7, 2.0), np.full(8, -1.0), np.full(8, 1.0))
+    ends = policy.detokenize(np.stack([np.zeros(28, np.int64), np.full(28, 255)]))
+    np.testing.assert_allclose(ends[0], -2.0 + 2 / 256, rtol=1e-6)
+    assert (ends[1] == 0.5).all()
+
+
+def test_an_embodiment_that_the_configuration_does_not_fit_is_refused_with_both_sides() -> None:
+    two_fingers = dataclasses.replace(PANDA_EEF, state=State(("x", "y", "z")))
+    with pytest.raises(ReflexError, match=r"a state of 8 and actions of 7; the embodiment is panda: .*state of 3"):
+        PrismaticPolicy.from_config(small_config(), embodiment=two_fingers)
+    blind_to_state = PrismaticPolicy.from_config(small_config(state_size=0), embodiment=two_fingers)
+    assert not blind_to_state.spec.uses_state and blind_to_state.spec.embodiment.state.size == 3
+
+
+def test_cameras_are_looked_for_under_the_names_of_the_feature_map() -> None:
+    policy = small_policy()
+    observations = make_observations(1)
+    renamed: ObservationBatch = {
+        **observations,
+        "images": {"front": observations["images"]["image"], "hand": observations["images"]["wrist_image"]},
+    }
+    with pytest.raises(ReflexError, match=r"camera 'image' is to be 'image' here, and the observation has front, hand"):
+        policy.act(renamed)
+    policy.feature_map = FeatureMap({"image": "front", "wrist_image": "hand"})
+    np.testing.assert_array_equal(policy.act(renamed).decision, small_policy().act(observations).decision)
+
+
+def test_one_observation_may_be_ours_or_a_lerobot_dataset_s() -> None:
+    policy = small_policy()
+    batch = make_observations(1)
+    expected = policy.act(batch).actions[0]
+    images, instruction = {name: frames[0] for name, frames in batch["images"].items()}, batch["instruction"][0]
+    ours = Observation(images=images, state=batch["state"][0], instruction=instruction)
+    np.testing.assert_array_equal(policy.select_action(ours), expected)
+    assert expected.shape == (4, 7)
+    flat = {f"observation.images.{name}": frame for name, frame in images.items()}
+    flat |= {"observation.state": batch["state"][0], "task": instruction}
+    np.testing.assert_array_equal(policy.select_action(flat), expected)
+    tensors = {
+        f"observation.images.{name}": torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+        for name, frame in images.items()
+    }
+    tensors |= {"observation.state": torch.from_numpy(batch["state"]), "task": [instruction]}
+    np.testing.assert_array_equal(policy.select_action(tensors), expected)
+    with pytest.raises(ReflexError, match=r"observation\.images\.image: floating-point pictures are in \[0, 1\]"):
+        policy.select_action(flat | {"observation.images.image": np.full((16, 16, 3), 200.0)})
+    with pytest.raises(ReflexError, match=r"this one has pixels"):
+        policy.select_action({"pixels": images["image"]})

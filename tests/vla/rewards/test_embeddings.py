@@ -41,7 +41,7 @@ class Brightness(TrainableFakePolicy):
     """Its features are its pictures' brightness and its instruction's length."""
 
     def prepare(self, observations: ObservationBatch) -> Any:
-        light = observations["image"].reshape(len(observations["image"]), -1).mean(axis=1)
+        light = observations["images"]["image"].reshape(len(observations["instruction"]), -1).mean(axis=1)
         words = [len(text) for text in observations["instruction"]]
         return Pictures(torch.tensor(np.stack([light, words], axis=1)))
 
@@ -79,8 +79,8 @@ def test_a_row_belongs_to_its_own_rollout():
 def test_thinning_keeps_the_observations_of_a_rollout():
     episode = thinned(bright(*range(20)), 8)
     assert episode.observation_steps.tolist() == [0, 8, 16, 19]
-    assert episode.images[:, 0, 0, 0].tolist() == [0, 8, 16, 19]
-    assert len(episode.states) == len(episode.wrist_images) == 4
+    assert episode.images["image"][:, 0, 0, 0].tolist() == [0, 8, 16, 19]
+    assert len(episode.states) == len(episode.images["wrist_image"]) == 4
     assert episode.length == 20
     assert thinned(bright(1), 8).observation_steps.tolist() == [0]
 

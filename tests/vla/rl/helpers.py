@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch
 from tests.fakes import HORIZON, FakePolicy
-from vla.policies.protocol import Mode, PolicyOutput
+from vla.policies.protocol import PolicyOutput
+from vla.policies.sampling import GREEDY, Sampling
 from vla.rewards.embeddings import RolloutEmbedding
 from vla.rewards.reward import Reward, RewardParts, make_reward
 from vla.rl.config import AlgoConfig, TrainConfig
@@ -50,9 +51,14 @@ class TrainableFakePolicy(FakePolicy):
     def prepare(self, observations: ObservationBatch) -> FakeInputs:
         return FakeInputs(torch.from_numpy(observations["state"]), tuple(observations["instruction"]))
 
-    def act(self, observations: ObservationBatch, mode: Mode = "greedy", *rest: Any, **options: Any) -> PolicyOutput:
+    def act(
+        self,
+        observations: ObservationBatch,
+        sampling: Sampling = GREEDY,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> PolicyOutput:
         """Its features are the state."""
-        return replace(super().act(observations, mode, *rest, **options), features=observations["state"])
+        return replace(super().act(observations, sampling, generators), features=observations["state"])
 
     def set_precision(self, precision: str) -> None:
         """It always computes in float32."""
@@ -66,11 +72,15 @@ class TrainableFakePolicy(FakePolicy):
     def features_from_inputs(self, inputs: FakeInputs) -> NDArray[np.float32]:
         return inputs.state.numpy()
 
-    def log_prob_from_inputs(
-        self, inputs: FakeInputs, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
+    def log_prob(
+        self, inputs: FakeInputs, decisions: torch.Tensor, sampling: Sampling
     ) -> tuple[torch.Tensor, torch.Tensor]:
         observations: Any = {"state": inputs.state.numpy(), "instruction": list(inputs.instruction)}
-        return self.log_prob(observations, tokens, temperature)
+        return super().log_prob(observations, decisions, sampling)
+
+
+PLAIN = Sampling(temperature=1.0, token_noise=0.0, chunk_correlation=0.0)
+"""How the tests sample where they do not say otherwise."""
 
 
 def load_fake_policy(path_or_name: str, device: str) -> TrainableFakePolicy:

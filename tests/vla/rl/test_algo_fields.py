@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from tests.vla.rl.helpers import (
 )
 from tests.vla.rl.test_collection import FinalFrame
 from tests.vla.rl.test_update import samples_of
-from vla.policies.sampling import Sampling
+from vla.policies.sampling import GREEDY, Sampling
 from vla.rewards.embeddings import FrameEmbedding
 from vla.rl.batch import Batch, Samples
 from vla.rl.collection import Collector
@@ -50,15 +50,15 @@ class Recording(TrainableFakePolicy):
         self.scored: list[tuple[int, float, float]] = []
         self.vision = 0
 
-    def act(self, observations: Any, mode: Any = "greedy", *rest: Any, **options: Any) -> Any:
-        self.sampled.append(options)
-        return super().act(observations, mode, *rest, **options)
+    def act(self, observations: Any, sampling: Sampling = GREEDY, generators: Any = None) -> Any:
+        self.sampled.append(asdict(sampling))
+        return super().act(observations, sampling, generators)
 
-    def log_prob_from_inputs(
-        self, inputs: FakeInputs, tokens: torch.Tensor, temperature: float = 1.0, token_noise: float = 0.0
+    def log_prob(
+        self, inputs: FakeInputs, decisions: torch.Tensor, sampling: Sampling
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.scored.append((len(tokens), temperature, token_noise))
-        return super().log_prob_from_inputs(inputs, tokens, temperature, token_noise)
+        self.scored.append((len(decisions), sampling.temperature, sampling.token_noise))
+        return super().log_prob(inputs, decisions, sampling)
 
     def encode_vision(self, inputs: FakeInputs) -> FakeInputs:
         self.vision += 1

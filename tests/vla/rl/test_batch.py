@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from sim.embodiments import PANDA_EEF
 from sim.pool import EnvironmentPool, EpisodeRequest
 from tests.fakes import FakeSuite
 from tests.vla.rl.helpers import TrainableFakePolicy, random_generator
 from vla.errors import ReflexError
 from vla.policies.protocol import PolicySpec
-from vla.rl.batch import Batch, Rollout, Samples, build_samples, executed_tokens
+from vla.policies.sampling import Sampling
+from vla.rl.batch import Batch, Rollout, Samples, build_samples, executed_units
 from vla.rollout.pool_rollouts import RolloutRequest, collect_rollouts
 
 
@@ -21,13 +23,26 @@ def roll_out(policy: TrainableFakePolicy, count: int, frame_stride: int | None =
     requests = [RolloutRequest(EpisodeRequest(0, "train", index), 100 + index) for index in range(count)]
     with EnvironmentPool("fake", 4, 0, factory="tests.fakes:get_suite") as pool:
         return collect_rollouts(
-            policy, pool, FakeSuite(), requests, mode="sample", temperature=0.7, frame_stride=frame_stride
+            policy, pool, FakeSuite(), requests, sampling=Sampling(0.7, 0.0, 0.0), frame_stride=frame_stride
         )
 
 
+def token_spec(chunk_horizon: int, execute_steps: int) -> PolicySpec:
+    """A policy with seven tokens for each action."""
+    steps = tuple(step for step in range(chunk_horizon) for _ in range(7))
+    return PolicySpec(PANDA_EEF, True, chunk_horizon, execute_steps, steps)
+
+
+def test_a_gaussian_over_a_chunk_counts_where_any_of_it_was_executed_and_steps_each_on_their_own():
+    whole = PolicySpec(PANDA_EEF, True, chunk_horizon=4, execute_steps=2, unit_steps=(0,))
+    assert executed_units(3, 3, whole).tolist() == [[True], [True], [False]]
+    uneven = PolicySpec(PANDA_EEF, True, chunk_horizon=3, execute_steps=2, unit_steps=(0, 0, 1, 2))
+    assert executed_units(3, 2, uneven).tolist() == [[True, True, True, False], [True, True, False, False]]
+
+
 def test_only_tokens_whose_action_was_executed_count():
-    spec = PolicySpec(("image",), 16, True, chunk_horizon=3, execute_steps=2, tokens_per_chunk=21)
-    executed = executed_tokens(5, 3, spec)
+    spec = token_spec(chunk_horizon=3, execute_steps=2)
+    executed = executed_units(5, 3, spec)
     # Decisions at steps 0, 2, 4; two actions each of which are executed, one in the last; the third action never is.
     assert executed.reshape(3, 3, 7).all(axis=2).tolist() == [
         [True, True, False],
@@ -42,8 +57,8 @@ def test_recorded_log_probs_are_those_of_the_decisions_inputs(frame_stride):
     policy = TrainableFakePolicy(gain=0.4)
     for episode in roll_out(policy, 3, frame_stride):
         rollout = Rollout.from_episode(episode, policy)
-        assert len(rollout.inputs) == len(rollout.tokens) == -(-episode.length // 8)
-        log_probs, _ = policy.log_prob_from_inputs(rollout.inputs, torch.from_numpy(rollout.tokens), 0.7)
+        assert len(rollout.inputs) == len(rollout.decisions) == -(-episode.length // 8)
+        log_probs, _ = policy.log_prob(rollout.inputs, torch.from_numpy(rollout.decisions), Sampling(0.7, 0.0))
         assert log_probs.detach().numpy() == pytest.approx(rollout.log_probs, abs=1e-5)
         assert rollout.executed.sum() == 7 * episode.length
 
@@ -53,10 +68,10 @@ def test_samples_skip_rollouts_without_advantage():
     rollouts = [Rollout.from_episode(episode, policy) for episode in roll_out(policy, 3)]
     rollouts[1].inputs = None
     samples = build_samples(rollouts, np.array([1.0, 0.0, -0.5], np.float32), "token", None, random_generator())
-    first, last = len(rollouts[0].tokens), len(rollouts[2].tokens)
+    first, last = len(rollouts[0].decisions), len(rollouts[2].decisions)
     assert samples is not None and len(samples) == len(samples.inputs) == first + last
     assert samples.advantages.tolist() == [1.0] * first + [-0.5] * last
-    assert torch.equal(samples.tokens[first:], torch.from_numpy(rollouts[2].tokens))
+    assert torch.equal(samples.decisions[first:], torch.from_numpy(rollouts[2].decisions))
     assert build_samples(rollouts, np.zeros(3, np.float32), "token", None, random_generator()) is None
 
 
@@ -67,8 +82,8 @@ def test_episode_aggregation_gives_every_episode_the_same_total():
     samples = build_samples(rollouts, advantages, "episode", None, random_generator())
     assert samples is not None
     per_decision = samples.weights * samples.executed.sum(dim=1)
-    totals = [float(part.sum()) for part in per_decision.split([len(rollout.tokens) for rollout in rollouts])]
-    assert len({len(rollout.tokens) for rollout in rollouts}) > 1, "episodes of one length would prove nothing"
+    totals = [float(part.sum()) for part in per_decision.split([len(rollout.decisions) for rollout in rollouts])]
+    assert len({len(rollout.decisions) for rollout in rollouts}) > 1, "episodes of one length would prove nothing"
     assert totals == pytest.approx([totals[0]] * 4, rel=1e-5)
     assert float(per_decision.sum()) == pytest.approx(float(samples.executed.sum()), rel=1e-5)
 
@@ -78,7 +93,7 @@ def test_a_limit_draws_samples_reproducibly():
     rollouts = [Rollout.from_episode(episode, policy) for episode in roll_out(policy, 3)]
     drawn = [build_samples(rollouts, np.ones(3, np.float32), "token", 5, random_generator()) for _ in range(2)]
     assert drawn[0] is not None and drawn[1] is not None
-    assert len(drawn[0]) == 5 and torch.equal(drawn[0].tokens, drawn[1].tokens)
+    assert len(drawn[0]) == 5 and torch.equal(drawn[0].decisions, drawn[1].decisions)
 
 
 @pytest.mark.parametrize("frame_stride", [None, 3])
@@ -100,8 +115,8 @@ def test_states_times_and_features_are_those_of_the_decisions(frame_stride):
 def test_an_episode_without_tokens_or_their_likelihoods_cannot_be_trained_on():
     policy = TrainableFakePolicy(gain=0.4)
     (episode,) = roll_out(policy, 1)
-    for missing in ({"tokens": None}, {"log_probs": None}):
-        with pytest.raises(ValueError, match="without tokens and log-probabilities"):
+    for missing in ({"decisions": None}, {"log_probs": None}):
+        with pytest.raises(ValueError, match="without decisions and log-probabilities"):
             Rollout.from_episode(replace(episode, **missing), policy)
 
 
@@ -128,16 +143,16 @@ def test_a_limit_draws_from_every_rollout_and_no_decision_twice():
     drawn = [many_samples(seed) for seed in range(8)]
     assert {float(value) for samples in drawn for value in samples.advantages} == {1.0, 2.0, 3.0, 4.0}
     for samples in drawn:
-        rows = {tuple(row) for row in samples.tokens.tolist()}
+        rows = {tuple(row) for row in samples.decisions.tolist()}
         assert len(rows) == len(samples)
         assert samples.advantages.tolist() == sorted(samples.advantages.tolist()), "rows stay with their rollout"
-    assert len({tuple(samples.tokens[:, 0].tolist()) for samples in drawn}) > 1, "the generator decides"
+    assert len({tuple(samples.decisions[:, 0].tolist()) for samples in drawn}) > 1, "the generator decides"
 
 
 def test_a_limit_that_is_not_reached_changes_nothing():
     policy = TrainableFakePolicy(gain=0.2)
     rollouts = [Rollout.from_episode(episode, policy) for episode in roll_out(policy, 2)]
-    count = sum(len(rollout.tokens) for rollout in rollouts)
+    count = sum(len(rollout.decisions) for rollout in rollouts)
     generator = random_generator()
     samples = build_samples(rollouts, np.ones(2, np.float32), "token", count, generator)
     assert samples is not None and len(samples) == count
@@ -147,7 +162,7 @@ def test_a_limit_that_is_not_reached_changes_nothing():
 def test_a_decision_s_own_advantage_is_its_row_s():
     policy = TrainableFakePolicy(gain=0.2)
     (rollout,) = (Rollout.from_episode(episode, policy) for episode in roll_out(policy, 1))
-    each = np.arange(len(rollout.tokens), dtype=np.float32)
+    each = np.arange(len(rollout.decisions), dtype=np.float32)
     samples = build_samples([rollout], [each], "token", None, random_generator())
     assert samples is not None and samples.advantages.tolist() == each.tolist()
 
@@ -156,11 +171,11 @@ def test_rows_of_samples_belong_together_through_choosing_and_joining():
     samples = many_samples(0)
     chosen = samples[torch.tensor([4, 1])]
     joined = Samples.concatenate([chosen, samples[torch.tensor([0])]])
-    for name in ("tokens", "old_log_probs", "executed", "advantages", "weights"):
+    for name in ("decisions", "old_log_probs", "executed", "advantages", "weights"):
         assert torch.equal(getattr(joined, name), getattr(samples, name)[[4, 1, 0]]), name
     assert torch.equal(joined.inputs.state, samples.inputs.state[[4, 1, 0]])
     moved = joined.to(torch.device("meta"))
-    for name in ("tokens", "old_log_probs", "executed", "advantages", "weights"):
+    for name in ("decisions", "old_log_probs", "executed", "advantages", "weights"):
         assert getattr(moved, name).device.type == "meta", name
     assert moved.inputs is joined.inputs
 
@@ -179,16 +194,16 @@ def test_samples_are_of_single_precision_and_may_be_joined_alone():
     """A gradient in double precision would be another one."""
     policy = TrainableFakePolicy(gain=0.2)
     rollouts = [Rollout.from_episode(episode, policy) for episode in roll_out(policy, 1)]
-    for advantages in (np.ones(1, np.float64), [np.ones(len(rollouts[0].tokens), np.float64)], [1]):
+    for advantages in (np.ones(1, np.float64), [np.ones(len(rollouts[0].decisions), np.float64)], [1]):
         samples = build_samples(rollouts, advantages, "token", None, random_generator())
         assert samples is not None and samples.advantages.dtype == samples.weights.dtype == torch.float32
     joined = Samples.concatenate([samples])
-    assert torch.equal(joined.tokens, samples.tokens) and len(joined.inputs) == len(samples)
+    assert torch.equal(joined.decisions, samples.decisions) and len(joined.inputs) == len(samples)
 
 
 def test_a_decision_after_the_end_executes_nothing():
-    spec = PolicySpec(("image",), 16, True, chunk_horizon=2, execute_steps=2, tokens_per_chunk=14)
-    assert executed_tokens(3, 3, spec).sum(axis=1).tolist() == [14, 7, 0]
+    spec = token_spec(chunk_horizon=2, execute_steps=2)
+    assert executed_units(3, 3, spec).sum(axis=1).tolist() == [14, 7, 0]
 
 
 def test_what_the_policy_took_in_is_kept_and_not_prepared_again():

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from sim.embodiments import PANDA_EEF
 from sim.pool import EnvironmentPool
 from tests.fakes import FakeSuite
 from tests.vla.rl.helpers import TrainableFakePolicy, estimator, load_fake_policy, reward, training_parts
@@ -189,8 +190,9 @@ def episode_of(frames: NDArray[np.uint8]) -> Episode:
     count = len(frames)
     return Episode(
         suite="fake", task_id=0, instruction="", split="train", init_state_id=0, seed=0, policy_id="", success=False,
-        actions=np.zeros((count, 7), np.float32), observation_steps=np.arange(count), images=frames,
-        wrist_images=frames, states=np.zeros((count, 8), np.float32), rewards=np.zeros(count, np.float32),
+        actions=np.zeros((count, 7), np.float32), observation_steps=np.arange(count),
+        images={"image": frames, "wrist_image": frames}, embodiment=PANDA_EEF,
+        states=np.zeros((count, 8), np.float32), rewards=np.zeros(count, np.float32),
         costs=np.zeros(count, np.float32), progress=np.zeros(count, np.float32),
     )  # fmt: skip
 
@@ -225,7 +227,7 @@ def test_with_a_critic_every_group_teaches_and_none_is_replaced():
     assert (second.metrics["groups/kept"], second.metrics["groups/dropped"]) == (6, 0)
     assert not second.metrics["groups/stalled"]
     for rollout, advantages, mean in zip(second.rollouts, second.decision_advantages, second.advantages, strict=True):
-        assert np.shape(advantages) == (len(rollout.tokens),)
+        assert np.shape(advantages) == (len(rollout.decisions),)
         assert mean == pytest.approx(np.mean(advantages))
 
 
@@ -291,9 +293,9 @@ def test_the_policy_decides_for_all_slots_at_once_and_only_for_rollouts_that_sti
 
     policy.act = counted  # type: ignore[method-assign]
     batch = collect(policy, BINARY, {0: 20}, max_sampling_rounds=1)
-    lengths = {len(rollout.tokens) for rollout in batch.rollouts}
+    lengths = {len(rollout.decisions) for rollout in batch.rollouts}
     assert len(lengths) > 1, "rollouts must end at different times for this to say anything"
-    assert sum(rows) == sum(len(rollout.tokens) for rollout in batch.rollouts)
+    assert sum(rows) == sum(len(rollout.decisions) for rollout in batch.rollouts)
     assert max(rows) <= 8 and rows.count(max(rows)) > 1
 
 
@@ -334,7 +336,7 @@ def test_a_batch_holds_rollouts_of_its_own_policy_only():
         taught = [rollout for rollout in batch.rollouts if rollout.inputs is not None]
         assert taught
         for rollout in taught:
-            now, _ = policy.log_prob_from_inputs(rollout.inputs, torch.from_numpy(rollout.tokens), 1.0, 8.0)
+            now, _ = policy.log_prob(rollout.inputs, torch.from_numpy(rollout.decisions), Sampling(1.0, 8.0))
             np.testing.assert_allclose(now.detach().numpy(), rollout.log_probs, atol=1e-5)
 
 

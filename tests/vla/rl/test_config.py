@@ -6,7 +6,7 @@ import pytest
 
 from tests.vla.rl.helpers import training_parts
 from vla.errors import ReflexError
-from vla.policies.sampling import Sampling
+from vla.policies.sampling import GREEDY, Sampling
 from vla.rewards.srpo import SrpoReward
 from vla.rl.config import AlgoConfig, TrainConfig
 from vla.rl.parts import make_variants
@@ -102,10 +102,15 @@ def test_a_wrong_method_or_setting_of_one_names_it_and_what_would_be_right(algo,
         AlgoConfig(**algo)
 
 
-@pytest.mark.parametrize(("field", "value"), [("temperature", 0.0), ("token_noise", -1.0), ("chunk_correlation", 1.0)])
+@pytest.mark.parametrize(("field", "value"), [("temperature", -0.1), ("token_noise", -1.0), ("chunk_correlation", 1.0)])
 def test_bad_sampling_is_named(field, value):
     with pytest.raises(ReflexError, match=rf"sampling\.{field} is "):
         Sampling(**{field: value})
+
+
+def test_greedy_rollouts_cannot_be_learnt_from():
+    with pytest.raises(ReflexError, match=r"algo\.sampling\.temperature is 0, which is greedy"):
+        AlgoConfig(sampling=GREEDY)
 
 
 def test_a_whole_number_is_the_real_one_it_stands_for():

@@ -69,7 +69,7 @@ def rollouts(count: int, seed: int) -> tuple[list[Rollout], np.ndarray]:  # type
                 task_id=int(generator.choice([2, 5])),
                 success=success,
                 record={},
-                tokens=np.zeros((10, 56), np.int64),
+                decisions=np.zeros((10, 56), np.int64),
                 log_probs=np.zeros((10, 56), np.float32),
                 executed=np.ones((10, 56), bool),
                 states=generator.normal(size=(10, 8)).astype(np.float32),

@@ -81,8 +81,8 @@ def test_loss_worked_by_hand():
     # Ratios 1, 2 | 0.5 (masked token left out): -(1 + 1.28) * 1 - (-2 * 0.8) * 0.5.
     terms = policy_loss(**batch())
     assert float(terms.loss.detach()) == pytest.approx(-2.28 + 0.8)
-    assert (terms.tokens, terms.clipped, terms.entropy) == (3, 2.0, 6.0)
-    assert isinstance(terms.tokens, int)
+    assert (terms.units, terms.clipped, terms.entropy) == (3, 2.0, 6.0)
+    assert isinstance(terms.units, int)
     # k3 of KL(old || new): ratio - 1 - log ratio = 0, 1 - log 2, -0.5 + log 2.
     assert terms.approximate_kl == pytest.approx(0.5)
     assert terms.reference_kl == 0

@@ -208,7 +208,9 @@ CASES: dict[str, tuple[Callable[[Runs, Any], Any], list[tuple[Any, Any]]]] = {
         [("fake", "fake"), ("other", "other")],
     ),
     "image_size": (
-        lambda runs, value: runs.run(image_size=value) and {suite.image_size for suite in SUITES[-2:]},
+        lambda runs, value: (
+            runs.run(image_size=value) and {suite.embodiment.cameras[0].height for suite in SUITES[-2:]}
+        ),
         [(None, {16}), (24, {24})],
     ),
     "tasks": (

@@ -11,7 +11,7 @@ import torch
 
 from sim.pool import EnvironmentPool, EpisodeRequest
 from tests.fakes import FakeSuite
-from tests.vla.rl.helpers import FakeInputs, TrainableFakePolicy, random_generator
+from tests.vla.rl.helpers import PLAIN, FakeInputs, TrainableFakePolicy, random_generator
 from vla.errors import ReflexError
 from vla.policies import PrismaticPolicy, reflex_tiny_config
 from vla.policies.sampling import Sampling
@@ -29,7 +29,7 @@ def samples_of(policy: TrainableFakePolicy, count: int = 24, temperature: float 
     inputs = FakeInputs(state, tuple("move to the red target" for _ in range(count)))
     tokens = torch.randint(0, 9, (count, 56), generator=generator)
     with torch.no_grad():
-        log_probs, _ = policy.log_prob_from_inputs(inputs, tokens, temperature)
+        log_probs, _ = policy.log_prob(inputs, tokens, Sampling(temperature, 0.0))
     executed = torch.ones(count, 56, dtype=torch.bool)
     executed[1, 14:] = False
     advantages = torch.tensor([1.0, -0.7]).repeat(count // 2)
@@ -85,7 +85,7 @@ def test_the_first_gradient_is_the_policy_gradient():
     )
     got = policy.bias.grad.clone()
     policy.zero_grad()
-    log_probs, _ = policy.log_prob_from_inputs(samples.inputs, samples.tokens, 1.0)
+    log_probs, _ = policy.log_prob(samples.inputs, samples.decisions, PLAIN)
     (-(log_probs * samples.advantages[:, None])[samples.executed].mean()).backward()
     assert got == pytest.approx(policy.bias.grad, abs=1e-6)
 
@@ -95,7 +95,7 @@ def test_the_update_raises_good_tokens_and_lowers_bad_ones():
     samples = samples_of(policy)
     metrics = run(policy, samples, learning_rate=0.02, update_epochs=4)
     with torch.no_grad():
-        log_probs, _ = policy.log_prob_from_inputs(samples.inputs, samples.tokens, 1.0)
+        log_probs, _ = policy.log_prob(samples.inputs, samples.decisions, PLAIN)
     change = (log_probs - samples.old_log_probs).mean(dim=1)
     assert change[samples.advantages > 0].mean() > change[samples.advantages < 0].mean()
     assert metrics["update/first_ratio_error"] < 1e-5
@@ -155,9 +155,7 @@ def test_the_shipped_architecture_trains_on_its_own_rollouts():
     policy = PrismaticPolicy.from_config(reflex_tiny_config())
     requests = [RolloutRequest(EpisodeRequest(task, "train", 0), task) for task in (0, 1)]
     with EnvironmentPool("fake", 2, 0, factory="tests.fakes:get_suite") as pool:
-        episodes = collect_rollouts(
-            policy, pool, FakeSuite(), requests, mode="sample", temperature=1.3, token_noise=8.0
-        )
+        episodes = collect_rollouts(policy, pool, FakeSuite(), requests, sampling=Sampling(1.3, 8.0, 0.0))
     rollouts = [Rollout.from_episode(episode, policy) for episode in episodes]
     samples = build_samples(rollouts, np.array([1, -1], np.float32), "token", None, random_generator())
     assert samples is not None
@@ -212,7 +210,7 @@ def test_the_ratio_error_is_the_largest_of_the_first_minibatch_s_micro_batches()
         assert found == pytest.approx(error, abs=1e-4)
     nothing = replace(samples, executed=torch.zeros_like(samples.executed))
     totals, found = accumulate_gradient(policy, nothing, torch.arange(4), plain())
-    assert (totals.tokens, found) == (0, 0.0)
+    assert (totals.units, found) == (0, 0.0)
 
 
 def plain(**algo: Any) -> AlgoConfig:
@@ -234,7 +232,7 @@ def test_a_token_that_became_eight_times_as_likely_and_is_bad_has_no_gradient_un
     assert gradients[3.0] == 0.0 < gradients[None]
 
 
-def test_metrics_are_means_over_executed_tokens_and_steps():
+def test_metrics_are_means_over_executed_units_and_steps():
     """Two epochs of one minibatch: what each step found, over both steps' tokens."""
     policy = TrainableFakePolicy(gain=0.4)
     samples = samples_of(policy)
@@ -259,8 +257,8 @@ def test_metrics_are_means_over_executed_tokens_and_steps():
 
 
 def test_totals_add_up_and_are_divided_by_their_tokens():
-    one = Totals(tokens=2, loss=1.0, clipped=1.0, approximate_kl=0.5, reference_kl=0.25, entropy=4.0)
-    other = Totals(tokens=2, loss=2.0, clipped=0.0, approximate_kl=1.5, reference_kl=0.75, entropy=2.0)
+    one = Totals(units=2, loss=1.0, clipped=1.0, approximate_kl=0.5, reference_kl=0.25, entropy=4.0)
+    other = Totals(units=2, loss=2.0, clipped=0.0, approximate_kl=1.5, reference_kl=0.75, entropy=2.0)
     one.merge(other)
     assert one == Totals(4, 3.0, 1.0, 2.0, 1.0, 6.0)
     assert one.metrics() == {
@@ -313,7 +311,7 @@ def test_only_parameters_that_require_a_gradient_are_optimised():
 
 
 def test_a_mean_over_one_token_is_that_token_s():
-    assert Totals(tokens=1, loss=3.0).metrics()["update/loss"] == 3.0
+    assert Totals(units=1, loss=3.0).metrics()["update/loss"] == 3.0
 
 
 def test_a_reference_pulls_only_with_a_weight():
@@ -352,7 +350,7 @@ def test_the_gradient_of_one_token_is_that_token_s():
         samples = samples_of(policy)
         executed = torch.zeros_like(samples.executed)
         executed[0, :copies] = True
-        tokens = samples.tokens.clone()
+        tokens = samples.decisions.clone()
         tokens[0, 7] = tokens[0, 0]
         accumulate_gradient(policy, replace(samples, executed=executed), torch.arange(24), plain())
         gradients.append(float(policy.bias.grad[0]))

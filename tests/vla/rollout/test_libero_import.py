@@ -12,6 +12,7 @@ import pytest
 from sim.libero.environment import LiberoEnvironment
 from sim.libero.suite import LiberoSuite
 from tests.sim.libero.conftest import spatial  # noqa: F401 - a fixture
+from tests.vla.data.point_suite import PointSuite
 from vla.data.lerobot_reader import LeRobotDataset
 from vla.data.libero_hdf5 import (
     demonstration_names,
@@ -63,7 +64,7 @@ def test_pictures_are_turned_and_an_action_gets_what_was_seen_before_it(tmp_path
     recorded = read_demonstration(path, "demo_0")
     assert recorded.images[:, 3, 3, 0].tolist() == [10, 11, 12], "both axes are flipped"
     assert recorded.images.sum() == 3 * (10 + 11 + 12)
-    episode = as_recorded(recorded, "libero_spatial", 4, "a task")
+    episode = as_recorded(recorded, PointSuite(None), 1)
     assert episode.length == 2
     # What was seen after action 0 (a 10) is what action 1 was chosen from.
     assert episode.images["image"][:, 3, 3, 0].tolist() == [10, 11]
@@ -160,8 +161,8 @@ def record(suite: LiberoSuite, folder: Path, task_id: int, states: list[int]) ->
                 columns.setdefault("actions", []).append(np.asarray(action, np.float64))
                 done = environment.advance(action).done
                 seen = environment.render_observation()
-                columns.setdefault("obs/agentview_rgb", []).append(seen["image"][::-1, ::-1])
-                columns.setdefault("obs/eye_in_hand_rgb", []).append(seen["wrist_image"][::-1, ::-1])
+                columns.setdefault("obs/agentview_rgb", []).append(seen["images"]["image"][::-1, ::-1])
+                columns.setdefault("obs/eye_in_hand_rgb", []).append(seen["images"]["wrist_image"][::-1, ::-1])
                 columns.setdefault("obs/ee_states", []).append(seen["state"][:6].astype(np.float64))
                 columns.setdefault("obs/gripper_states", []).append(seen["state"][6:].astype(np.float64))
             group = data.create_group(f"demo_{number}")
@@ -205,7 +206,7 @@ def test_demonstrations_are_played_again_or_taken_as_recorded(spatial: LiberoSui
         assert first.progress[-1] == 1.0
         # The same scene: arm and pictures differ by the ten steps of settling, not by where things are.
         np.testing.assert_allclose(first.states[0, :3], second.states[0, :3], atol=0.02)
-        assert np.abs(first.images[0].astype(int) - second.images[0].astype(int)).mean() < 3.0
+        assert np.abs(first.images["image"][0].astype(int) - second.images["image"][0].astype(int)).mean() < 3.0
     wrong = ImportConfig(str(path), "libero_goal", str(tmp_path / "wrong"))
     with pytest.raises(ReflexError, match="demonstrates no task of libero_goal"):
         import_demonstrations(wrong)

@@ -18,7 +18,7 @@ from sim.pool import EnvironmentPool, EpisodeRequest
 from sim.suites import get_suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
-from vla.policies import PrismaticPolicy, load_policy
+from vla.policies import TrainablePolicy, load_policy
 from vla.policies.sampling import Sampling
 from vla.rewards.audit.embeddings import CONTROLS, TimeEmbedding
 from vla.rewards.audit.measures import Estimate
@@ -159,7 +159,7 @@ def _make_all(config: AuditConfig, suite: Suite, tasks: Sequence[int], each: int
     return rollouts
 
 
-def _policy_episodes(config: AuditConfig, policy: PrismaticPolicy, suite: Suite, tasks: Sequence[int]) -> list[Episode]:
+def _policy_episodes(config: AuditConfig, policy: TrainablePolicy, suite: Suite, tasks: Sequence[int]) -> list[Episode]:
     """Sampled rollouts of the policy: of each task as many as there are successes of the expert, in whole groups."""
     groups = -(-2 * config.rollouts // config.group_size)
     requests = [
@@ -177,8 +177,7 @@ def _policy_episodes(config: AuditConfig, policy: PrismaticPolicy, suite: Suite,
             pool,
             suite,
             requests,
-            mode="sample",
-            **asdict(config.sampling),
+            sampling=config.sampling,
             frame_stride=config.frame_stride,
         )
 
@@ -186,7 +185,7 @@ def _policy_episodes(config: AuditConfig, policy: PrismaticPolicy, suite: Suite,
 def _embedding(
     name: str,
     config: AuditConfig,
-    policy: PrismaticPolicy | None,
+    policy: TrainablePolicy | None,
     suite: Suite,
     tasks: Sequence[int],
     output: Path,

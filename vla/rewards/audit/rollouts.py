@@ -25,6 +25,7 @@ import numpy as np
 from sim.contract import Expert, Split, Suite
 from sim.pool.worker import EpisodeRequest
 from vla.data.episode import Episode
+from vla.rewards.embeddings import with_observations
 from vla.rollout.actors import Actor, Random, Still
 from vla.rollout.play import Player
 from vla.rollout.requests import RolloutRequest
@@ -131,13 +132,10 @@ def _with_true_progress(episode: Episode) -> Episode:
 
 
 def _reordered(episode: Episode, kind: Kind, generator: np.random.Generator) -> Episode:
-    count = len(episode.images)
+    count = len(episode.observation_steps)
     order = np.arange(count)[::-1] if kind == "reversed" else generator.permutation(count)
     return replace(
-        episode,
-        images=episode.images[order],
-        wrist_images=episode.wrist_images[order],
-        states=episode.states[order],
+        with_observations(episode, order),
         progress=episode.progress[::-1].copy(),
         success=False,
     )

@@ -28,7 +28,7 @@ class GrpoCare(Variant):
         bonus: float = 0.5
         """Added to the reward of a likely success."""
         margin: float = 0.0
-        """How much less likely (in probability of a token) than the mean of the group's successes it may be."""
+        """How much less likely (in probability of a unit: a token) than the mean of the group's successes it may be."""
 
         def __post_init__(self) -> None:
             Checks(self).at_least(0, "bonus", "margin")
@@ -65,9 +65,9 @@ def likely_success_bonus(
     Args:
         successes: [N] bool.
         groups: [N].
-        log_probs: [N] mean log-probability of each rollout's tokens under the slower policy.
+        log_probs: [N] mean log-probability of each rollout's units under the slower policy.
         coefficient: the bonus.
-        margin: in probability of a token.
+        margin: in probability of a unit.
     """
     won, ids = np.asarray(successes, dtype=bool), np.asarray(groups, dtype=np.int64)
     likelihoods = np.exp(np.asarray(log_probs, dtype=np.float64))

@@ -2,7 +2,7 @@
 
 OPRL (iStar, arXiv 2509.19199). What the judge finds likelier than the policy that sampled it speaks for success:
 
-    r_t = beta * sum over the decision's executed tokens of (log judge - log policy)
+    r_t = beta * sum over the decision's executed units of (log judge - log policy)
 
 The judge learns that of two rollouts of a group the successful one has the larger sum of these. Here it judges rollouts
 before it learns from them, where the paper has it learn first, so that a decision's reward says what others taught. It
@@ -26,7 +26,7 @@ from vla.policies.protocol import TrainablePolicy
 from vla.rl.advantages import advantages_with_steps
 from vla.rl.batch import Batch, Rollout
 from vla.rl.config import AlgoConfig
-from vla.rl.likelihood import token_log_probs
+from vla.rl.likelihood import unit_log_probs
 from vla.rl.method import Variant, refuse_critic
 from vla.rl.parts import TrainingParts
 from vla.rl.sampling import stream_generator
@@ -50,7 +50,7 @@ class Oprl(Variant):
         weight: float = 0.5
         """What a decision's own part counts beside its rollout's advantage."""
         beta: float = 0.05
-        """Reward of a decision per unit of its tokens' summed log-ratios."""
+        """Reward of a decision per nat of its units' summed log-ratios."""
 
         def __post_init__(self) -> None:
             check = Checks(self)
@@ -88,10 +88,10 @@ class Oprl(Variant):
     def rewards_of(self, rollouts: Sequence[Rollout]) -> list[NDArray[np.float32]]:
         """[D] the rewards of each rollout's decisions; 0 where the inputs are dropped."""
         rewards = []
-        judged = token_log_probs(self.judge, rollouts, self.parts.algo.sampling)
+        judged = unit_log_probs(self.judge, rollouts, self.parts.algo.sampling)
         for rollout, rows in zip(rollouts, judged, strict=True):
             if rows is None:
-                rewards.append(np.zeros(len(rollout.tokens), dtype=np.float32))
+                rewards.append(np.zeros(len(rollout.decisions), dtype=np.float32))
                 continue
             now, then, executed = (torch.from_numpy(part) for part in (rows, rollout.log_probs, rollout.executed))
             rewards.append(decision_rewards(now, then, executed, self.settings.beta).numpy())
@@ -138,8 +138,8 @@ class Oprl(Variant):
         """[S] rewards of all decisions of some rollouts, and which of these [S] each belongs to."""
         sampling = self.parts.algo.sampling
         inputs = type(rollouts[0].inputs).concatenate([rollout.inputs for rollout in rollouts])
-        tokens = torch.from_numpy(np.concatenate([rollout.tokens for rollout in rollouts]))
-        judged, _ = self.judge.log_prob_from_inputs(inputs, tokens, sampling.temperature, sampling.token_noise)
+        decisions = torch.from_numpy(np.concatenate([rollout.decisions for rollout in rollouts]))
+        judged, _ = self.judge.log_prob(inputs, decisions, sampling)
         sampled, executed = (
             torch.from_numpy(np.concatenate(parts)).to(judged.device)
             for parts in (
@@ -147,7 +147,7 @@ class Oprl(Variant):
                 [rollout.executed for rollout in rollouts],
             )
         )
-        lengths = torch.tensor([len(rollout.tokens) for rollout in rollouts])
+        lengths = torch.tensor([len(rollout.decisions) for rollout in rollouts])
         owner = torch.arange(len(rollouts)).repeat_interleave(lengths).to(judged.device)
         return decision_rewards(judged.float(), sampled, executed, self.settings.beta), owner
 
@@ -172,7 +172,7 @@ def preference_pairs(successes: ArrayLike, groups: ArrayLike, generator: np.rand
 
 
 def decision_rewards(judged: torch.Tensor, sampled: torch.Tensor, executed: torch.Tensor, beta: float) -> torch.Tensor:
-    """[S] implicit rewards of decisions, from log-probabilities [S, K] under judge and policy, over executed tokens."""
+    """[S] implicit rewards of decisions, from log-probabilities [S, U] under judge and policy, over executed units."""
     return beta * ((judged - sampled) * executed).sum(dim=1)
 
 

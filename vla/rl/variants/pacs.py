@@ -57,14 +57,14 @@ def pacs_advantages(rewards: ArrayLike, groups: ArrayLike, log_ratios: ArrayLike
         A_i = (y_i - sigmoid(psi_i)) - mean over j != i of (y_j - sigmoid(psi_j))
 
     With psi = 0 (at the reference) it is RLOO's. A success that already is much likelier than its group's others
-    teaches little, and so does a failure that is much less likely. Log-ratios are means over tokens, so that long
+    teaches little, and so does a failure that is much less likely. Log-ratios are means over units, so that long
     rollouts do not have larger ones. Rewards between 0 and 1 are soft outcomes. A group whose rewards differ by less
     than `MINIMUM_SPREAD` gets 0.
 
     Args:
         rewards: [N] in [0, 1].
         groups: [N].
-        log_ratios: [N] mean over a rollout's tokens of log pi - log pi_reference.
+        log_ratios: [N] mean over a rollout's units of log pi - log pi_reference.
         beta: of the implicit reward.
     """
     outcomes, ids = np.asarray(rewards, dtype=np.float64), np.asarray(groups, dtype=np.int64)

@@ -28,16 +28,16 @@ from vla.run.settings import Checks
 
 FILE = "replay.pt"
 WINDOW = (0.5, 0.95)
-"""How probable a decision's tokens may be beside what they were, to be learnt from again."""
-ARRAYS = ("tokens", "log_probs", "executed")
+"""How probable a decision's units may be beside what they were, to be learnt from again."""
+ARRAYS = ("decisions", "log_probs", "executed")
 
 
 def forgotten(now: ArrayLike, then: ArrayLike, executed: ArrayLike) -> NDArray[np.bool_]:
     """[D] which decisions have become less likely, but not foreign: exp(mean(now - then)) within `WINDOW`.
 
     Args:
-        now, then: [D, K] log-probabilities of their tokens under today's policy and the one that sampled them.
-        executed: [D, K] bool, the tokens that count.
+        now, then: [D, U] log-probabilities of their units under today's policy and the one that sampled them.
+        executed: [D, U] bool, the units that count.
     """
     counted = np.asarray(executed, dtype=bool)
     differences = np.where(counted, np.asarray(now, dtype=np.float64) - np.asarray(then, dtype=np.float64), 0.0)
@@ -87,9 +87,7 @@ class WebrlReplay(Variant):
             entry = kept[int(generator.integers(len(kept)))]
             inputs = inputs_type(**entry["inputs"])
             with torch.inference_mode():
-                now, _ = self.parts.policy.log_prob_from_inputs(
-                    inputs, entry["tokens"], sampling.temperature, sampling.token_noise
-                )
+                now, _ = self.parts.policy.log_prob(inputs, entry["decisions"], sampling)
             known = now.float().cpu()
             rows = torch.from_numpy(
                 np.flatnonzero(forgotten(known.numpy(), entry["log_probs"].numpy(), entry["executed"].numpy()))
@@ -97,7 +95,7 @@ class WebrlReplay(Variant):
             if len(rows):
                 whole = Samples(
                     inputs=inputs,
-                    tokens=entry["tokens"],
+                    decisions=entry["decisions"],
                     old_log_probs=known.clone(),
                     executed=entry["executed"],
                     advantages=torch.ones(len(known)),
@@ -120,7 +118,7 @@ class WebrlReplay(Variant):
 
 
 def _weighed(parts: Sequence[Samples], normalisation: LengthNormalisation) -> Samples:
-    """Joined, tokens weighed as those of fresh rollouts are."""
+    """Joined, units weighed as those of fresh rollouts are."""
     weights = length_weights([int(part.executed.sum()) for part in parts], normalisation)
     return Samples.concatenate(
         [

@@ -24,7 +24,7 @@ def test_every_kind_is_what_it_says(picking_red: RolloutMaker) -> None:
             episode = rollout.episode
             assert rollout.kind == kind
             assert episode.success == (kind == "success")
-            assert len(episode.images) == len(episode.states) == len(episode.observation_steps)
+            assert len(episode.images["image"]) == len(episode.states) == len(episode.observation_steps)
             assert episode.observation_steps[0] == 0
             assert episode.observation_steps[-1] == episode.length
             assert (np.diff(episode.observation_steps) <= 8).all()
@@ -60,7 +60,7 @@ def test_controls_hold_a_success_s_frames_in_another_order() -> None:
             (rollout,) = make_rollouts(maker, kind, 1)  # type: ignore[arg-type]
         finally:
             maker.close()
-        return rollout.episode.images
+        return rollout.episode.images["image"]
 
     forward = first("success")
     assert np.array_equal(first("reversed"), forward[::-1])

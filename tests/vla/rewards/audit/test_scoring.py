@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sim.embodiments import PANDA_EEF
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.rewards.audit.command import AuditConfig, Sampling, audit
@@ -23,6 +24,7 @@ def rollout(kind: Kind, progress: float, task_id: int = 0, length: int = 4) -> A
     frames = np.full((3, 8, 8, 3), int(255 * progress), dtype=np.uint8)
     episode = Episode(
         suite="made_up",
+        embodiment=PANDA_EEF.with_image_size(8),
         task_id=task_id,
         instruction="do it",
         split="train",
@@ -32,8 +34,7 @@ def rollout(kind: Kind, progress: float, task_id: int = 0, length: int = 4) -> A
         success=kind == "success",
         actions=np.zeros((length, 7), np.float32),
         observation_steps=np.array([0, 2, length]),
-        images=frames,
-        wrist_images=frames,
+        images={"image": frames, "wrist_image": frames},
         states=np.full((3, 8), progress, np.float32),
         rewards=np.zeros(length, np.float32),
         costs=np.zeros(length, np.float32),
@@ -217,7 +218,9 @@ def test_bad_settings_are_refused(options: dict[str, object], message: str) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "sampling.temperature is 0.0"),
+        ({"temperature": -0.1}, "sampling.temperature is -0.1"),
+        ({"temperature": float("inf")}, "sampling.temperature is inf"),
+        ({"temperature": float("nan")}, "sampling.temperature is nan"),
         ({"token_noise": -1.0}, "sampling.token_noise is -1.0"),
         ({"chunk_correlation": 1.0}, "sampling.chunk_correlation is 1.0"),
     ],

@@ -170,10 +170,10 @@ class StartAndEnd:
     """Embeds a rollout as its last frame's brightness, and one that stays as its first frame's."""
 
     def embed(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
-        return np.array([[episode.images[-1].mean()] for episode in episodes], dtype=np.float32)
+        return np.array([[episode.images["image"][-1].mean()] for episode in episodes], dtype=np.float32)
 
     def embed_starts(self, episodes: Sequence[Episode]) -> NDArray[np.float32]:
-        return np.array([[episode.images[0].mean()] for episode in episodes], dtype=np.float32)
+        return np.array([[episode.images["image"][0].mean()] for episode in episodes], dtype=np.float32)
 
 
 def from_to(first: int, last: int) -> Episode:

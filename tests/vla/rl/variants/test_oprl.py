@@ -30,7 +30,7 @@ def test_pairs_are_of_one_group_and_leave_nobody_out(rollouts: list[tuple[bool, 
     np.testing.assert_array_equal(again, pairs)
 
 
-def test_a_decisions_reward_is_its_executed_tokens_log_ratio():
+def test_a_decisions_reward_is_its_executed_units_log_ratio():
     judged, sampled = torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[-1.5, -1.0, -1.0]])
     executed = torch.tensor([[True, True, False]])
     assert decision_rewards(judged, sampled, executed, beta=0.1).tolist() == pytest.approx([0.1 * (0.5 - 1.0)])
@@ -51,7 +51,7 @@ def rollout(success: bool, sideways: float) -> Rollout:
         task_id=0,
         success=success,
         record={"steps": 16},
-        tokens=tokens,
+        decisions=tokens,
         log_probs=np.full((2, 56), -math.log(9), dtype=np.float32),
         executed=np.ones((2, 56), dtype=bool),
         states=np.zeros((2, 8), dtype=np.float32),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vla.rl.helpers import FakeInputs, TrainableFakePolicy, training_parts
+from tests.vla.rl.helpers import PLAIN, FakeInputs, TrainableFakePolicy, training_parts
 from tests.vla.rl.variants.test_oprl import rollout
 from vla.errors import ReflexError
 from vla.policies.sampling import Sampling
@@ -42,7 +42,7 @@ def more(replay: WebrlReplay, iteration: int = 0) -> Samples | None:
 def faded(policy: TrainableFakePolicy, success: Rollout, ratios: tuple[float, float]) -> Rollout:
     """The rollout, its two decisions so many times as likely now as when they were sampled."""
     with torch.no_grad():
-        now, _ = policy.log_prob_from_inputs(success.inputs, torch.from_numpy(success.tokens))
+        now, _ = policy.log_prob(success.inputs, torch.from_numpy(success.decisions), PLAIN)
     success.log_probs = (now - torch.tensor(ratios).log()[:, None]).numpy()
     return success
 
@@ -62,11 +62,11 @@ def test_the_newest_successes_are_kept_and_survive_a_checkpoint(tmp_path: Path):
     drawn = [[more(source, iteration) for iteration in range(6)] for source in (replay, again)]
     taught = [part for part in drawn[0] if part is not None]
     assert taught and len(taught) < 6, "the other one kept has not been forgotten"
-    assert all(part.tokens.tolist() == newest.tokens.tolist() for part in taught)
+    assert all(part.decisions.tolist() == newest.decisions.tolist() for part in taught)
     for left, right in zip(*drawn, strict=True):
         assert (left is None) == (right is None)
         if left is not None and right is not None:
-            assert torch.equal(left.tokens, right.tokens) and torch.equal(left.old_log_probs, right.old_log_probs)
+            assert torch.equal(left.decisions, right.decisions) and torch.equal(left.old_log_probs, right.old_log_probs)
     (tmp_path / FILE).write_bytes(b"damaged")
     with pytest.raises(ReflexError, match=FILE):
         again.load(tmp_path)
@@ -87,9 +87,9 @@ def test_forgotten_decisions_are_samples_of_advantage_one_and_ratio_one():
     assert samples is not None and len(samples) == 1
     assert samples.advantages.tolist() == [1.0]
     with torch.no_grad():
-        now, _ = policy.log_prob_from_inputs(success.inputs, torch.from_numpy(success.tokens))
+        now, _ = policy.log_prob(success.inputs, torch.from_numpy(success.decisions), PLAIN)
     torch.testing.assert_close(samples.old_log_probs, now[:1])
-    assert samples.tokens.tolist() == success.tokens[:1].tolist()
+    assert samples.decisions.tolist() == success.decisions[:1].tolist()
     kept = make_replay(1, policy)
     kept.add([faded(policy, rollout(True, 0.5), (1.0, 1.0))])
     assert more(kept) is None, "nothing was forgotten"

@@ -1,0 +1,74 @@
+"""One observation as users hold it: this project's nested one, or a flat mapping with a LeRobot dataset's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sim.contract import Observation
+from vla.errors import ReflexError
+
+IMAGE_PREFIX = "observation.images."
+STATE_KEY = "observation.state"
+TASK_KEY = "task"
+
+
+def as_observation(values: Observation | Mapping[str, Any]) -> Observation:
+    """The nested observation of either form.
+
+    A flat one has `observation.images.<camera>`, `observation.state` and `task`, as arrays or tensors, with or without
+    a leading batch axis of 1. Pictures may be uint8 [H, W, 3] or, as LeRobot's own dataset gives them, floating-point
+    [3, H, W] in [0, 1].
+
+    Raises:
+        ReflexError: a key is missing, or a picture is of another shape or type.
+    """
+    given: Mapping[str, Any] = values
+    if "images" in given:
+        return Observation(images=given["images"], state=given["state"], instruction=given["instruction"])
+    images = {
+        key.removeprefix(IMAGE_PREFIX): _picture(key, value)
+        for key, value in given.items()
+        if key.startswith(IMAGE_PREFIX)
+    }
+    if not images and STATE_KEY not in given:
+        raise ReflexError(
+            f"an observation has images, state and instruction, or {IMAGE_PREFIX}<camera>, {STATE_KEY} and {TASK_KEY}; "
+            f"this one has {', '.join(map(str, given)) or 'nothing'}"
+        )
+    task = given.get(TASK_KEY, "")
+    state = _array(given[STATE_KEY]) if STATE_KEY in given else np.zeros(0, np.float32)
+    return Observation(
+        images=images,
+        state=np.ascontiguousarray(state.reshape(-1), dtype=np.float32),
+        instruction=task if isinstance(task, str) else str(task[0]),
+    )
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _picture(key: str, value: Any) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3]."""
+    array = _array(value)
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
+    if array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[-1] != 3:
+        raise ReflexError(f"{key}: expected a picture [H, W, 3] or [3, H, W], got {list(array.shape)}")
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ReflexError(f"{key}: expected uint8, or floating-point numbers in [0, 1], got {array.dtype}")
+    if not (array.min() >= 0.0 and array.max() <= 1.0):
+        raise ReflexError(
+            f"{key}: floating-point pictures are in [0, 1], this one is in [{array.min():g}, {array.max():g}]; give it "
+            "as it comes from the dataset, or as uint8"
+        )
+    return np.ascontiguousarray(np.rint(array * 255.0).astype(np.uint8))
