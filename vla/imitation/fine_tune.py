@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, fit_normalisation
 from vla.imitation.weighting import Weighting, sample_weights
 from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
+from vla.policies.decisions import Decision, with_decision
+from vla.policies.flow.configuration import FlowConfig
 from vla.policies.protocol import TrainablePolicy
 from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
@@ -54,6 +56,10 @@ class FineTuneConfig(ImitationConfig):
     """LeRobot v3 dataset: a local folder or a hub id."""
     policy: str = "reflex-tiny"
     """Where to start: a policy folder, a run folder, a shipped name, or "scratch" for random weights."""
+    decision: Decision | None = None
+    """"tokens" or "flow": give the policy a head of that kind, fresh if it had none; null keeps the policy's own."""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """The flow head that `decision=flow` makes."""
     output: str = "runs/sft"
     """Run folder."""
     policy_id: str | None = None
@@ -165,6 +171,7 @@ def _open_policy(
         policy: TrainablePolicy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
     else:
         policy = load_policy(config.policy, str(device))
+    policy = with_decision(policy, config.decision, config.flow)
     if config.policy_id is not None:
         policy.policy_id = config.policy_id
     if config.normalisation == "dataset" or not policy.has_normalisation:

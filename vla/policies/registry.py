@@ -16,7 +16,10 @@ from vla.policies.storage import CONFIG_FILE, read_config
 from vla.run.checkpoints import newest_checkpoint
 from vla.run.plugins import load_object
 
-FAMILIES = {"prismatic": "vla.policies.prismatic:PrismaticPolicy"}
+FAMILIES = {
+    "prismatic": "vla.policies.prismatic:PrismaticPolicy",
+    "flow": "vla.policies.flow.policy:FlowPolicy",
+}
 """Family -> where its class is; a class is imported when a folder asks for it."""
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights"

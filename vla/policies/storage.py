@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from sim.embodiments import Embodiment
 from vla.data.feature_map import SAME_NAMES, FeatureMap
@@ -101,11 +102,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_into(policy: ActionCoding, folder: Path) -> None:
     """Read weights and normalisation into a policy of the same configuration. Raises `ReflexError` naming the file."""
-    _load_weights(policy, folder / WEIGHTS_FILE)
+    load_weights(policy, folder / WEIGHTS_FILE)
     _load_normalisation(policy, folder / NORMALISATION_FILE)
 
 
-def _load_weights(policy: ActionCoding, path: Path) -> None:
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Read a network's weights. Raises `ReflexError` for a file that is damaged or of another network."""
     try:
         with safe_open(str(path), framework="pt") as handle:
             state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
@@ -113,7 +115,7 @@ def _load_weights(policy: ActionCoding, path: Path) -> None:
         raise ReflexError(f"{path}: the weights are missing; copy the whole folder again") from error
     except (SafetensorError, OSError) as error:
         raise ReflexError(f"{path}: the weights are truncated or damaged ({error}); copy the file again") from error
-    expected = {name: value.shape for name, value in policy.state_dict().items()}
+    expected = {name: value.shape for name, value in module.state_dict().items()}
     missing, extra = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     wrong = [
         f"{name} {list(state[name].shape)} instead of {list(shape)}"
@@ -127,7 +129,7 @@ def _load_weights(policy: ActionCoding, path: Path) -> None:
     broken = [name for name, value in state.items() if not torch.isfinite(value.float()).all()]
     if broken:
         raise ReflexError(f"{path}: {broken[0]} holds NaN or infinity; the checkpoint is unusable, take an earlier one")
-    policy.load_state_dict(state)
+    module.load_state_dict(state)
 
 
 def _normalisation_to_dict(policy: ActionCoding) -> dict[str, Any]:

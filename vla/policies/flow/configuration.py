@@ -15,8 +15,8 @@ from vla.run.settings import Checks
 class FlowConfig:
     """A flow head, and how it samples. The backbone has a configuration of its own."""
 
-    policy_id: str = "flow"
-    """Short name written into episodes."""
+    policy_id: str = ""
+    """Short name written into episodes; empty for the backbone's with "-flow" behind it."""
     denoising_steps: int = 4
     """K: Euler steps from noise to actions; the head runs as often, the backbone once."""
     noise: Literal["sde", "learned"] = "sde"
@@ -46,7 +46,8 @@ class FlowConfig:
         steps = self.noisy_steps
         if not steps or list(steps) != sorted(set(steps)) or not 0 <= steps[0] <= steps[-1] < self.denoising_steps:
             raise ReflexError(
-                f"flow.stochastic_steps is {list(steps)}; name some of 0 .. {self.denoising_steps - 1} in order, or null"
+                f"flow.stochastic_steps is {list(steps)}; "
+                f"name some of 0 .. {self.denoising_steps - 1} in order, or null"
             )
 
     @property

@@ -9,9 +9,10 @@ with the same distribution at every time, by the score -(x - t v) / (1 - t) of t
 
     dx = (v - sigma^2 / (2 (1 - t)) (x - t v)) dt + sigma dw,   sigma^2 = a^2 (1 - t) / t,
 
-where a is the noise level (Flow-GRPO, arXiv 2505.05470, whose time runs the other way). "learned", Flow-Noise, keeps the
-ODE's mean step and adds noise whose deviation a second network gives. In both, a step given its start is a Gaussian, so
-a whole chain of steps has a density: the product over its steps, and the initial noise's, which no parameter changes.
+where a is the noise level (Flow-GRPO, arXiv 2505.05470, whose time runs the other way). "learned", Flow-Noise, keeps
+the ODE's mean step and adds noise whose deviation a second network gives. In both, a step given its start is a
+Gaussian, so a whole chain of steps has a density: the product over its steps, and the initial noise's, which no
+parameter changes.
 """
 
 from __future__ import annotations

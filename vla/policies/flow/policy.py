@@ -29,9 +29,10 @@ from vla.policies.sampling import GREEDY, Sampling
 class FlowPolicy(nn.Module):
     """Flow matching over action chunks; satisfies `vla.policies.protocol.TrainablePolicy`.
 
-    A decision is its denoising chain [B, K + 1, H, A], noise first, in normalised units. A unit of its log-probabilities
-    is one noisy denoising step of one action, the density of all A entries together: A numbers that are commanded at
-    once stand or fall together, and clipping their joint ratio is what PPO does with a Gaussian action.
+    A decision is its denoising chain [B, K + 1, H, A], noise first, in normalised units. A unit of its
+    log-probabilities is one noisy denoising step of one action, the density of all A entries together: A numbers that
+    are commanded at once stand or fall together, and clipping their joint ratio is what PPO does with a Gaussian
+    action.
     """
 
     def __init__(self, backbone: PrismaticPolicy, config: FlowConfig) -> None:
@@ -47,8 +48,15 @@ class FlowPolicy(nn.Module):
     @classmethod
     def on(cls, backbone: PrismaticPolicy, config: FlowConfig | None = None) -> FlowPolicy:
         """A trained backbone with a fresh head (seed with `torch.manual_seed`)."""
-        config = FlowConfig(policy_id=f"{backbone.policy_id}-flow") if config is None else config
+        config = config or FlowConfig()
+        if not config.policy_id:
+            config = replace(config, policy_id=f"{backbone.policy_id}-flow")
         return cls(backbone, config).to(backbone.device).eval()
+
+    def token_policy(self) -> PrismaticPolicy:
+        """The backbone with the token head that it came with."""
+        self.backbone.action_head.requires_grad_(True)
+        return self.backbone
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> FlowPolicy:
@@ -151,7 +159,8 @@ class FlowPolicy(nn.Module):
 
         Raises `ReflexError` for missing generators, bad observations or non-finite velocities.
         """
-        inputs, hidden = self.backbone.decide(self.prepare(observations))
+        inputs = self.backbone.inputs_to_decide(observations)
+        hidden = self.backbone.decision_hidden(inputs)
         encoded = self.head.encode(hidden)
         normals = self._normals(len(inputs), sampling, generators).to(encoded.device)
         chain, log_probs = self._denoise(encoded, normals, sampling)
@@ -170,9 +179,7 @@ class FlowPolicy(nn.Module):
         chunk: NDArray[np.float32] = self.act(stack_observations([as_observation(observation)])).actions[0]
         return chunk
 
-    def _normals(
-        self, count: int, sampling: Sampling, generators: Sequence[np.random.Generator] | None
-    ) -> Tensor:
+    def _normals(self, count: int, sampling: Sampling, generators: Sequence[np.random.Generator] | None) -> Tensor:
         """[B, 1 + noisy steps, H, A]: the chain's start and its steps' noise; zeros when greedy."""
         horizon, action_size = self.backbone.config.chunk_shape
         rows = 1 + len(self.config.noisy_steps)
@@ -217,9 +224,7 @@ class FlowPolicy(nn.Module):
 
     # learning
 
-    def log_prob(
-        self, inputs: ModelInputs, decisions: Tensor, sampling: Sampling = GREEDY
-    ) -> tuple[Tensor, Tensor]:
+    def log_prob(self, inputs: ModelInputs, decisions: Tensor, sampling: Sampling = GREEDY) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B, U] and entropies [B, U] of chains [B, K + 1, H, A], differentiable.
 
         The backbone runs once and the head once for all noisy steps together. Raises `ReflexError` for chains of
@@ -241,9 +246,7 @@ class FlowPolicy(nn.Module):
         log_probs, entropies = transition.log_density(after), transition.entropy()
         return log_probs.view(len(inputs), -1), entropies.view(len(inputs), -1)
 
-    def imitation_loss(
-        self, inputs: ModelInputs, actions: NDArray[np.float32]
-    ) -> tuple[Tensor, dict[str, float]]:
+    def imitation_loss(self, inputs: ModelInputs, actions: NDArray[np.float32]) -> tuple[Tensor, dict[str, float]]:
         """Flow-matching loss [B] on chunks of actions [B, H, A], each averaged over `loss_draws` noises and times.
 
         These come from torch's global generator. The loss has no known minimum: what an observation leaves open stays.

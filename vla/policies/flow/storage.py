@@ -23,9 +23,7 @@ FORMAT = "reflex-flow-1"
 BACKBONE_FOLDER = "backbone"
 
 
-def write_flow(
-    backbone: PrismaticPolicy, head: FlowHead, config: FlowConfig, folder: Path, dtype: str | None
-) -> None:
+def write_flow(backbone: PrismaticPolicy, head: FlowHead, config: FlowConfig, folder: Path, dtype: str | None) -> None:
     """Write a policy folder, replacing an earlier one; a crash leaves the old folder or the new one."""
 
     def fill(temporary: Path) -> None:
