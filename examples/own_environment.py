@@ -82,7 +82,8 @@ class CentreExpert(Expert):
         """Nothing to remember."""
 
     def act(self, environment: ManipulationEnvironment) -> FloatArray:
-        return np.clip(-environment.robot_state() / 0.05, -1, 1).astype(np.float32)
+        action: FloatArray = np.clip(-environment.robot_state() / 0.05, -1, 1).astype(np.float32)
+        return action
 
 
 class CentreSuite(Suite):

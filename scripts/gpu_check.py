@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from scripts.bench.machine import random_observations
-from vla.policies import PrismaticPolicy, reflex_tiny_config
+from vla.policies import TinyPolicy, reflex_tiny_config
 from vla.policies.sampling import Sampling
 from vla.run.files import write_json
 
@@ -65,7 +65,7 @@ def largest_difference(left: torch.Tensor, right: torch.Tensor) -> float:
     return float((left - right).abs().max()) / scale
 
 
-def copy_to(policy: PrismaticPolicy, device: str) -> PrismaticPolicy:
+def copy_to(policy: TinyPolicy, device: str) -> TinyPolicy:
     """The same policy, with weights of its own, on a device."""
     return copy.deepcopy(policy).to(device)
 
@@ -73,7 +73,7 @@ def copy_to(policy: PrismaticPolicy, device: str) -> PrismaticPolicy:
 def check_policy_agreement(device: str, quick: bool) -> Iterator[Outcome]:
     """Log-probabilities and gradients in float32 on the device against the CPU's, same weights and inputs."""
     torch.manual_seed(0)
-    reference = PrismaticPolicy.from_config(reflex_tiny_config())
+    reference = TinyPolicy.from_config(reflex_tiny_config())
     moved = copy_to(reference, device)
     observations = random_observations(4 if quick else 32, reference.spec.embodiment)
     decisions = torch.from_numpy(reference.act(observations).decision)
@@ -92,7 +92,7 @@ def check_policy_agreement(device: str, quick: bool) -> Iterator[Outcome]:
 
 def check_policy_speed(device: str, quick: bool) -> Iterator[Outcome]:
     """A decision of the tiny policy, and a training step, per sample."""
-    policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
+    policy = TinyPolicy.from_config(reflex_tiny_config()).to(device)
     batch = 8 if quick else 256
     observations = random_observations(batch, policy.spec.embodiment)
     decisions = torch.from_numpy(policy.act(observations).decision)
@@ -113,7 +113,7 @@ def check_fine_tuning(device: str, quick: bool) -> Iterator[Outcome]:
     from vla.run.devices import autocast
 
     torch.manual_seed(0)
-    policy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
+    policy = TinyPolicy.from_config(reflex_tiny_config()).to(device)
     observations = random_observations(8, policy.spec.embodiment)
     generator = np.random.default_rng(1)
     decisions = torch.from_numpy(generator.integers(0, 256, (8, len(policy.spec.unit_steps))))

@@ -8,7 +8,7 @@ robot.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -131,10 +131,6 @@ class Embodiment:
         if size is None:
             return self
         return dataclasses.replace(self, cameras=tuple(Camera(camera.name, size, size) for camera in self.cameras))
-
-    def with_cameras(self, names: Sequence[str]) -> Embodiment:
-        """The same robot with only those cameras, in that order. Raises `KeyError` naming the known ones."""
-        return dataclasses.replace(self, cameras=tuple(self.camera(name) for name in names))
 
     @property
     def frame_bytes(self) -> int:

@@ -1,7 +1,8 @@
 """gymnasium ids of every suite's tasks: `import sim`, then `gymnasium.make("reflex/tabletop-pick_red-v0")`.
 
 A process that has not imported `sim` finds them with the module in front: `gymnasium.make("sim:reflex/...")`, which is
-what vector environments need whose workers start afresh. Tasks have their number as an id (`reflex/libero_spatial-3-v0`), and their name too where the suite is embedded here.
+what vector environments need whose workers start afresh. Tasks have their number as an id
+(`reflex/libero_spatial-3-v0`), and their name too where the suite is embedded here.
 Nothing of a suite is imported before one of its environments is made.
 """
 

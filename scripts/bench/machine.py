@@ -123,12 +123,12 @@ def bench_policy(seconds: float, device: str = "cpu", batch: int = 32) -> list[M
 
 def bench_model(device: str) -> Any:
     """The shipped policy, or the same network with random weights where the weights are missing; speed is the same."""
-    from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
+    from vla.policies import TinyPolicy, load_policy, reflex_tiny_config
 
     try:
         return load_policy("reflex-tiny", device=device)
     except ReflexError:
-        return PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
+        return TinyPolicy.from_config(reflex_tiny_config()).to(device)
 
 
 def random_observations(batch: int, robot: Embodiment) -> Any:

@@ -24,10 +24,9 @@ from vla.imitation.augmentation import small_picture_augmentation
 from vla.imitation.loop import AuxiliaryLoss, ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import ArraySamples
 from vla.policies import load_policy
-from vla.policies.action_coding import quantiles
-from vla.policies.configuration_prismatic import reflex_tiny_config
-from vla.policies.keypoints import PATCH, WORD_RADIUS, expected_positions
-from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
+from vla.policies.normalisation import quantiles
+from vla.policies.tiny import TinyFeatures, TinyPolicy, reflex_tiny_config
+from vla.policies.tiny.keypoints import PATCH, WORD_RADIUS, expected_positions
 from vla.run.cores import worker_count
 from vla.run.devices import autocast, set_threads
 from vla.run.files import read_json, write_json
@@ -87,7 +86,7 @@ class PretrainConfig:
 class PlayAuxiliary(AuxiliaryLoss):
     """Where things are, where what each word names is, what to approach now, and what comes next."""
 
-    def __init__(self, policy: PrismaticPolicy, samples: PlaySamples, config: PretrainConfig) -> None:
+    def __init__(self, policy: TinyPolicy, samples: PlaySamples, config: PretrainConfig) -> None:
         super().__init__()
         width = int(policy.language_model.config.hidden_size)
         tokens = policy.config.tokens_per_camera * len(policy.config.cameras)
@@ -112,7 +111,7 @@ class PlayAuxiliary(AuxiliaryLoss):
             extra, extra_metrics = self._auxiliary(features, indices)
         return losses, extra, metrics | extra_metrics
 
-    def _auxiliary(self, features: PrismaticFeatures, indices: NDArray[np.int64]) -> tuple[torch.Tensor, Metrics]:
+    def _auxiliary(self, features: TinyFeatures, indices: NDArray[np.int64]) -> tuple[torch.Tensor, Metrics]:
         samples, config = self._samples, self._config
         query = features.action_hidden.mean(1)
         positions = self.position_head(features.vision.flatten(1)).view(len(indices), len(KINDS), 2)
@@ -257,8 +256,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 def build_trainer(samples: PlaySamples, config: PretrainConfig) -> ImitationTrainer:
     """The policy to start from with the play set's normalisation, and its trainer."""
     torch.manual_seed(config.imitation.seed)
-    policy = load_policy(config.policy) if config.policy else PrismaticPolicy.from_config(reflex_tiny_config())
-    if not isinstance(policy, PrismaticPolicy):
+    policy = load_policy(config.policy) if config.policy else TinyPolicy.from_config(reflex_tiny_config())
+    if not isinstance(policy, TinyPolicy):
         raise ReflexError(f"policy {config.policy} is not of the family that is pretrained here")
     action_low, action_high = quantiles(samples.chunks[:, 0])
     state_low, state_high = quantiles(samples.states)

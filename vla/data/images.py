@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def resize_frames(frames: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """[B, H, W, 3] uint8 to [B, size, size, 3]: area averaging when shrinking, bilinear when enlarging."""
-    if frames.shape[1:3] == (size, size):
+def resize_frames(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """[B, H, W, 3] uint8 to [B, height, width, 3]: area averaging when shrinking, bilinear when enlarging."""
+    if frames.shape[1:3] == (height, width):
         return frames
-    resized = np.empty((len(frames), size, size, 3), np.uint8)
+    resized = np.empty((len(frames), height, width, 3), np.uint8)
     for source, target in zip(frames, resized, strict=True):
         resize_into(source, target)
     return resized

@@ -97,7 +97,8 @@ def _encode(path: Path, frames: NDArray[np.uint8], times: list[int], control_fre
 def write_videos(folder: Path, episodes: Iterable[Episode]) -> list[Path]:
     """Write ``folder/task<id>_init<id>_{success,failure}.mp4`` for every episode; in a run, folder is videos/<phase>.
 
-    Robots without a camera leave nothing to write. A video of the same task and initial state in the folder is replaced, whatever its outcome.
+    A robot without a camera leaves nothing to write. A video of the same task and initial state in the folder is
+    replaced, whatever its outcome.
     """
     paths: list[Path] = []
     for episode in episodes:

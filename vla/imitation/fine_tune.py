@@ -16,7 +16,7 @@ from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, fit_normalisation
 from vla.imitation.weighting import Weighting, sample_weights
-from vla.policies import PrismaticPolicy, load_policy, reflex_tiny_config
+from vla.policies import TinyPolicy, load_policy, reflex_tiny_config
 from vla.policies.decisions import Decision, with_decision
 from vla.policies.flow.configuration import FlowConfig
 from vla.policies.protocol import TrainablePolicy
@@ -168,7 +168,7 @@ def _open_policy(
         return load_policy(restart, str(device))
     torch.manual_seed(config.seed)
     if config.policy == SCRATCH:
-        policy: TrainablePolicy = PrismaticPolicy.from_config(reflex_tiny_config()).to(device)
+        policy: TrainablePolicy = TinyPolicy.from_config(reflex_tiny_config()).to(device)
     else:
         policy = load_policy(config.policy, str(device))
     policy = with_decision(policy, config.decision, config.flow)

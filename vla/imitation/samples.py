@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch
 from vla.data.episode import Episode
+from vla.data.images import resize_into
 from vla.errors import ReflexError
-from vla.policies.frames import resize_frames
 from vla.policies.protocol import TrainablePolicy
 
 
@@ -100,7 +100,10 @@ class EpisodeSamples:
 def _stacked(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """[B, H, W, 3]; episodes of several datasets may have pictures of several sizes, which are made the largest."""
     height, width = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
-    return np.stack([resize_frames(frame[None], height, width)[0] for frame in frames])
+    stacked = np.empty((len(frames), height, width, 3), np.uint8)
+    for frame, target in zip(frames, stacked, strict=True):
+        resize_into(frame, target)
+    return stacked
 
 
 class ArraySamples:

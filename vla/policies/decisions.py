@@ -7,8 +7,8 @@ from typing import Literal
 from vla.errors import ReflexError
 from vla.policies.flow.configuration import FlowConfig
 from vla.policies.flow.policy import FlowPolicy
-from vla.policies.prismatic import PrismaticPolicy
 from vla.policies.protocol import TrainablePolicy
+from vla.policies.tokens.policy import TokenPolicy
 
 Decision = Literal["tokens", "flow"]
 
@@ -19,11 +19,11 @@ def with_decision(policy: TrainablePolicy, decision: Decision | None, flow: Flow
     A flow head, of configuration `flow`, starts with random weights (seed with `torch.manual_seed`); a token head with
     those that the backbone kept. Raises `ReflexError` for a policy without such a backbone.
     """
-    if decision == "flow" and isinstance(policy, PrismaticPolicy):
+    if decision == "flow" and isinstance(policy, TokenPolicy):
         return FlowPolicy.on(policy, flow)
     if decision == "tokens" and isinstance(policy, FlowPolicy):
         return policy.token_policy()
-    kinds: dict[Decision, type[TrainablePolicy]] = {"flow": FlowPolicy, "tokens": PrismaticPolicy}
-    if decision is not None and not isinstance(policy, kinds[decision]):
+    kinds = {"flow": FlowPolicy, "tokens": TokenPolicy, None: object}
+    if not isinstance(policy, kinds[decision]):
         raise ReflexError(f"decision={decision} needs a backbone that {policy.policy_id} has not; leave decision out")
     return policy

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from sim.contract import Observation
+from vla.data.lerobot_keys import CAMERA_PREFIX, STATE
 from vla.errors import ReflexError
 
-IMAGE_PREFIX = "observation.images."
-STATE_KEY = "observation.state"
 TASK_KEY = "task"
 
 
@@ -31,17 +30,17 @@ def as_observation(values: Observation | Mapping[str, Any]) -> Observation:
     if "images" in given:
         return Observation(images=given["images"], state=given["state"], instruction=given["instruction"])
     images = {
-        key.removeprefix(IMAGE_PREFIX): _picture(key, value)
+        key.removeprefix(CAMERA_PREFIX): _picture(key, value)
         for key, value in given.items()
-        if key.startswith(IMAGE_PREFIX)
+        if key.startswith(CAMERA_PREFIX)
     }
-    if not images and STATE_KEY not in given:
+    if not images and STATE not in given:
         raise ReflexError(
-            f"an observation has images, state and instruction, or {IMAGE_PREFIX}<camera>, {STATE_KEY} and {TASK_KEY}; "
+            f"an observation has images, state and instruction, or {CAMERA_PREFIX}<camera>, {STATE} and {TASK_KEY}; "
             f"this one has {', '.join(map(str, given)) or 'nothing'}"
         )
     task = given.get(TASK_KEY, "")
-    state = _array(given[STATE_KEY]) if STATE_KEY in given else np.zeros(0, np.float32)
+    state = _array(given[STATE]) if STATE in given else np.zeros(0, np.float32)
     return Observation(
         images=images,
         state=np.ascontiguousarray(state.reshape(-1), dtype=np.float32),

@@ -165,3 +165,35 @@ class SoftLabels(Protocol):
 
     label_sigma: float
     """Standard deviation, in bins; 0 gives one-hot targets."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A policy for another embodiment, made from a trained one."""
+
+    policy: TrainablePolicy
+    taken: tuple[str, ...]
+    """Parts of the network whose weights are the trained policy's."""
+    fresh: tuple[str, ...]
+    """Parts with random weights."""
+
+    def describe(self) -> str:
+        """One line for messages."""
+        fresh = ", ".join(self.fresh) or "none"
+        return f"weights taken over: {', '.join(self.taken)}; fresh ones: {fresh}"
+
+
+@runtime_checkable
+class AdaptablePolicy(Protocol):
+    """A policy from which one for another robot can be made."""
+
+    def adapt(
+        self, embodiment: Embodiment, *, chunk_horizon: int | None = None, execute_steps: int | None = None
+    ) -> Adapted:
+        """A policy for `embodiment`, with the same weights where they mean the same.
+
+        Args:
+            embodiment: the new policy's; its pictures get the size that the network takes.
+            chunk_horizon: actions in a chunk; None for as many as now.
+            execute_steps: how many of them are executed; None for as many as now, or the whole chunk if it is shorter.
+        """

@@ -18,6 +18,7 @@ from vla.run.plugins import load_object
 
 FAMILIES = {
     "prismatic": "vla.policies.prismatic:PrismaticPolicy",
+    "tiny": "vla.policies.tiny:TinyPolicy",
     "flow": "vla.policies.flow.policy:FlowPolicy",
 }
 """Family -> where its class is; a class is imported when a folder asks for it."""
@@ -58,7 +59,8 @@ def family_class(config: Mapping[str, Any], source: str) -> Any:
 
     Raises `ReflexError` when there is none, or when it is no policy.
     """
-    family = str(config.get("family", "prismatic"))
+    # Folders from before there were families are of one of two, and only one of these has keypoints.
+    family = str(config.get("family", "tiny" if config.get("keypoints") else "prismatic"))
     found = load_object(family, FAMILIES, f"{source}: family")
     missing = [name for name in ("from_pretrained", "act", "save_pretrained") if not hasattr(found, name)]
     if missing:

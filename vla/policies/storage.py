@@ -1,62 +1,77 @@
-"""Policies on disk: config.json, tokenizer, normalisation.json and model.safetensors, written and read whole."""
+"""Policy folders of any family: config.json, what the policy was made for, and weights, written and read whole."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from sim.embodiments import Embodiment
 from vla.data.feature_map import SAME_NAMES, FeatureMap
 from vla.errors import ReflexError
-from vla.policies.action_coding import ActionCoding
-from vla.policies.action_tokenizer import Normalisation
-from vla.policies.configuration_prismatic import PrismaticConfig
-from vla.policies.processing_prismatic import HuggingFaceTokenizer, InstructionTokenizer, WordTokenizer
 from vla.run.files import read_json_object, replace_folder, write_json
 
 CONFIG_FILE = "config.json"
 EMBODIMENT_FILE = "embodiment.json"
 FEATURE_MAP_FILE = "feature_map.json"
-NORMALISATION_FILE = "normalisation.json"
 WEIGHTS_FILE = "model.safetensors"
-FORMAT = "reflex-prismatic-1"
 
 INCOMPLETE = "this is not a whole policy folder: copy it again"
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def write_policy(policy: ActionCoding, tokenizer: InstructionTokenizer, folder: Path, dtype: str | None) -> None:
-    """Write a policy folder, replacing an earlier one; a crash leaves the old folder or the new one."""
+def write_policy_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    embodiment: Embodiment,
+    feature_map: FeatureMap,
+    weights: Mapping[str, torch.Tensor],
+    *,
+    dtype: str | None = None,
+    more: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a policy folder, replacing an earlier one; a crash leaves the old folder or the new one.
+
+    Args:
+        folder: where.
+        config: JSON-ready, with the `family` that `vla.policies.registry` picks the class by.
+        embodiment: what the policy was made for.
+        feature_map: what its cameras are called where it acts.
+        weights: by name.
+        dtype: stored precision ("float16", "bfloat16", "float32"); None keeps the weights' own.
+        more: writes further files into the folder that it is given.
+    """
     if dtype is not None and dtype not in _DTYPES:
         raise ReflexError(f"cannot store weights as {dtype!r}; choose one of {', '.join(_DTYPES)}")
 
     def fill(temporary: Path) -> None:
-        write_json(temporary / CONFIG_FILE, {"format": FORMAT, **policy.config.to_dict()})
-        write_surroundings(temporary, policy.embodiment, policy.feature_map)
-        tokenizer.save(temporary)
-        write_json(temporary / NORMALISATION_FILE, _normalisation_to_dict(policy))
+        write_json(temporary / CONFIG_FILE, dict(config))
+        write_json(temporary / EMBODIMENT_FILE, embodiment.to_dict())
+        write_json(temporary / FEATURE_MAP_FILE, asdict(feature_map))
+        if more is not None:
+            more(temporary)
         target = _DTYPES[dtype] if dtype is not None else None
-        state = {name: value.detach().to("cpu", target).contiguous() for name, value in policy.state_dict().items()}
+        state = {name: value.detach().to("cpu", target).contiguous() for name, value in weights.items()}
         save_file(state, str(temporary / WEIGHTS_FILE))
 
     replace_folder(folder, fill)
 
 
-def write_surroundings(folder: Path, embodiment: Embodiment, feature_map: FeatureMap) -> None:
-    """Write what a policy of any family was made for beside its configuration."""
-    write_json(folder / EMBODIMENT_FILE, embodiment.to_dict())
-    write_json(folder / FEATURE_MAP_FILE, asdict(feature_map))
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a policy folder. Raises `ReflexError` when it is missing or damaged."""
+    if not folder.is_dir():
+        raise ReflexError(f"{folder}: no such policy folder")
+    return read_json_object(folder / CONFIG_FILE, INCOMPLETE)
 
 
 def read_surroundings(folder: Path) -> tuple[Embodiment | None, FeatureMap]:
-    """What `write_surroundings` wrote; no embodiment and the same names in a folder that does not say.
+    """What a policy was made for, and its names; no embodiment and the same names in a folder that does not say.
 
     Raises `ReflexError` naming a damaged file.
     """
@@ -76,38 +91,9 @@ def read_surroundings(folder: Path) -> tuple[Embodiment | None, FeatureMap]:
     return embodiment, feature_map
 
 
-def read_description(folder: Path) -> tuple[PrismaticConfig, InstructionTokenizer]:
-    """The configuration and the tokenizer of a policy folder.
-
-    Raises `ReflexError` naming the file that is missing, damaged or of another format.
-    """
-    content = read_config(folder)
-    content.pop("family", None)
-    found = content.pop("format", None)
-    if found != FORMAT:
-        raise ReflexError(f"{folder / CONFIG_FILE}: format is {found!r}, this version reads {FORMAT!r}")
-    try:
-        config = PrismaticConfig.from_dict(content)
-    except ReflexError as error:
-        raise ReflexError(f"{folder / CONFIG_FILE}: {error}") from error
-    return config, WordTokenizer.load(folder) if config.tokenizer == "words" else HuggingFaceTokenizer(folder)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a policy folder of any family. Raises `ReflexError` when it is missing or damaged."""
-    if not folder.is_dir():
-        raise ReflexError(f"{folder}: no such policy folder")
-    return read_json_object(folder / CONFIG_FILE, INCOMPLETE)
-
-
-def read_into(policy: ActionCoding, folder: Path) -> None:
-    """Read weights and normalisation into a policy of the same configuration. Raises `ReflexError` naming the file."""
-    load_weights(policy, folder / WEIGHTS_FILE)
-    _load_normalisation(policy, folder / NORMALISATION_FILE)
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Read a network's weights. Raises `ReflexError` for a file that is damaged or of another network."""
+def read_weights(module: torch.nn.Module, folder: Path) -> None:
+    """Read the weights of a folder into a network of the same shape. Raises `ReflexError` naming what is wrong."""
+    path = folder / WEIGHTS_FILE
     try:
         with safe_open(str(path), framework="pt") as handle:
             state = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
@@ -130,18 +116,3 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if broken:
         raise ReflexError(f"{path}: {broken[0]} holds NaN or infinity; the checkpoint is unusable, take an earlier one")
     module.load_state_dict(state)
-
-
-def _normalisation_to_dict(policy: ActionCoding) -> dict[str, Any]:
-    values = {entry.name: getattr(policy.normalisation, entry.name).tolist() for entry in fields(Normalisation)}
-    return {"from_data": policy.has_normalisation, **values}
-
-
-def _load_normalisation(policy: ActionCoding, path: Path) -> None:
-    content = read_json_object(path, INCOMPLETE)
-    try:
-        from_data = bool(content.pop("from_data"))
-        policy.set_normalisation(**content)
-    except (TypeError, ValueError, KeyError, ReflexError) as error:
-        raise ReflexError(f"{path}: unusable normalisation ({error})") from error
-    policy.has_normalisation = from_data

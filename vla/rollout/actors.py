@@ -134,9 +134,8 @@ def action_noise(
     """
     commands = embodiment.action
     noisy = [number for number in range(commands.size) if number != commands.gripper]
-    halves = np.ones(commands.size, np.float32)
-    if commands.low:
-        halves = (np.array(commands.high, np.float32) - np.array(commands.low, np.float32)) / 2
+    low, high = commands.low or (-1.0,) * commands.size, commands.high or (1.0,) * commands.size
+    halves = (np.array(high, np.float32) - np.array(low, np.float32)) / np.float32(2)
 
     def executed(action: FloatArray) -> FloatArray:
         disturbed = action.copy()

@@ -29,7 +29,10 @@ class EpisodeBuilder:
         policy_id: str,
         worker_restarted: bool = False,
     ) -> None:
-        """Those of the environment, the episode asked for and who acts; `worker_restarted`: a worker died playing it."""
+        """Of the environment, the episode asked for and who acts.
+
+        `worker_restarted`: a worker died playing it before.
+        """
         self.observations: list[Observation] = []
         self._suite, self._embodiment, self._wanted, self._policy_id = suite, embodiment, wanted, policy_id
         self._worker_restarted = worker_restarted

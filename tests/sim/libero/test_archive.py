@@ -89,7 +89,7 @@ def test_the_archive_needs_neither_robosuite_nor_libero_nor_assets(packed: Path)
         "expert = suite.make_expert(0, seed=0)\n"
         "expert.reset(environment)\n"
         "while not (outcome := environment.advance(expert.act(environment))).done: pass\n"
-        "print(outcome.success, environment.render_observation()['image'].shape)"
+        "print(outcome.success, environment.render_observation()['images']['image'].shape)"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LIBERO")}
     result = subprocess.run(

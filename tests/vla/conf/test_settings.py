@@ -12,7 +12,7 @@ from vla.cli import CONFIGURED, _load
 from vla.conf.compose import compose_config
 from vla.conf.schema import fields_of
 from vla.errors import ReflexError
-from vla.policies.configuration_prismatic import PrismaticConfig
+from vla.policies.tiny import TinyConfig
 from vla.run.cores import available_cpus, worker_count
 from vla.run.settings import SHARED_MINIMA, Checks, strip_optional
 
@@ -118,11 +118,11 @@ def test_a_choice_that_is_none_is_refused_with_the_choices(command: str) -> None
 
 
 def test_the_choices_of_a_policy_are_checked() -> None:
-    checked = {name for name in get_type_hints(PrismaticConfig) if name in choices(PrismaticConfig)}
+    checked = {name for name in get_type_hints(TinyConfig) if name in choices(TinyConfig)}
     assert checked == {"action_queries", "attention", "bin_layout", "projector", "prompt_order", "tokenizer"}
     for name in checked:
         with pytest.raises(ReflexError, match=rf"^{name} is 'neither'; it must be one of "):
-            PrismaticConfig("p", (object(),), {}, 16, 4, **{name: "neither"})  # type: ignore[arg-type]
+            TinyConfig("p", (object(),), {}, 16, 4, **{name: "neither"})  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass

@@ -249,3 +249,35 @@ def test_an_episode_that_is_listed_twice_or_not_at_all(tmp_path: Path) -> None:
         pq.write_table(damaged, path)
         with pytest.raises(ReflexError, match=message):
             LeRobotDataset(root)
+
+
+def test_statistics_for_normalisation_are_the_files_for_the_whole_dataset_and_exact_for_a_part(tmp_path: Path) -> None:
+    kind = Foreign(cameras={}, lengths=(5, 3, 6))
+    root = write_foreign(tmp_path / "demos", kind)
+    episodes = [LeRobotDataset(root).episode(index) for index in range(3)]
+    exact = np.concatenate([episode.actions for episode in episodes]).astype(np.float64)
+
+    def found(count: int = 3) -> dict[str, Any]:
+        return LeRobotDataset(root).normalisation(episodes[:count])
+
+    assert found()["action"]["mean"] == pytest.approx(exact.mean(axis=0))  # no stats.json
+    assert found()["state"]["std"] == pytest.approx(np.concatenate([e.states for e in episodes]).std(axis=0), rel=1e-5)
+    stored = {name: [float(number)] * 6 for number, name in enumerate(("mean", "std", "q01", "q99"))}
+    path = root / "meta/stats.json"
+    path.write_text(json.dumps({"action": stored}))
+    assert {name: values.tolist() for name, values in found()["action"].items()} == stored
+    assert found(2)["action"]["q99"] == pytest.approx(np.quantile(exact[:8], 0.99, axis=0))
+    assert found()["state"]["mean"] == pytest.approx(
+        np.concatenate([e.states for e in episodes]).mean(axis=0), rel=1e-5
+    )
+    for incomplete in ({"mean": [0.0] * 6}, stored | {"q01": [0.0] * 5}):
+        path.write_text(json.dumps({"action": incomplete}))
+        assert found()["action"]["mean"] == pytest.approx(exact.mean(axis=0))
+
+
+def test_a_dataset_without_statistics_has_those_of_its_numbers(tmp_path: Path) -> None:
+    kind = Foreign(lengths=(5, 3), data_file=lambda episode: episode)
+    dataset = LeRobotDataset(write_foreign(tmp_path / "demos", kind))
+    assert set(dataset.stats) == {"observation.state", "action"}
+    actions = np.concatenate([kind.vectors(episode)[1] for episode in range(2)]).astype(np.float64)
+    assert dataset.stats["action"]["q10"] == pytest.approx(np.quantile(actions, 0.1, axis=0))

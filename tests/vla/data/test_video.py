@@ -95,7 +95,7 @@ def test_frames_are_reduced_as_they_are_decoded(tmp_path: Path) -> None:
     for size in (8, 20, 64):
         reduced = np.empty((5, size, size, 3), np.uint8)
         assert decode_video(path, 0.0, 5, 20, SHAPE, out=reduced) is reduced
-        assert np.array_equal(reduced, resize_frames(whole, size))
+        assert np.array_equal(reduced, resize_frames(whole, size, size))
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "garbage"])

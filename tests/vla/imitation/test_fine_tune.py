@@ -22,7 +22,7 @@ from vla.errors import ReflexError
 from vla.evaluation.results import EvaluationResult
 from vla.evaluation.runner import evaluate
 from vla.imitation.fine_tune import _MAY_CHANGE, FineTuneConfig, fine_tune
-from vla.policies import PrismaticPolicy, load_policy
+from vla.policies import TinyPolicy, load_policy
 from vla.run.run_folder import RunFolder, comparable_metrics
 
 
@@ -57,7 +57,7 @@ def make_config(workplace: Path, output: Path, **overrides: Any) -> FineTuneConf
     return FineTuneConfig(**(values | overrides))
 
 
-def probe(policy: PrismaticPolicy, step: int) -> dict[str, float]:
+def probe(policy: TinyPolicy, step: int) -> dict[str, float]:
     """Stands for an evaluation: a number that depends on every weight of the head."""
     return {"eval/success_rate": float(policy.action_head.weight.detach().abs().mean())}
 
@@ -70,7 +70,7 @@ class Killed(Exception):
 def test_killed_and_resumed_equals_uninterrupted(workplace: Path, tmp_path: Path, weighting: str) -> None:
     whole = fine_tune(make_config(workplace, tmp_path / "whole", weighting=weighting), probe)
 
-    def die_at_eight(policy: PrismaticPolicy, step: int) -> dict[str, float]:
+    def die_at_eight(policy: TinyPolicy, step: int) -> dict[str, float]:
         if step == 8:
             raise Killed
         return probe(policy, step)
@@ -89,7 +89,7 @@ def test_killed_and_resumed_equals_uninterrupted(workplace: Path, tmp_path: Path
 
 
 def test_ctrl_c_leaves_a_checkpoint_of_the_last_step(workplace: Path, tmp_path: Path) -> None:
-    def interrupt(policy: PrismaticPolicy, step: int) -> dict[str, float]:
+    def interrupt(policy: TinyPolicy, step: int) -> dict[str, float]:
         raise KeyboardInterrupt
 
     config = make_config(workplace, tmp_path / "run")
@@ -172,7 +172,7 @@ def test_an_evaluation_is_the_one_that_the_settings_ask_for(
         asked["made"] = name
         return FakeSuite()
 
-    def recording(policy: PrismaticPolicy, suite: Suite, pool: EnvironmentPool, **options: Any) -> EvaluationResult:
+    def recording(policy: TinyPolicy, suite: Suite, pool: EnvironmentPool, **options: Any) -> EvaluationResult:
         asked.update(options, precision=policy(policy.prepare(make_observations(1))).dtype)
         return evaluate(policy, suite, pool, **options)
 

@@ -24,7 +24,7 @@ from vla.imitation.loop import (
     learning_rate_at,
 )
 from vla.imitation.samples import ArraySamples, EpisodeSamples, chunk_targets, fit_normalisation
-from vla.policies import PrismaticPolicy
+from vla.policies import TinyPolicy
 
 NO_AUGMENTATION = AugmentationConfig(shift_pixels=0, brightness=0, contrast=0, colour=0)
 
@@ -161,7 +161,7 @@ def test_overfits_four_samples() -> None:
 class MeanVision(AuxiliaryLoss):
     """Pulls the mean of the vision tokens to a learned number."""
 
-    def __init__(self, policy: PrismaticPolicy) -> None:
+    def __init__(self, policy: TinyPolicy) -> None:
         super().__init__()
         self.policy = [policy]  # in a list, so that its parameters are not registered twice
         self.value = torch.nn.Parameter(torch.tensor(5.0))

@@ -24,9 +24,9 @@ from vla.imitation.loop import (
     learning_rate_at,
 )
 from vla.imitation.samples import EpisodeSamples
-from vla.policies.decoding import gaussian_rows, token_losses
-from vla.policies.prismatic import PrismaticFeatures, PrismaticPolicy
-from vla.policies.processing_prismatic import ModelInputs
+from vla.policies.blocks.inputs import ModelInputs
+from vla.policies.tiny import TinyFeatures, TinyPolicy
+from vla.policies.tokens.decoding import gaussian_rows, token_losses
 
 NO_AUGMENTATION = AugmentationConfig(shift_pixels=0, brightness=0, contrast=0, colour=0)
 BASE: dict[str, Any] = {
@@ -153,7 +153,7 @@ def first_batch(trainer: ImitationTrainer) -> tuple[torch.Tensor, torch.Tensor, 
     """Logits, tokens and indices of a batch of all samples, which is the first whatever its order."""
     indices = np.arange(len(trainer.samples))
     inputs, actions = trainer.samples.batch(indices)
-    assert isinstance(trainer.policy, PrismaticPolicy)
+    assert isinstance(trainer.policy, TinyPolicy)
     return trainer.policy(inputs).detach(), torch.from_numpy(trainer.policy.tokenize_actions(actions)), indices
 
 
@@ -188,7 +188,7 @@ def pictures_of_steps(monkeypatch: pytest.MonkeyPatch, seed: int) -> list[torch.
     policy, seen = small_policy(), []
     forward = policy.forward_features
 
-    def record(inputs: ModelInputs) -> PrismaticFeatures:
+    def record(inputs: ModelInputs) -> TinyFeatures:
         seen.append(inputs.images)
         return forward(inputs)
 
@@ -222,7 +222,7 @@ class Moody(AuxiliaryLoss):
 
     def __init__(self) -> None:
         super().__init__()
-        self.policy: list[PrismaticPolicy] = []  # in a list, so that its parameters are not registered twice
+        self.policy: list[TinyPolicy] = []  # in a list, so that its parameters are not registered twice
         self.value = torch.nn.Parameter(torch.tensor(5.0))
 
     def losses(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.vla.policies.helpers import small_policy
 from vla.errors import ReflexError
-from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
+from vla.policies.normalisation import Normalisation, normalise, unnormalise
+from vla.policies.tokens.tokenizer import ActionTokenizer
 
 
 def test_four_uniform_bins_by_hand() -> None:

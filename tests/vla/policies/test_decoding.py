@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.policies.decoding import (
+from vla.policies.tokens.decoding import (
     add_token_noise,
     correlated_uniforms,
     gaussian_rows,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.vla.policies.helpers import generators, make_observations, sampled, small_policy
+from sim.embodiments import PANDA_EEF
+from tests.vla.policies.helpers import generators, make_observations, sampled, small_policy, small_prismatic
 from tests.vla.run.file_calls import FileCalls
+from vla.data.feature_map import SAME_NAMES, FeatureMap
 from vla.errors import ReflexError
-from vla.policies import PrismaticPolicy, load_policy
+from vla.policies import TinyPolicy, load_policy
 from vla.policies.registry import SHIPPED_WEIGHTS, shipped_names
 from vla.run.run_folder import RunFolder
 
@@ -28,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_round_trip_is_exact(folder: Path) -> None:
     original = small_policy()
-    loaded = PrismaticPolicy.from_pretrained(folder)
+    loaded = TinyPolicy.from_pretrained(folder)
     assert loaded.has_normalisation and loaded.config == original.config
     assert loaded.normalisation.action_q99.tolist() == [0.25] * 7
     for name, value in original.state_dict().items():
@@ -45,11 +48,11 @@ def test_a_policy_that_was_given_no_normalisation_has_none_when_it_is_read(tmp_p
     policy = small_policy().train()
     policy.has_normalisation = False
     policy.save_pretrained(tmp_path / "policy")
-    loaded = PrismaticPolicy.from_pretrained(tmp_path / "policy")
+    loaded = TinyPolicy.from_pretrained(tmp_path / "policy")
     assert not loaded.has_normalisation
     assert not loaded.training
     with pytest.raises(ReflexError, match="elsewhere: no such policy folder"):
-        PrismaticPolicy.from_pretrained(tmp_path / "elsewhere")
+        TinyPolicy.from_pretrained(tmp_path / "elsewhere")
 
 
 def test_weights_are_on_the_disk_before_the_folder_has_its_name(
@@ -130,7 +133,7 @@ def test_load_policy_finds_checkpoints_and_names_what_it_knows(tmp_path: Path) -
         for step in (1, 2):
             policy = small_policy(step)
 
-            def write(path: Path, policy: PrismaticPolicy = policy) -> None:
+            def write(path: Path, policy: TinyPolicy = policy) -> None:
                 policy.save_pretrained(path / "policy")
 
             run.save_checkpoint(step, write)
@@ -149,3 +152,74 @@ def test_shipped_policies_load_and_are_small(name: str) -> None:
     policy = load_policy(name)
     assert policy.policy_id == name and policy.has_normalisation
     assert sum(path.stat().st_size for path in (SHIPPED_WEIGHTS / name).iterdir()) <= 12_000_000
+
+
+def as_before_families(folder: Path, **changes: Any) -> None:
+    """Turn a folder into one that a version without families wrote."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    assert values.pop("family") == "tiny"
+    values = {"format": "reflex-prismatic-1", **values, "vision_towers": [values.pop("vision_tower")]}
+    constants = {
+        "ground_words": True, "bin_layout": "uniform", "action_queries": "per_step", "attention": "bidirectional",
+        "prompt_order": "text_first", "projector": "mlp", "vision_norm": True, "camera_embedding": True,
+        "tokenizer": "words", "prompt_template": "{instruction}",
+    }  # fmt: skip
+    path.write_text(json.dumps(values | constants | changes))
+    for name in ("embodiment.json", "feature_map.json"):
+        (folder / name).unlink()
+
+
+def test_a_folder_from_before_there_were_families_is_the_tiny_policy_for_the_panda(folder: Path) -> None:
+    expected = load_policy(folder).act(make_observations(2))
+    as_before_families(folder)
+    loaded = load_policy(folder)
+    assert isinstance(loaded, TinyPolicy)
+    assert loaded.spec.embodiment == PANDA_EEF.with_image_size(16) and loaded.feature_map == SAME_NAMES
+    np.testing.assert_array_equal(loaded.act(make_observations(2)).actions, expected.actions)
+    loaded.save_pretrained(folder)
+    np.testing.assert_array_equal(load_policy(folder).act(make_observations(2)).actions, expected.actions)
+
+
+def test_an_old_folder_without_keypoints_is_prismatic_and_one_that_no_family_can_be_says_why(tmp_path: Path) -> None:
+    policy = small_prismatic()
+    policy.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    assert values.pop("family") == "prismatic"
+    before = {"keypoints": 0, "keypoint_tokens": 8, "ground_words": False, "greedy_smoothing": 0.0}
+    path.write_text(json.dumps({"format": "reflex-prismatic-1", **values, **before}))
+    loaded = load_policy(tmp_path)
+    np.testing.assert_array_equal(loaded.act(make_observations(2)).actions, policy.act(make_observations(2)).actions)
+    path.write_text(json.dumps({**values, **before, "greedy_smoothing": 8.0}))
+    with pytest.raises(ReflexError, match=r"config\.json: greedy_smoothing is 8\.0, and policies of the family"):
+        load_policy(tmp_path)
+
+
+def test_embodiment_and_feature_map_come_back_and_damage_is_named(folder: Path) -> None:
+    policy = small_policy()
+    policy.feature_map = FeatureMap({"image": "front"})
+    policy.save_pretrained(folder)
+    loaded = load_policy(folder)
+    assert loaded.feature_map == policy.feature_map and loaded.spec.embodiment == policy.spec.embodiment
+    for name in ("embodiment.json", "feature_map.json"):
+        whole = (folder / name).read_text()
+        (folder / name).write_text('{"weather": 1}')
+        with pytest.raises(ReflexError, match=name.replace(".", r"\.")):
+            load_policy(folder)
+        (folder / name).write_text(whole)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("prismatik", r"config\.json: family is 'prismatik' \(did you mean 'prismatic'\?\)"),
+        ("no.such.module:Policy", r"which cannot be imported"),
+        ("json:JSONDecoder", r"which is no policy: it lacks from_pretrained"),
+    ],
+)
+def test_a_family_that_is_none_is_named(folder: Path, family: str, message: str) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "family": family}))
+    with pytest.raises(ReflexError, match=message):
+        load_policy(folder)

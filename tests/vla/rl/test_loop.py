@@ -16,7 +16,7 @@ from tests.fake_wandb import FakeWandb
 from tests.fakes import HORIZON
 from tests.vla.rl.helpers import components, load_fake_policy, resumable_config, small_config
 from vla.errors import ReflexError
-from vla.policies import PrismaticPolicy, reflex_tiny_config
+from vla.policies import TinyPolicy, reflex_tiny_config
 from vla.rl.collection import Collector
 from vla.rl.loop import Components, train
 from vla.rollout.collect import CollectConfig, collect
@@ -245,7 +245,7 @@ def test_a_damaged_optimiser_file_is_named(tmp_path):
 def test_the_encoder_is_trained_once_on_first_rollouts_and_loaded_on_resume(tmp_path):
     """With the real suite and policy: scenes that move enough for latents not to collapse."""
     torch.manual_seed(0)
-    PrismaticPolicy.from_config(reflex_tiny_config()).save_pretrained(tmp_path / "policy")
+    TinyPolicy.from_config(reflex_tiny_config()).save_pretrained(tmp_path / "policy")
     settings = {
         "suite": "tabletop", "tasks": [0], "policy": str(tmp_path / "policy"), "encoder": "jepa", "encoder_steps": 40,
         "encoder_episodes_per_task": 6, "evaluate_every": 0, "checkpoint_every": 1, "num_slots": 6,
@@ -264,7 +264,7 @@ def test_the_encoder_is_trained_once_on_first_rollouts_and_loaded_on_resume(tmp_
 
 def test_the_starting_policy_is_the_encoder_and_stays_it_over_a_resume(tmp_path):
     torch.manual_seed(0)
-    PrismaticPolicy.from_config(reflex_tiny_config()).save_pretrained(tmp_path / "policy")
+    TinyPolicy.from_config(reflex_tiny_config()).save_pretrained(tmp_path / "policy")
     settings = {
         "suite": "tabletop", "tasks": [0], "policy": str(tmp_path / "policy"), "encoder": "policy", "evaluate_every": 0,
         "checkpoint_every": 1, "num_slots": 4, "algo_reward": "calibrated", "algo_groups_per_iteration": 1,

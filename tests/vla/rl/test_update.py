@@ -13,7 +13,7 @@ from sim.pool import EnvironmentPool, EpisodeRequest
 from tests.fakes import FakeSuite
 from tests.vla.rl.helpers import PLAIN, FakeInputs, TrainableFakePolicy, random_generator
 from vla.errors import ReflexError
-from vla.policies import PrismaticPolicy, reflex_tiny_config
+from vla.policies import TinyPolicy, reflex_tiny_config
 from vla.policies.sampling import Sampling
 from vla.rl.batch import Rollout, Samples, build_samples
 from vla.rl.config import AlgoConfig
@@ -152,7 +152,7 @@ def test_the_reference_penalty_holds_the_policy_back():
 def test_the_shipped_architecture_trains_on_its_own_rollouts():
     """Rollouts, prepared inputs and update of the real policy agree on every token's probability."""
     torch.manual_seed(0)
-    policy = PrismaticPolicy.from_config(reflex_tiny_config())
+    policy = TinyPolicy.from_config(reflex_tiny_config())
     requests = [RolloutRequest(EpisodeRequest(task, "train", 0), task) for task in (0, 1)]
     with EnvironmentPool("fake", 2, 0, factory="tests.fakes:get_suite") as pool:
         episodes = collect_rollouts(policy, pool, FakeSuite(), requests, sampling=Sampling(1.3, 8.0, 0.0))

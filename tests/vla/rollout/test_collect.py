@@ -118,9 +118,9 @@ def test_a_random_policy_keeps_every_episode(tmp_path: Path) -> None:
 
 
 def test_a_policy_folder_keeps_every_episode_with_every_frame(tmp_path: Path) -> None:
-    from vla.policies import PrismaticPolicy, reflex_tiny_config
+    from vla.policies import TinyPolicy, reflex_tiny_config
 
-    PrismaticPolicy.from_config(reflex_tiny_config()).save_pretrained(tmp_path / "policy")
+    TinyPolicy.from_config(reflex_tiny_config()).save_pretrained(tmp_path / "policy")
     changes = {"policy": str(tmp_path / "policy"), "tasks": [1], "episodes_per_task": 2, "image_size": 64}
     episodes = read_demonstrations(collect(settings(tmp_path / "demos", **changes), FACTORY))
     assert [episode.init_state_id for episode in episodes] == [0, 1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vla.errors import ReflexError
+from vla.policies.configuration import build
 from vla.run.settings import Checks
 
 
@@ -61,9 +62,5 @@ class FlowConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FlowConfig:
-        """Inverse of `to_dict`. Raises `ReflexError` naming an unknown field."""
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ReflexError(f"unknown field {', '.join(unknown)} of a flow policy; known: {', '.join(sorted(known))}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        """Inverse of `to_dict`. Raises `ReflexError` naming an unknown or wrong field."""
+        return build(cls, values)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from vla.errors import ReflexError
 from vla.policies.flow.configuration import FlowConfig
 
 TIME_FREQUENCIES = 8
@@ -30,6 +31,8 @@ class FlowHead(nn.Module):
         """`num_queries` hidden states of `hidden_width`, an equal share for each of the chunk's H actions."""
         super().__init__()
         horizon, action_size = chunk_shape
+        if num_queries % horizon:
+            raise ReflexError(f"{num_queries} action queries cannot be shared evenly by {horizon} actions of a chunk")
         self.horizon, self.deviation = horizon, config.action_deviation
         width = config.width
         self.condition = nn.Linear(hidden_width * num_queries // horizon, width)

@@ -13,17 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sim.contract import Observation, ObservationBatch, stack_observations
+from sim.embodiments import Embodiment
 from vla.data.feature_map import FeatureMap
 from vla.errors import ReflexError
+from vla.policies.adaptation import take_over, what_differs
+from vla.policies.blocks.inputs import ModelInputs
 from vla.policies.flow import matching
 from vla.policies.flow.configuration import FlowConfig
 from vla.policies.flow.head import FlowHead
-from vla.policies.flow.storage import read_flow, read_flow_into, write_flow
+from vla.policies.flow.storage import BACKBONE_FOLDER, read_flow_config, write_flow
 from vla.policies.observations import as_observation
-from vla.policies.prismatic import PrismaticPolicy
-from vla.policies.processing_prismatic import ModelInputs
-from vla.policies.protocol import PolicyOutput, PolicySpec
+from vla.policies.protocol import Adapted, PolicyOutput, PolicySpec
+from vla.policies.registry import load_policy
 from vla.policies.sampling import GREEDY, Sampling
+from vla.policies.storage import read_weights
+from vla.policies.tokens.policy import TokenPolicy
 
 
 class FlowPolicy(nn.Module):
@@ -35,25 +39,22 @@ class FlowPolicy(nn.Module):
     action.
     """
 
-    def __init__(self, backbone: PrismaticPolicy, config: FlowConfig) -> None:
+    def __init__(self, backbone: TokenPolicy, config: FlowConfig) -> None:
         super().__init__()
         self.config, self.backbone = config, backbone
-        of = backbone.config
-        if of.num_queries % of.chunk_horizon:
-            raise ReflexError(f"a flow head needs as many action queries for each of the {of.chunk_horizon} actions")
-        width = int(backbone.language_model.config.hidden_size)
-        self.head = FlowHead(config, width, of.num_queries, of.chunk_shape)
+        queries, width = backbone.action_queries.shape
+        self.head = FlowHead(config, width, queries, backbone.config.chunk_shape)
         backbone.action_head.requires_grad_(False)  # nothing reads it
 
     @classmethod
-    def on(cls, backbone: PrismaticPolicy, config: FlowConfig | None = None) -> FlowPolicy:
+    def on(cls, backbone: TokenPolicy, config: FlowConfig | None = None) -> FlowPolicy:
         """A trained backbone with a fresh head (seed with `torch.manual_seed`)."""
         config = config or FlowConfig()
         if not config.policy_id:
             config = replace(config, policy_id=f"{backbone.policy_id}-flow")
         return cls(backbone, config).to(backbone.device).eval()
 
-    def token_policy(self) -> PrismaticPolicy:
+    def token_policy(self) -> TokenPolicy:
         """The backbone with the token head that it came with."""
         self.backbone.action_head.requires_grad_(True)
         return self.backbone
@@ -61,23 +62,40 @@ class FlowPolicy(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> FlowPolicy:
         """Read a folder written by `save_pretrained`. Raises `ReflexError` naming the file at fault."""
-        config, backbone = read_flow(Path(folder))
-        policy = cls(PrismaticPolicy.from_pretrained(backbone), config)
-        read_flow_into(policy.head, Path(folder))
+        config, backbone = read_flow_config(Path(folder)), load_policy(Path(folder) / BACKBONE_FOLDER)
+        if not isinstance(backbone, TokenPolicy):
+            raise ReflexError(f"{folder}: its {BACKBONE_FOLDER} is no policy over tokens, which a flow head needs")
+        policy = cls(backbone, config)
+        read_weights(policy.head, Path(folder))
         return policy.to(device).eval()
 
     def load_weights_from(self, folder: str | Path) -> None:
         """Take weights and normalisation of a folder written by a policy of the same configuration, in place."""
-        _, backbone = read_flow(Path(folder))
-        self.backbone.load_weights_from(backbone)
-        read_flow_into(self.head, Path(folder))
+        self.backbone.load_weights_from(Path(folder) / BACKBONE_FOLDER)
+        read_weights(self.head, Path(folder))
 
     def save_pretrained(self, folder: str | Path, dtype: str | None = None) -> None:
         """Write config.json, the head's model.safetensors and the backbone's folder, replacing the folder atomically.
 
-        `dtype` is the backbone's stored precision, see `PrismaticPolicy.save_pretrained`; the head keeps its own.
+        `dtype` is the backbone's stored precision, see `TokenPolicy.save_pretrained`; the head keeps its own.
         """
         write_flow(self.backbone, self.head, self.config, Path(folder), dtype)
+
+    def adapt(
+        self, embodiment: Embodiment, *, chunk_horizon: int | None = None, execute_steps: int | None = None
+    ) -> Adapted:
+        """See `AdaptablePolicy.adapt`: the backbone's, and of the head what does not name the action's entries."""
+        backbone = self.backbone.adapt(embodiment, chunk_horizon=chunk_horizon, execute_steps=execute_steps)
+        assert isinstance(backbone.policy, TokenPolicy)
+        policy = type(self)(backbone.policy, self.config)
+        _, new_action = what_differs(self.backbone.embodiment, embodiment)
+        parts = {"action_in": new_action, "velocity_out": new_action, "noise_out": new_action}
+        taken, fresh = take_over(policy.head, self.head, parts | {"position": False, "condition": False})
+        return Adapted(
+            policy.to(self.device).eval(),
+            (*backbone.taken, *(f"head.{part}" for part in taken)),
+            (*backbone.fresh, *(f"head.{part}" for part in fresh)),
+        )
 
     # description
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from sim.contract import ObservationBatch
+from sim.embodiments import Action
 from tests.vla.policies.helpers import generators, make_observations, small_policy
 from tests.vla.rl.helpers import TrainableFakePolicy
 from vla.errors import ReflexError
@@ -18,7 +21,6 @@ from vla.policies.decisions import with_decision
 from vla.policies.flow.configuration import FlowConfig
 from vla.policies.flow.head import preconditioning
 from vla.policies.flow.policy import FlowPolicy
-from vla.policies.prismatic import PrismaticPolicy
 from vla.policies.protocol import TrainablePolicy
 from vla.policies.sampling import GREEDY, Sampling, as_it_is
 
@@ -93,11 +95,12 @@ def test_a_sample_depends_on_its_own_generator_only() -> None:
     observations = make_observations(3)
     sampling = Sampling(temperature=1.0, chunk_correlation=0.5, flow_noise=0.5)
     together = policy.act(observations, sampling, generators(3))
-    alone = {
-        key: ({camera: frames[1:2] for camera, frames in value.items()} if isinstance(value, dict) else value[1:2])
-        for key, value in observations.items()
-    }
-    single = policy.act(alone, sampling, generators(3)[1:2])  # type: ignore[arg-type]
+    alone = ObservationBatch(
+        images={camera: frames[1:2] for camera, frames in observations["images"].items()},
+        state=observations["state"][1:2],
+        instruction=observations["instruction"][1:2],
+    )
+    single = policy.act(alone, sampling, generators(3)[1:2])
     assert np.allclose(single.decision[0], together.decision[1], atol=1e-5)
     with pytest.raises(ReflexError, match="one generator per environment: 3, not 2"):
         policy.act(observations, sampling, generators(2))
@@ -137,13 +140,14 @@ def test_scoring_a_decision_again_gives_ratio_one_and_a_gradient(noise: str) -> 
     log_probs, entropies = policy.log_prob(output.inputs, torch.from_numpy(output.decision), NOISY)
     assert np.allclose(np.exp(log_probs.detach().numpy() - output.log_probs), 1.0, atol=1e-3)
     assert entropies.shape == log_probs.shape
-    log_probs.sum().backward()
-    assert float(policy.head.velocity_out.weight.grad.abs().sum()) > 0
-    assert float(policy.backbone.action_queries.grad.abs().sum()) > 0
+    torch.autograd.backward(log_probs.sum())
+    for parameter in (policy.head.velocity_out.weight, policy.backbone.action_queries):
+        assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0
 
 
 def test_learned_deviations_stay_within_a_factor_of_two() -> None:
     policy = flow_policy(noise="learned")
+    assert policy.head.noise_out is not None
     with torch.no_grad():
         policy.head.noise_out.bias[:] = torch.tensor([-100.0] * 3 + [100.0] * 4)
     inputs = policy.prepare(make_observations(1))
@@ -205,7 +209,7 @@ def test_fine_tuning_learns_chunks_that_differ_by_observation() -> None:
         losses, metrics = policy.imitation_loss(inputs, actions)
         assert losses.shape == (2,)
         optimiser.zero_grad()
-        losses.mean().backward()
+        torch.autograd.backward(losses.mean())
         optimiser.step()
     assert set(metrics) == {"action_error"}
     assert np.abs(policy.act(observations).actions - actions).max() < 0.15
@@ -258,7 +262,7 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
         wrong.load_weights_from(tmp_path / "saved")
     config = tmp_path / "saved" / "config.json"
     config.write_text(config.read_text().replace('"width"', '"breadth"'))
-    with pytest.raises(ReflexError, match=r"config\.json: unknown field breadth of a flow policy"):
+    with pytest.raises(ReflexError, match=r"config\.json: unknown policy configuration field breadth"):
         load_policy(tmp_path / "saved")
 
 
@@ -284,7 +288,24 @@ def test_a_policy_is_given_another_kind_of_decision() -> None:
     assert isinstance(flow, FlowPolicy) and flow.backbone is tokens
     assert not tokens.action_head.weight.requires_grad
     assert with_decision(flow, None, FlowConfig()) is flow and with_decision(flow, "flow", FlowConfig()) is flow
-    back = with_decision(flow, "tokens", FlowConfig())
-    assert back is tokens and isinstance(back, PrismaticPolicy) and tokens.action_head.weight.requires_grad
+    assert with_decision(flow, "tokens", FlowConfig()) is tokens
+    assert tokens.action_head.weight.requires_grad
     with pytest.raises(ReflexError, match="decision=flow needs a backbone"):
         with_decision(TrainableFakePolicy(), "flow", FlowConfig())
+
+
+def test_a_policy_for_another_robot_keeps_what_means_the_same() -> None:
+    policy = flow_policy()
+    own = policy.spec.embodiment
+    same = policy.adapt(own)
+    assert isinstance(same.policy, FlowPolicy) and not [part for part in same.fresh if part.startswith("head.")]
+    assert np.array_equal(same.policy.act(make_observations(2)).actions, policy.act(make_observations(2)).actions)
+    other = replace(own, action=Action(names=("left", "right"), kind="velocity", low=(-1.0,) * 2, high=(1.0,) * 2))
+    adapted = policy.adapt(other, chunk_horizon=2)
+    assert isinstance(adapted.policy, FlowPolicy)
+    assert {"head.action_in", "head.velocity_out", "head.position"} <= set(adapted.fresh)
+    assert "head.layers" in adapted.taken and "head.layers" not in adapted.fresh
+    ours, theirs = adapted.policy.head.state_dict(), policy.head.state_dict()
+    assert torch.equal(ours["layers.0.project_in.weight"], theirs["layers.0.project_in.weight"])
+    output = adapted.policy.act(make_observations(1), NOISY, generators(1))
+    assert output.actions.shape == (1, 2, 2) and output.log_probs.shape == (1, STEPS * 2)

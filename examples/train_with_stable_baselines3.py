@@ -1,11 +1,11 @@
 """Train a stable-baselines3 agent on a tabletop task: `flat=True` gives it observations without nesting and text.
 
 pip install stable-baselines3
-python examples/stable_baselines3.py
+python examples/train_with_stable_baselines3.py
 """
 
 import gymnasium
-from stable_baselines3 import PPO
+from stable_baselines3.ppo import PPO
 
 import sim  # noqa: F401 - registers the ids of every suite's tasks
 

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from vla.errors import ReflexError
-from vla.policies.configuration_prismatic import VisionTowerConfig
 
 _GAIN = 1.2  # makes up for what GELU takes away
+
+
+@dataclass(frozen=True)
+class VisionTowerConfig:
+    """One vision tower: a transformers vision model built from a configuration dictionary."""
+
+    config: dict[str, Any]
+    """Keyword arguments of the transformers configuration, with `model_type` (such as "convnext")."""
+    feature_layer: int = -1
+    """Which hidden state feeds the projector; -1 is the model's last hidden state, -2 (OpenVLA) the layer before."""
+    prefix_tokens: int = 0
+    """Class and register tokens at the front of the output, which are dropped."""
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Per-channel mean, for pixels in [0, 1]."""
+    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Per-channel standard deviation, for pixels in [0, 1]."""
+    coordinate_channels: bool = False
+    """Append two channels holding each pixel's x and y in [-1, 1] (the tower's num_channels is then 5)."""
 
 
 class VisionTower(nn.Module):

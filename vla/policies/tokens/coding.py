@@ -11,8 +11,9 @@ from torch import nn
 
 from sim.embodiments import Embodiment
 from vla.errors import ReflexError
-from vla.policies.action_tokenizer import ActionTokenizer, Normalisation, normalise, unnormalise
-from vla.policies.configuration_prismatic import PrismaticConfig
+from vla.policies.normalisation import Normalisation, normalise, quantiles, unnormalise
+from vla.policies.tokens.configuration import TokenPolicyConfig
+from vla.policies.tokens.tokenizer import ActionTokenizer, BinLayout
 
 
 class ActionCoding(nn.Module):
@@ -21,10 +22,11 @@ class ActionCoding(nn.Module):
     state_low: torch.Tensor
     state_high: torch.Tensor
 
-    def __init__(self, config: PrismaticConfig, embodiment: Embodiment) -> None:
+    def __init__(self, config: TokenPolicyConfig, embodiment: Embodiment, bin_layout: BinLayout) -> None:
         super().__init__()
-        self.config, self.embodiment = config, embodiment
-        self.action_tokenizer = ActionTokenizer(config.num_bins, config.bin_layout)
+        self.embodiment, self._shape, self._state_size = embodiment, config.chunk_shape, config.state_size
+        self._unnormalised = list(config.unnormalised_dimensions)
+        self.action_tokenizer = ActionTokenizer(config.num_bins, bin_layout)
         self.register_buffer("state_low", torch.empty(config.state_size), persistent=False)
         self.register_buffer("state_high", torch.empty(config.state_size), persistent=False)
         self.normalisation = Normalisation.identity(config.action_size, config.state_size)
@@ -35,10 +37,10 @@ class ActionCoding(nn.Module):
         """Set the quantiles ([A], [A], [S], [S]) that map actions and states to [-1, 1]."""
         normalisation = Normalisation.create(action_q01, action_q99, state_q01, state_q99)
         sizes = (len(normalisation.action_q01), len(normalisation.state_q01))
-        if sizes != (self.config.action_size, self.config.state_size):
+        if sizes != (self._shape[1], self._state_size):
             raise ReflexError(
                 f"normalisation has {sizes[0]} action and {sizes[1]} state dimensions; "
-                f"the policy has {self.config.action_size} and {self.config.state_size}"
+                f"the policy has {self._shape[1]} and {self._state_size}"
             )
         self._apply_normalisation(normalisation)
         self.has_normalisation = True
@@ -46,18 +48,22 @@ class ActionCoding(nn.Module):
     def fit_normalisation(self, actions: NDArray[np.float32], states: NDArray[np.float32]) -> None:
         """Set the 1 % and 99 % quantiles of actions [N, A] and states [N, S]."""
         state_low, state_high = quantiles(states)
-        size = self.config.state_size
+        size = self._state_size
         self.set_normalisation(*quantiles(actions), state_low[:size], state_high[:size])
 
     def _apply_normalisation(self, normalisation: Normalisation) -> None:
         self.normalisation = normalisation
         low, high = normalisation.action_q01.copy(), normalisation.action_q99.copy()
-        kept = list(self.config.unnormalised_dimensions)
-        low[kept], high[kept] = -1.0, 1.0
+        low[self._unnormalised], high[self._unnormalised] = -1.0, 1.0
         self._action_low, self._action_high = low, high
         if not self.state_low.is_meta:
             self.state_low.copy_(torch.from_numpy(normalisation.state_q01))
             self.state_high.copy_(torch.from_numpy(normalisation.state_q99))
+
+    def normalised_state(self, state: torch.Tensor, clip: float) -> torch.Tensor:
+        """States [B, S] with their quantiles at -1 and 1, clipped to +- `clip`."""
+        low, high = self.state_low, self.state_high
+        return (2.0 * (state - low) / (high - low + 1e-8) - 1.0).clamp(-clip, clip)
 
     def tokenize_actions(self, actions: NDArray[Any]) -> NDArray[np.int64]:
         """Actions [B, H, A] -> tokens [B, H * A]; step-major, dimension-minor."""
@@ -67,12 +73,12 @@ class ActionCoding(nn.Module):
     def detokenize(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
         """Tokens [B, H * A] -> actions [B, H, A], within the embodiment's limits."""
         values = self.action_tokenizer.decode(np.asarray(tokens))
-        return self.from_normalised(values.reshape(len(values), *self.config.chunk_shape))
+        return self.from_normalised(values.reshape(len(values), *self._shape))
 
     def to_normalised(self, actions: NDArray[Any]) -> NDArray[np.float64]:
-        """Actions [B, H, A] with their quantiles mapped to [-1, 1], not clipped."""
+        """Actions [B, H, A] with their quantiles at -1 and 1, not clipped. Raises `ReflexError` for another shape."""
         actions = np.asarray(actions, dtype=np.float64)
-        expected = self.config.chunk_shape
+        expected = self._shape
         if actions.ndim != 3 or actions.shape[1:] != expected:
             raise ReflexError(f"actions: expected [B, {expected[0]}, {expected[1]}], got {list(actions.shape)}")
         return normalise(actions, self._action_low, self._action_high)
@@ -80,9 +86,3 @@ class ActionCoding(nn.Module):
     def from_normalised(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Inverse of `to_normalised`, within the embodiment's limits."""
         return self.embodiment.action.clip(unnormalise(values, self._action_low, self._action_high))
-
-
-def quantiles(values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """1 % and 99 % quantiles over the first axis."""
-    low, high = np.quantile(values, [0.01, 0.99], axis=0)
-    return low.astype(np.float32), high.astype(np.float32)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from tests.vla.policies.helpers import make_observations, small_config
 from vla.errors import ReflexError
-from vla.policies.configuration_prismatic import reflex_tiny_config
-from vla.policies.keypoints import HIDDEN, KeypointTower, WordGrounding, expected_positions
+from vla.policies.tiny import TinyPolicy, reflex_tiny_config
+from vla.policies.tiny.keypoints import HIDDEN, KeypointTower, WordGrounding, expected_positions
 
 
 def _red_detector(size: int = 8) -> KeypointTower:
@@ -140,6 +141,7 @@ def test_a_word_may_prefer_a_side_of_the_picture() -> None:
     )
 
 
-def test_grounding_needs_the_features_that_words_look_at() -> None:
-    with pytest.raises(ReflexError, match="ground_words needs keypoints"):
-        reflex_tiny_config(keypoints=0)
+def test_a_picture_tower_that_gives_another_number_of_tokens_is_refused() -> None:
+    policy = TinyPolicy.from_config(small_config(vision_tokens=9))
+    with pytest.raises(ReflexError, match="gives 4 tokens a frame; vision_tokens says 9"):
+        policy.act(make_observations(1))
