@@ -33,8 +33,9 @@ class FlowConfig:
     """Attention heads of a layer, over the actions of the chunk."""
     loss_draws: int = 8
     """Noises and times that a sample of the supervised loss is averaged over; the backbone runs once for them all."""
-    action_deviation: float = 0.5
-    """About the standard deviation of normalised actions, by which the head's input and output are scaled."""
+    action_deviation: float = 0.25
+    """About how far normalised actions are from the token head's guess, by which the head's input and output are
+    scaled; also the spread of a fresh head's samples."""
 
     def __post_init__(self) -> None:
         """Check every value. Raises `ReflexError` naming the field."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,31 @@ NOISE_SPREAD = 2.0
 same ratio of ends to middle, squared."""
 
 
-class FlowHead(nn.Module):
-    """Velocity [B, H, A] of a noisy chunk, from hidden states that a backbone made once.
+@dataclass(frozen=True)
+class Known:
+    """What all denoising steps of B decisions have in common."""
 
-    The network's part F is what a linear guess cannot know: v = s(t) x + o(t) F(i(t) x, t, hidden), where s x is the
-    best linear guess of data - noise from x for data of deviation d and mean 0, i gives F's input, and o F's target,
-    unit variance. That is what Karras et al. (arXiv 2206.00364, section 5) do for diffusion, worked out for the
-    straight path; it spares a fresh head learning how to subtract noise.
+    condition: Tensor
+    """[B, H, W] made from hidden states."""
+    guess: Tensor
+    """[B, H, A] the actions expected by whoever saw the observation before, normalised."""
+
+    def repeat(self, times: int) -> Known:
+        """[B * times, ...] each decision so many times in a row."""
+        return Known(self.condition.repeat_interleave(times, 0), self.guess.repeat_interleave(times, 0))
+
+
+class FlowHead(nn.Module):
+    """Velocity [B, H, A] of a noisy chunk, from hidden states and a guess m that a backbone made once.
+
+    The network's part F is what a linear guess cannot know. With e = x - t m,
+
+        v = m + s(t) e + o(t) F(i(t) e, m, t, hidden),
+
+    where m + s e is the best linear guess of data - noise from x for data of mean m and deviation d, i gives F's input
+    unit variance, and o F's target. That is what Karras et al. (arXiv 2206.00364, section 5) do for diffusion, worked
+    out for the straight path. A fresh head, whose F is 0, carries noise to N(m, d^2): it starts with what the backbone
+    knows, and need not learn how noise is subtracted.
     """
 
     def __init__(self, config: FlowConfig, hidden_width: int, num_queries: int, chunk_shape: tuple[int, int]) -> None:
@@ -37,7 +56,7 @@ class FlowHead(nn.Module):
         width = config.width
         self.condition = nn.Linear(hidden_width * num_queries // horizon, width)
         self.position = nn.Parameter(0.02 * torch.randn(horizon, width))
-        self.action_in = nn.Linear(action_size, width)
+        self.action_in = nn.Linear(2 * action_size, width)
         self.time_in = nn.Sequential(nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.layers = nn.ModuleList(_Layer(width, config.attention_heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -48,22 +67,22 @@ class FlowHead(nn.Module):
                 nn.init.zeros_(output.weight)
                 nn.init.zeros_(output.bias)
 
-    def encode(self, hidden: Tensor) -> Tensor:
-        """Hidden states [B, Q, D] -> [B, H, W], what every step of the chunk's denoising starts from."""
-        shared: Tensor = self.condition(hidden.float().reshape(len(hidden), self.horizon, -1)) + self.position
-        return shared
+    def encode(self, hidden: Tensor, guess: Tensor) -> Known:
+        """Hidden states [B, Q, D] and a guess [B, H, A] -> what every step of the denoising starts from."""
+        condition = self.condition(hidden.float().reshape(len(hidden), self.horizon, -1)) + self.position
+        return Known(condition, guess.float())
 
-    def forward(self, encoded: Tensor, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Velocity [B, H, A] at x [B, H, A] and times [B], and the logarithm of the deviation's factor, if learned.
-
-        `encoded` [B, H, W] is from `encode`.
-        """
-        skip, scale_in, scale_out = preconditioning(times[:, None, None], self.deviation)
-        tokens = encoded + self.action_in(scale_in * x) + self.time_in(_waves(times))[:, None]
+    def forward(self, known: Known, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Velocity [B, H, A] at x [B, H, A] and times [B], and the logarithm of the deviation's factor, if learned."""
+        at = times[:, None, None]
+        skip, scale_in, scale_out = preconditioning(at, self.deviation)
+        off = x - at * known.guess
+        entries = torch.cat([scale_in * off, known.guess], dim=-1)
+        tokens = known.condition + self.action_in(entries) + self.time_in(_waves(times))[:, None]
         for layer in self.layers:
             tokens = layer(tokens)
         tokens = self.norm(tokens)
-        velocity = skip * x + scale_out * self.velocity_out(tokens)
+        velocity = known.guess + skip * off + scale_out * self.velocity_out(tokens)
         if self.noise_out is None:
             return velocity, None
         return velocity, math.log(NOISE_SPREAD) * torch.tanh(self.noise_out(tokens))
@@ -72,8 +91,9 @@ class FlowHead(nn.Module):
 def preconditioning(times: Tensor, deviation: float) -> tuple[Tensor, Tensor, Tensor]:
     """s, i and o of `FlowHead` at times of any shape, for data of deviation d.
 
-    With x = (1 - t) n + t y, n ~ N(0, 1), y ~ N(0, d^2): Var x = (1 - t)^2 + t^2 d^2; s = Cov(y - n, x) / Var x =
-    (t d^2 - (1 - t)) / Var x; i = 1 / sqrt(Var x); o^2 = Var(y - n - s x) = d^2 / Var x.
+    With x = (1 - t) n + t y, n ~ N(0, 1), y ~ N(m, d^2): Var x = (1 - t)^2 + t^2 d^2; s = Cov(y - n, x) / Var x =
+    (t d^2 - (1 - t)) / Var x; i = 1 / sqrt(Var x); o^2 = Var(y - n - s x) =
+    d^2 / Var x.
     """
     variance = (1.0 - times) ** 2 + (times * deviation) ** 2
     return (times * deviation**2 - (1.0 - times)) / variance, variance**-0.5, deviation * variance**-0.5

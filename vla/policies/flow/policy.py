@@ -20,7 +20,7 @@ from vla.policies.adaptation import take_over, what_differs
 from vla.policies.blocks.inputs import ModelInputs
 from vla.policies.flow import matching
 from vla.policies.flow.configuration import FlowConfig
-from vla.policies.flow.head import FlowHead
+from vla.policies.flow.head import FlowHead, Known
 from vla.policies.flow.storage import BACKBONE_FOLDER, read_flow_config, write_flow
 from vla.policies.observations import as_observation
 from vla.policies.protocol import Adapted, PolicyOutput, PolicySpec
@@ -44,11 +44,13 @@ class FlowPolicy(nn.Module):
         self.config, self.backbone = config, backbone
         queries, width = backbone.action_queries.shape
         self.head = FlowHead(config, width, queries, backbone.config.chunk_shape)
-        backbone.action_head.requires_grad_(False)  # nothing reads it
 
     @classmethod
     def on(cls, backbone: TokenPolicy, config: FlowConfig | None = None) -> FlowPolicy:
-        """A trained backbone with a fresh head (seed with `torch.manual_seed`)."""
+        """A trained backbone with a fresh head, which acts on what the tokens' distribution expects.
+
+        Seed the head's random weights with `torch.manual_seed`.
+        """
         config = config or FlowConfig()
         if not config.policy_id:
             config = replace(config, policy_id=f"{backbone.policy_id}-flow")
@@ -56,7 +58,6 @@ class FlowPolicy(nn.Module):
 
     def token_policy(self) -> TokenPolicy:
         """The backbone with the token head that it came with."""
-        self.backbone.action_head.requires_grad_(True)
         return self.backbone
 
     @classmethod
@@ -179,9 +180,9 @@ class FlowPolicy(nn.Module):
         """
         inputs = self.backbone.inputs_to_decide(observations)
         hidden = self.backbone.decision_hidden(inputs)
-        encoded = self.head.encode(hidden)
-        normals = self._normals(len(inputs), sampling, generators).to(encoded.device)
-        chain, log_probs = self._denoise(encoded, normals, sampling)
+        known = self._known(hidden)
+        normals = self._normals(len(inputs), sampling, generators).to(self.device)
+        chain, log_probs = self._denoise(known, normals, sampling)
         if not torch.isfinite(chain.sum()):
             raise ReflexError(
                 f"policy {self.policy_id} produced NaN or infinite actions; its weights have diverged "
@@ -213,29 +214,29 @@ class FlowPolicy(nn.Module):
             [normals[:, :1, 1:], matching.correlate_steps(normals[:, 1:], sampling.chunk_correlation)], dim=1
         )
 
-    def _denoise(self, encoded: Tensor, normals: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    def _denoise(self, known: Known, normals: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """The chain [B, K + 1, H, A] and its log-probabilities [B, U]."""
         steps, noisy = self.config.denoising_steps, self.config.noisy_steps
         certain = sampling.greedy or sampling.flow_noise == 0
         chain, log_probs = [normals[:, 0]], []
         for step in range(steps):
-            x, index = chain[-1], torch.full((len(encoded),), step, device=encoded.device)
+            x, index = chain[-1], torch.full((len(normals),), step, device=normals.device)
             if certain or step not in noisy:
-                velocity, _ = self.head(encoded, x, index / steps)
+                velocity, _ = self.head(known, x, index / steps)
                 chain.append(matching.euler_step(x, velocity, steps))
                 continue
-            transition = self._transition(encoded, x, index, sampling)
+            transition = self._transition(known, x, index, sampling)
             chain.append(transition.draw(normals[:, 1 + noisy.index(step)]))
             log_probs.append(transition.log_density(chain[-1]))
         units = len(noisy) * normals.shape[2]
-        none = normals.new_zeros(len(encoded), units)
+        none = normals.new_zeros(len(normals), units)
         return torch.stack(chain, dim=1), none if certain else torch.cat(log_probs, dim=1)
 
-    def _transition(self, encoded: Tensor, x: Tensor, step: Tensor, sampling: Sampling) -> matching.Transition:
+    def _transition(self, known: Known, x: Tensor, step: Tensor, sampling: Sampling) -> matching.Transition:
         """The Gaussians of `step` [B] from x [B, H, A]."""
         steps = self.config.denoising_steps
         times = step / steps
-        velocity, log_factor = self.head(encoded, x, times)
+        velocity, log_factor = self.head(known, x, times)
         if log_factor is None:
             return matching.sde_step(x, velocity, times[:, None, None], steps, sampling.flow_noise)
         return matching.learned_step(x, velocity, steps, sampling.flow_noise * torch.exp(log_factor))
@@ -256,11 +257,11 @@ class FlowPolicy(nn.Module):
                 "a flow policy has log-probabilities only where its steps are noisy: set sampling.temperature and "
                 "sampling.flow_noise above 0"
             )
-        encoded = self._encoded(inputs)
-        chain, noisy = decisions.to(encoded), list(self.config.noisy_steps)
+        known = self._known(self.backbone.decision_hidden(inputs))
+        chain, noisy = decisions.to(known.guess), list(self.config.noisy_steps)
         before, after = chain[:, noisy].flatten(0, 1), chain[:, [step + 1 for step in noisy]].flatten(0, 1)
-        steps = torch.tensor(noisy, device=encoded.device).repeat(len(inputs))
-        transition = self._transition(encoded.repeat_interleave(len(noisy), 0), before, steps, sampling)
+        steps = torch.tensor(noisy, device=chain.device).repeat(len(inputs))
+        transition = self._transition(known.repeat(len(noisy)), before, steps, sampling)
         log_probs, entropies = transition.log_density(after), transition.entropy()
         return log_probs.view(len(inputs), -1), entropies.view(len(inputs), -1)
 
@@ -269,20 +270,17 @@ class FlowPolicy(nn.Module):
 
         These come from torch's global generator. The loss has no known minimum: what an observation leaves open stays.
         """
-        encoded = self._encoded(inputs)
-        data = torch.from_numpy(self.backbone.to_normalised(actions)).to(encoded)
-        draws = self.config.loss_draws
-        data, encoded = data.repeat_interleave(draws, 0), encoded.repeat_interleave(draws, 0)
+        known, draws = self._known(self.backbone.decision_hidden(inputs)), self.config.loss_draws
+        data = torch.from_numpy(self.backbone.to_normalised(actions)).to(known.guess).repeat_interleave(draws, 0)
         noise = torch.randn(data.shape).to(data)
         times = matching.training_times(torch.rand(len(data))).to(data)
         x = matching.interpolate(noise, data, times[:, None, None])
-        velocity, _ = self.head(encoded, x, times)
+        velocity, _ = self.head(known.repeat(draws), x, times)
         losses = matching.squared_errors(velocity, noise, data).view(-1, draws).mean(1)
         with torch.no_grad():
             ends = x + (1.0 - times[:, None, None]) * velocity
             error = float((ends - data).abs().mean())
         return losses, {"action_error": error}
 
-    def _encoded(self, inputs: ModelInputs) -> Tensor:
-        encoded: Tensor = self.head.encode(self.backbone.decision_hidden(inputs))
-        return encoded
+    def _known(self, hidden: Tensor) -> Known:
+        return self.head.encode(hidden, self.backbone.expected_values(hidden))

@@ -240,6 +240,14 @@ class TokenPolicy(ActionCoding):
         logits: torch.Tensor = self.action_head(action_hidden)
         return logits.reshape(len(logits), self.config.tokens_per_chunk, self.config.num_bins)
 
+    def expected_values(self, action_hidden: torch.Tensor) -> torch.Tensor:
+        """Query hidden states [B, Q, D] -> means [B, H, A] of the tokens' distributions, normalised, in float32."""
+        with autocast(self.device, self._precision):
+            logits = self.action_logits(action_hidden)
+        centres = torch.from_numpy(self.action_tokenizer.centres).to(logits.device, torch.float32)
+        means = torch.softmax(logits.float(), dim=-1) @ centres
+        return means.view(len(means), *self.config.chunk_shape)
+
     def forward(self, inputs: ModelInputs) -> torch.Tensor:
         """Logits [B, K, bins], in the precision of `set_precision`."""
         with autocast(self.device, self._precision):
