@@ -51,7 +51,10 @@ def load_policy(path_or_name: str | Path, device: str = "cpu") -> TrainablePolic
         raise ReflexError(
             f"no policy {str(path_or_name)!r}: not a folder, and not a shipped policy (shipped: {shipped})"
         )
-    return family_class(read_config(folder), str(folder / CONFIG_FILE)).from_pretrained(folder, device)
+    policy: TrainablePolicy = family_class(read_config(folder), str(folder / CONFIG_FILE)).from_pretrained(
+        folder, device
+    )
+    return policy
 
 
 def family_class(config: Mapping[str, Any], source: str) -> Any:

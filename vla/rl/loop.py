@@ -31,7 +31,15 @@ from vla.rl.encoder import demonstration_rollouts, prepare_encoder
 from vla.rl.held_out import HeldOut
 from vla.rl.parts import make_estimator, make_variants
 from vla.rl.sampling import last_success_rates, stream_generator
-from vla.rl.setup import check_frame_memory, chosen_tasks, make_suite, open_reward, open_state, training_parts
+from vla.rl.setup import (
+    check_frame_memory,
+    chosen_tasks,
+    make_suite,
+    open_reward,
+    open_state,
+    policies_for,
+    training_parts,
+)
 from vla.rl.state import TrainingState, save_state
 from vla.rl.update import learning_rate, update_policy
 from vla.run.cores import worker_count
@@ -75,7 +83,8 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
     tasks = chosen_tasks(config, suite)
     algo = config.algo
     with RunFolder(config.output, config.resume, config.logger) as run:
-        state = open_state(run, config, components.load_policy)
+        load_policy = policies_for(suite, components.load_policy)
+        state = open_state(run, config, load_policy)
         check_frame_memory(config, state.policy.spec, suite, tasks)
         run.write_config(asdict(config))
         run.write_protocol(Protocol.of(suite, "eval", GREEDY, config.seed).document())
@@ -83,14 +92,14 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
         stride = state.policy.spec.execute_steps
         demonstrations = demonstration_rollouts(config, tasks, stride) if looks or algo.variants else {}
         horizons = {task: suite.horizon(task) for task in tasks}
-        parts = training_parts(run, config, state, components.load_policy, horizons, demonstrations)
+        parts = training_parts(run, config, state, load_policy, horizons, demonstrations)
         estimator, variants = make_estimator(parts), make_variants(parts)
         slots = config.num_slots
         workers = worker_count(config.num_workers, slots)
         with EnvironmentPool(config.suite, slots, workers, config.image_size, factory=components.suite_factory) as pool:
             if looks and state.fresh:
                 prepare_encoder(run, config, state, pool, suite, tasks, demonstrations, components.log)
-            reward = open_reward(run, config, components.load_policy, demonstrations)
+            reward = open_reward(run, config, load_policy, demonstrations)
             init_states = {task: suite.num_init_states(task, "train") for task in tasks}
             collector = Collector(
                 state.policy, pool, suite, reward, estimator, algo, init_states, variants, config.seed,

@@ -13,6 +13,7 @@ import torch
 from sim.contract import Suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.policies.connect import connect
 from vla.policies.protocol import PolicySpec, TrainablePolicy
 from vla.rewards.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding
 from vla.rewards.reward import Reward, RewardParts, make_reward, reward_class
@@ -40,6 +41,20 @@ def make_suite(factory: str, config: TrainConfig) -> Suite:
     module, _, name = factory.partition(":")
     suite: Suite = getattr(importlib.import_module(module), name)(config.suite, config.image_size)
     return suite
+
+
+def policies_for(suite: Suite, load_policy: PolicyLoader) -> PolicyLoader:
+    """Loads policies as `load_policy` does, and lets each act on the suite's robot.
+
+    It raises `ReflexError` showing both sides for a policy that does not fit the suite.
+    """
+
+    def load(source: str, device: str) -> TrainablePolicy:
+        policy = load_policy(source, device)
+        connect(policy, suite.embodiment)
+        return policy
+
+    return load
 
 
 def chosen_tasks(config: TrainConfig, suite: Suite) -> list[int]:

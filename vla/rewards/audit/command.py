@@ -19,6 +19,7 @@ from sim.suites import get_suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies import TrainablePolicy, load_policy
+from vla.policies.connect import connect
 from vla.policies.sampling import Sampling
 from vla.rewards.audit.embeddings import CONTROLS, TimeEmbedding
 from vla.rewards.audit.measures import Estimate
@@ -114,6 +115,7 @@ def audit(config: AuditConfig) -> None:
     rollouts = _make_all(config, suite, tasks, config.rollouts, derive_seed("audited", config.seed))
     policy = None if config.policy is None else load_policy(config.policy, str(resolve_device(config.device)))
     if policy is not None:
+        connect(policy, suite.embodiment)
         rollouts += from_policy(_policy_episodes(config, policy, suite, tasks))
     rows: list[Row] = []
     seconds: dict[str, float] = {}
