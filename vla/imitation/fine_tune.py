@@ -24,6 +24,8 @@ from vla.imitation.samples import EpisodeSamples, actions_for, fit_normalisation
 from vla.imitation.weighting import Weighting, sample_weights
 from vla.policies import TinyPolicy, load_policy, reflex_tiny_config
 from vla.policies.connect import connected, what_it_needs
+from vla.policies.decisions import Decision, with_decision
+from vla.policies.flow.configuration import FlowConfig
 from vla.policies.protocol import AdaptablePolicy, Adapted, TrainablePolicy
 from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
@@ -61,6 +63,10 @@ class FineTuneConfig(ImitationConfig):
     """LeRobot v3 dataset: a local folder or a hub id."""
     policy: str = "reflex-tiny"
     """Where to start: a policy folder, a run folder, a shipped name, or "scratch" for random weights."""
+    decision: Decision | None = None
+    """"tokens" or "flow": give the policy a head of that kind, fresh if it had none; null keeps the policy's own."""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """The flow head that `decision=flow` makes."""
     output: str = field(default_factory=partial(dated_folder, "sft"))
     """Run folder to write; it has the date where none is given."""
     policy_id: str | None = None
@@ -224,6 +230,7 @@ def _base_policy(config: FineTuneConfig, data: Embodiment, device: torch.device)
     base: TrainablePolicy = (
         TinyPolicy.from_config(reflex_tiny_config()).to(device) if scratch else load_policy(config.policy, str(device))
     )
+    base = with_decision(base, config.decision, config.flow)
     own = base.spec.embodiment
     wanted = data if scratch or config.embodiment == "dataset" else own
     if wanted == own and config.chunk_horizon is None and config.execute_steps is None:

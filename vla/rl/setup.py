@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -120,7 +119,7 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
     source = config.policy if last is None else str(last[1] / POLICY_FOLDER)
     policy = load_trainable(config, load_policy, source)
     if last is None:
-        _rename(policy, run_name(run.path))
+        policy.policy_id = run_name(run.path)  # what episodes and reports call it from here on
     optimiser = make_optimiser(policy, config.algo)
     decay = config.algo.average_decay
     average = WeightAverage(policy.parameters(), decay) if decay else None
@@ -131,11 +130,6 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
     if average is not None:
         average.load_weights(folder)
     return TrainingState(policy, optimiser, load_counters(folder), average, saved_iteration=iteration)
-
-
-def _rename(policy: Any, name: str) -> None:
-    """Call a policy, in episodes and reports, by the run that trains it, where its configuration holds a name."""
-    policy.policy_id = name
 
 
 def _drop_lines_after(run: RunFolder, iteration: int) -> None:
