@@ -13,8 +13,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sim.gl_platform import choose_platform, settings_problem
-from sim.plugins import user_location
 from vla.run.cores import available_cpus
 
 EXIT_FAILED = 1
@@ -89,6 +87,12 @@ CONFIGURED = {  # of one word or two
         "vla.rewards.audit.command:audit",
         "vla audit suite=tabletop output=runs/audit",
     ),
+    "check": ConfiguredCommand(
+        "Whether a suite or a policy of your own keeps the contract.",
+        "vla.check.command:CheckConfig",
+        "vla.check.command:check",
+        "vla check suite=my_package.my_module:MySuite policy=runs/sft",
+    ),
     "eval": ConfiguredCommand(
         "Success of a policy on held-out initial states, with intervals.",
         "vla.evaluation.runner:EvaluationConfig",
@@ -160,6 +164,8 @@ def guarded(work: Callable[[], int], debug: bool = False) -> int:
             raise
         if isinstance(error, _user_errors()):
             return _fail(str(error))
+        from sim.plugins import user_location  # here, because sim brings gymnasium, and help needs neither
+
         place = user_location(error)
         if place is None:
             raise
@@ -169,6 +175,8 @@ def guarded(work: Callable[[], int], debug: bool = False) -> int:
 
 def prepare_environment() -> None:
     """Set what libraries read once, when they load: off-screen rendering, and no more threads than cores."""
+    from sim.gl_platform import choose_platform
+
     choose_platform()
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's software renderer: draw in the calling thread
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
@@ -224,6 +232,7 @@ def _load_config(entry: ConfiguredCommand) -> Any:
 
 def _check_drawing() -> None:
     """Raise `ReflexError` when an environment variable keeps this machine from drawing."""
+    from sim.gl_platform import settings_problem
     from vla.errors import ReflexError
 
     if problem := settings_problem():

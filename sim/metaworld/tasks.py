@@ -1,4 +1,4 @@
-"""MetaWorld's tasks as data: order, instructions, seeds of the initial states, and what the robot sees, feels and does."""
+"""MetaWorld's tasks as data: order, instructions, seeds of initial states, and what the robot sees, feels and does."""
 
 from __future__ import annotations
 

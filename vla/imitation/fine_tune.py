@@ -10,20 +10,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from rich.console import Console
 
+from sim.embodiments import Embodiment
+from vla.data.conventions import check_actions
 from vla.data.episode import Episode
+from vla.data.feature_map import infer
 from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
-from vla.imitation.samples import EpisodeSamples, fit_normalisation
+from vla.imitation.samples import EpisodeSamples, actions_for, fit_normalisation
 from vla.imitation.weighting import Weighting, sample_weights
 from vla.policies import TinyPolicy, load_policy, reflex_tiny_config
-from vla.policies.protocol import TrainablePolicy
+from vla.policies.connect import connected, what_it_needs
+from vla.policies.decisions import Decision, with_decision
+from vla.policies.flow.configuration import FlowConfig
+from vla.policies.protocol import AdaptablePolicy, Adapted, TrainablePolicy
 from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import Logger, RunFolder, dated_folder
+from vla.run.run_folder import Logger, RunFolder, dated_folder, run_name
 from vla.run.settings import Checks
 
 SCRATCH = "scratch"
@@ -55,10 +63,14 @@ class FineTuneConfig(ImitationConfig):
     """LeRobot v3 dataset: a local folder or a hub id."""
     policy: str = "reflex-tiny"
     """Where to start: a policy folder, a run folder, a shipped name, or "scratch" for random weights."""
+    decision: Decision | None = None
+    """"tokens" or "flow": give the policy a head of that kind, fresh if it had none; null keeps the policy's own."""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """The flow head that `decision=flow` makes."""
     output: str = field(default_factory=partial(dated_folder, "sft"))
     """Run folder to write; it has the date where none is given."""
     policy_id: str | None = None
-    """Name written into episodes of the result; null keeps the base policy's."""
+    """Name written into episodes of the result; null takes the run folder's."""
     tasks: list[int] | None = None
     """Task ids to train on; null takes all in the dataset."""
     episodes_per_task: int | None = None
@@ -70,6 +82,17 @@ class FineTuneConfig(ImitationConfig):
     """Under "progress": the smaller, the more the best moments stand out."""
     normalisation: Literal["keep", "dataset"] = "keep"
     """"keep" the base policy's action quantiles (so its action space stays), or take the dataset's."""
+    embodiment: Literal["policy", "dataset"] = "policy"
+    """Whose robot the result is for: "policy" as the base policy is, which the dataset must fit, or "dataset": the
+    weights that depend on cameras, state, action and chunk are then learnt anew where these differ. A policy from
+    "scratch" is for the dataset's."""
+    feature_map: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the dataset calls the policy's cameras and numbers, where names do not say, e.g.
+    feature_map.cameras.wrist_image=gripper_cam."""
+    chunk_horizon: int | None = None
+    """Actions in a chunk; null for the base policy's. Another number makes what depends on it be learnt anew."""
+    execute_steps: int | None = None
+    """Actions of a chunk that are executed before the next decision; null for the base policy's."""
     steps: int = 1500
     """Optimiser steps."""
     batch_size: int = 48
@@ -106,28 +129,38 @@ class FineTuneConfig(ImitationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check = Checks(self)
-        check.at_least(1, "log_every")
+        check.at_least(1, "log_every", "chunk_horizon", "execute_steps")
         check.positive("weighting_temperature")
 
 
-def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> dict[str, Any]:
+def fine_tune(
+    config: FineTuneConfig, on_evaluate: Evaluator | None = None, log: Callable[[str], None] | None = None
+) -> dict[str, Any]:
     """Fine-tune and return the summary; checkpoints hold the policy in `checkpoints/<step>/policy`.
 
-    `on_evaluate` replaces the evaluation in simulation that `evaluate_every` asks for. Raises `ReflexError` for
-    settings, datasets and checkpoints that cannot be used. Ctrl-C leaves a checkpoint of the last whole step.
+    `on_evaluate` replaces the evaluation in simulation that `evaluate_every` asks for; `log` gets what there is to say
+    beside the progress bar. Raises `ReflexError` for settings, datasets and checkpoints that cannot be used. Ctrl-C
+    leaves a checkpoint of the last whole step.
     """
-    from vla.data.lerobot_reader import read_demonstrations
+    from vla.data.lerobot_reader import LeRobotDataset, read_demonstrations
 
     device = resolve_device(config.device)
     set_threads(config.threads)
     with RunFolder(config.output, config.resume, config.logger) as run:
         restart = _restart_point(run, config)
-        episodes = read_demonstrations(config.dataset, config.tasks, config.episodes_per_task)
-        policy = _open_policy(config, episodes, restart, device)
+        dataset = LeRobotDataset(config.dataset)
+        opened = open_policy(config, dataset.embodiment, restart, device)
+        if opened.fresh and restart is None:
+            (log or Console(soft_wrap=True, highlight=False).print)(opened.describe())
+        policy = opened.policy
+        cameras = policy.feature_map.cameras_to_read(policy.spec.embodiment)
+        episodes = read_demonstrations(dataset, config.tasks, config.episodes_per_task, cameras=cameras)
+        scale_actions(config, policy, episodes)
         # Weights are the starting policy's, also after a resume, so that a resumed run is the one that was begun.
         judge = policy
         if restart is not None and config.weighting == "progress":
-            judge = _open_policy(config, episodes, None, device)
+            judge = open_policy(config, dataset.embodiment, None, device).policy
+            scale_actions(config, judge, episodes)
         weights = sample_weights(judge, episodes, config.weighting, config.weighting_temperature)
         samples = EpisodeSamples(policy, episodes, weights)
         trainer = ImitationTrainer(policy, samples, config)
@@ -138,6 +171,20 @@ def fine_tune(config: FineTuneConfig, on_evaluate: Evaluator | None = None) -> d
         evaluate = on_evaluate or _simulation_evaluator(config, episodes)
         _train(trainer, run, config, evaluate)
         return _summarise(run, config, episodes, len(samples))
+
+
+def scale_actions(config: FineTuneConfig, policy: TrainablePolicy, episodes: Sequence[Episode]) -> None:
+    """Check that the actions can mean what the base policy's do, and take their scale where the policy has none.
+
+    Raises `ReflexError` for actions in other units, or where there is no episode.
+    """
+    if not episodes:
+        raise ReflexError("no demonstrations to train on; check the dataset and the chosen tasks")
+    if config.embodiment == "policy" and config.policy != SCRATCH:
+        actions = np.concatenate([actions_for(policy, episode) for episode in episodes])
+        check_actions(actions, policy.spec.embodiment, config.dataset)
+    if config.normalisation == "dataset" or not policy.has_normalisation:
+        fit_normalisation(policy, episodes)
 
 
 def _restart_point(run: RunFolder, config: FineTuneConfig) -> Path | None:
@@ -156,21 +203,44 @@ def _restart_point(run: RunFolder, config: FineTuneConfig) -> Path | None:
     return None if last is None else last[1]
 
 
-def _open_policy(
-    config: FineTuneConfig, episodes: Sequence[Episode], restart: Path | None, device: torch.device
-) -> TrainablePolicy:
+def open_policy(config: FineTuneConfig, data: Embodiment, restart: Path | None, device: torch.device) -> Adapted:
+    """The policy to train, which knows what the dataset calls its features: the base policy, or one made from it.
+
+    Args:
+        config: of the fine-tuning.
+        data: the dataset's embodiment.
+        restart: the checkpoint to go on from; None to begin.
+        device: where it is.
+
+    Raises:
+        ReflexError: the policy cannot be read, does not fit the dataset, or cannot be made to.
+    """
     if restart is not None:
-        return load_policy(restart, str(device))
-    torch.manual_seed(config.seed)
-    if config.policy == SCRATCH:
-        policy: TrainablePolicy = TinyPolicy.from_config(reflex_tiny_config()).to(device)
+        opened = Adapted(load_policy(restart, str(device)), (), ())
     else:
-        policy = load_policy(config.policy, str(device))
-    if config.policy_id is not None:
-        policy.policy_id = config.policy_id
-    if config.normalisation == "dataset" or not policy.has_normalisation:
-        fit_normalisation(policy, episodes)
-    return policy
+        torch.manual_seed(config.seed)
+        opened = _base_policy(config, data, device)
+        opened.policy.policy_id = config.policy_id or run_name(Path(config.output))
+    opened.policy.feature_map = infer(what_it_needs(opened.policy.spec), data, config.feature_map)
+    return opened
+
+
+def _base_policy(config: FineTuneConfig, data: Embodiment, device: torch.device) -> Adapted:
+    scratch = config.policy == SCRATCH
+    base: TrainablePolicy = (
+        TinyPolicy.from_config(reflex_tiny_config()).to(device) if scratch else load_policy(config.policy, str(device))
+    )
+    base = with_decision(base, config.decision, config.flow)
+    own = base.spec.embodiment
+    wanted = data if scratch or config.embodiment == "dataset" else own
+    if wanted == own and config.chunk_horizon is None and config.execute_steps is None:
+        return Adapted(base, (), ())
+    if not isinstance(base, AdaptablePolicy):
+        raise ReflexError(
+            f"policy {config.policy} cannot be made one for another robot or chunk (its class has no `adapt`); leave "
+            "out embodiment=dataset, chunk_horizon and execute_steps"
+        )
+    return base.adapt(wanted, chunk_horizon=config.chunk_horizon, execute_steps=config.execute_steps)
 
 
 def _train(trainer: ImitationTrainer, run: RunFolder, config: FineTuneConfig, evaluate: Evaluator | None) -> None:
@@ -224,6 +294,7 @@ def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -
         with (
             EnvironmentPool(suite_name, slots, worker_count(config.num_workers, slots)) as pool,
             in_float32(policy, config.precision),
+            connected(policy, suite.embodiment),
         ):
             result = evaluate(
                 policy,

@@ -41,11 +41,38 @@ def chunk_targets(
     return targets
 
 
+def actions_for(policy: TrainablePolicy, episode: Episode) -> NDArray[np.float32]:
+    """The actions of an episode [T, A], in the policy's order. Raises `ReflexError` for one that it lacks."""
+    return policy.feature_map.actions_for(policy.spec.embodiment, episode.embodiment, episode.actions)
+
+
+def states_for(policy: TrainablePolicy, episode: Episode, rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """The states [n, S] at some observations, or at all, in the policy's order; as they are where it ignores them."""
+    states = episode.states if rows is None else episode.states[rows]
+    if not policy.spec.uses_state:
+        return states
+    return policy.feature_map.states_for(policy.spec.embodiment, episode.embodiment, states)
+
+
+def observations_for(policy: TrainablePolicy, episode: Episode, rows: NDArray[np.int64]) -> ObservationBatch:
+    """Kept observations [n] of an episode as the policy takes them."""
+    return ObservationBatch(
+        images={camera: episode.images[camera][rows] for camera in cameras_for(policy)},
+        state=states_for(policy, episode, rows),
+        instruction=episode.instructions_at(rows),
+    )
+
+
+def cameras_for(policy: TrainablePolicy) -> list[str]:
+    """The episodes' names of the policy's cameras."""
+    return [policy.feature_map.camera(name) for name in policy.spec.embodiment.camera_names]
+
+
 def fit_normalisation(policy: TrainablePolicy, episodes: Sequence[Episode]) -> None:
     """Give the policy the scale of these episodes' actions and states."""
     policy.fit_normalisation(
-        np.concatenate([episode.actions for episode in episodes]),
-        np.concatenate([episode.states for episode in episodes]),
+        np.concatenate([actions_for(policy, episode) for episode in episodes]),
+        np.concatenate([states_for(policy, episode) for episode in episodes]),
     )
 
 
@@ -65,7 +92,8 @@ class EpisodeSamples:
         self._policy = policy
         self._episodes = list(episodes)
         self._horizon = policy.spec.chunk_horizon
-        self._cameras = [policy.feature_map.camera(name) for name in policy.spec.embodiment.camera_names]
+        self._cameras = cameras_for(policy)
+        self._actions = [actions_for(policy, episode) for episode in self._episodes]
         kept = [np.flatnonzero(episode.observation_steps < episode.length) for episode in self._episodes]
         self._episode_index = np.repeat(np.arange(len(kept)), [len(rows) for rows in kept])
         self._observation_index = np.concatenate(kept)
@@ -73,8 +101,8 @@ class EpisodeSamples:
             raise ValueError(f"{len(weights)} weights for {len(self)} samples")
         if not len(self):
             raise ReflexError("the demonstrations hold no observation before their last action; nothing to train on")
-        for number, episode in enumerate(self._episodes):
-            if not np.isfinite(episode.actions).all():
+        for number, actions in enumerate(self._actions):
+            if not np.isfinite(actions).all():
                 raise ReflexError(f"demonstration {number} (from 0) has actions that are NaN or infinite")
 
     def __len__(self) -> int:
@@ -82,17 +110,18 @@ class EpisodeSamples:
 
     def batch(self, indices: NDArray[np.int64]) -> tuple[Any, NDArray[np.float32]]:
         """The policy's inputs and the actions [B, H, A] of the samples `indices` [B]."""
-        rows = [(self._episodes[self._episode_index[i]], self._observation_index[i]) for i in indices]
+        numbers, moments = self._episode_index[indices].tolist(), self._observation_index[indices]
+        rows = [(self._episodes[number], row) for number, row in zip(numbers, moments.tolist(), strict=True)]
         observations = ObservationBatch(
             images={
                 camera: _stacked([episode.images[camera][row] for episode, row in rows]) for camera in self._cameras
             },
-            state=np.stack([episode.states[row] for episode, row in rows]),
+            state=np.concatenate([states_for(self._policy, episode, np.array([row])) for episode, row in rows]),
             instruction=[episode.instructions_at(np.array([row]))[0] for episode, row in rows],
         )
         actions = [
-            chunk_targets(episode.actions, self._horizon, episode.observation_steps[row : row + 1])
-            for episode, row in rows
+            chunk_targets(self._actions[number], self._horizon, episode.observation_steps[row : row + 1])
+            for number, (episode, row) in zip(numbers, rows, strict=True)
         ]
         return self._policy.prepare(observations), np.concatenate(actions)
 

@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.imitation.samples import observations_for
 from vla.policies.protocol import TrainablePolicy
 from vla.rewards.success_progress import task_progress
-from vla.rollout.observations import observations_at
 
 Weighting = Literal["none", "success", "progress"]
 
@@ -121,7 +121,7 @@ def _features(policy: TrainablePolicy, episode: Episode, rows: NDArray[np.int64]
     """[D, F] what the policy makes of an episode's observations before it acts."""
     parts = []
     for part in np.array_split(rows, -(-len(rows) // BATCH)):
-        observations = observations_at(episode, part)
+        observations = observations_for(policy, episode, part)
         with torch.inference_mode():
             parts.append(policy.features_from_inputs(policy.prepare(observations)))
     return np.concatenate(parts)

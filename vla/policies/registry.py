@@ -20,6 +20,7 @@ from vla.run.plugins import load_object
 FAMILIES = {
     "prismatic": "vla.policies.prismatic:PrismaticPolicy",
     "tiny": "vla.policies.tiny:TinyPolicy",
+    "flow": "vla.policies.flow.policy:FlowPolicy",
 }
 """Family -> where its class is; a class is imported when a folder asks for it."""
 
@@ -80,7 +81,7 @@ def family_class(config: Mapping[str, Any], source: str) -> Any:
 def _refuse_foreign(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise `ReflexError` for the checkpoint of another project, which its config.json tells by `model_type`."""
     kind = config.get("model_type")
-    if kind is not None:
+    if kind is not None and "family" not in config:
         raise ReflexError(f"{folder} is a checkpoint of model_type {kind!r}: {FOREIGN}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def write_policy_folder(
     def fill(temporary: Path) -> None:
         write_json(temporary / CONFIG_FILE, dict(config))
         write_json(temporary / EMBODIMENT_FILE, embodiment.to_dict())
-        write_json(temporary / FEATURE_MAP_FILE, asdict(feature_map))
+        write_json(temporary / FEATURE_MAP_FILE, feature_map.to_dict())
         if more is not None:
             more(temporary)
         target = _DTYPES[dtype] if dtype is not None else None
@@ -85,8 +84,8 @@ def read_surroundings(folder: Path) -> tuple[Embodiment | None, FeatureMap]:
     path = folder / FEATURE_MAP_FILE
     if path.exists():
         try:
-            feature_map = FeatureMap(**read_json_object(path, INCOMPLETE))
-        except TypeError as error:
+            feature_map = FeatureMap.from_dict(read_json_object(path, INCOMPLETE))
+        except ReflexError as error:
             raise ReflexError(f"{path}: {error}") from error
     return embodiment, feature_map
 

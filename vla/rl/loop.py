@@ -38,6 +38,7 @@ from vla.rl.setup import (
     make_suite,
     open_reward,
     open_state,
+    policies_for,
     training_parts,
 )
 from vla.rl.state import TrainingState, save_state
@@ -83,7 +84,8 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
     tasks = chosen_tasks(config, suite)
     algo = config.algo
     with RunFolder(config.output, config.resume, config.logger) as run:
-        state = open_state(run, config, components.load_policy)
+        load_policy = policies_for(suite, components.load_policy)
+        state = open_state(run, config, load_policy)
         check_frame_memory(config, state.policy.spec, suite, tasks)
         run.write_config(asdict(config))
         run.write_protocol(Protocol.of(suite, "eval", GREEDY, config.seed).document())
@@ -91,14 +93,14 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
         stride = state.policy.spec.execute_steps
         demonstrations = demonstration_rollouts(config, tasks, stride) if looks or algo.variants else {}
         horizons = {task: suite.horizon(task) for task in tasks}
-        parts = training_parts(run, config, state, components.load_policy, horizons, demonstrations)
+        parts = training_parts(run, config, state, load_policy, horizons, demonstrations)
         estimator, variants = make_estimator(parts), make_variants(parts)
         slots = config.num_slots or default_slots(suite)
         workers = worker_count(config.num_workers, slots)
         with EnvironmentPool(config.suite, slots, workers, config.image_size, factory=components.suite_factory) as pool:
             if looks and state.fresh:
                 prepare_encoder(run, config, state, pool, suite, tasks, demonstrations, components.log)
-            reward = open_reward(run, config, components.load_policy, demonstrations)
+            reward = open_reward(run, config, load_policy, demonstrations)
             init_states = {task: suite.num_init_states(task, "train") for task in tasks}
             collector = Collector(
                 state.policy, pool, suite, reward, estimator, algo, init_states, variants, config.seed,
@@ -136,6 +138,7 @@ class Loop:
     def run_to_the_end(self) -> dict[str, Any]:
         """Iterate and evaluate until there is a reason to stop; checkpoint whatever happens in between."""
         if self.state.fresh:
+            self.state.counters.seconds = self.seconds  # what the encoder took counts, over a resume as well
             self.checkpoint()
             self.held_out.film("sft")
         self._first_iteration_clock = self.seconds

@@ -13,6 +13,7 @@ import torch
 from sim.contract import Suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.policies.connect import connect
 from vla.policies.protocol import PolicySpec, TrainablePolicy
 from vla.rewards.embeddings import WITHOUT_PICTURES, FrameEmbedding, PolicyEmbedding, RolloutEmbedding
 from vla.rewards.reward import Reward, RewardParts, make_reward, reward_class
@@ -30,7 +31,7 @@ from vla.rl.state import (
     load_optimiser,
 )
 from vla.rl.update import make_optimiser
-from vla.run.run_folder import RunFolder
+from vla.run.run_folder import RunFolder, run_name
 
 PolicyLoader = Callable[[str, str], TrainablePolicy]
 
@@ -40,6 +41,20 @@ def make_suite(factory: str, config: TrainConfig) -> Suite:
     module, _, name = factory.partition(":")
     suite: Suite = getattr(importlib.import_module(module), name)(config.suite, config.image_size)
     return suite
+
+
+def policies_for(suite: Suite, load_policy: PolicyLoader) -> PolicyLoader:
+    """Loads policies as `load_policy` does, and lets each act on the suite's robot.
+
+    It raises `ReflexError` showing both sides for a policy that does not fit the suite.
+    """
+
+    def load(source: str, device: str) -> TrainablePolicy:
+        policy = load_policy(source, device)
+        connect(policy, suite.embodiment)
+        return policy
+
+    return load
 
 
 def chosen_tasks(config: TrainConfig, suite: Suite) -> list[int]:
@@ -103,6 +118,8 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
     _drop_lines_after(run, -1 if last is None else last[0])
     source = config.policy if last is None else str(last[1] / POLICY_FOLDER)
     policy = load_trainable(config, load_policy, source)
+    if last is None:
+        policy.policy_id = run_name(run.path)  # what episodes and reports call it from here on
     optimiser = make_optimiser(policy, config.algo)
     decay = config.algo.average_decay
     average = WeightAverage(policy.parameters(), decay) if decay else None

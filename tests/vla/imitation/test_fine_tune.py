@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sim.contract import Suite
+from sim.embodiments import PANDA_EEF
 from sim.pool import EnvironmentPool
 from tests.fake_suite import FakeSuite
 from tests.fake_wandb import FakeWandb
@@ -30,7 +31,7 @@ from vla.run.run_folder import RunFolder, comparable_metrics
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of four episodes and a base policy."""
     folder = tmp_path_factory.mktemp("sft")
-    writer = LeRobotWriter(folder / "dataset", suite="fake", image_size=16)
+    writer = LeRobotWriter(folder / "dataset", "fake", PANDA_EEF.with_image_size(16))
     for index in range(4):
         writer.add_episode(make_episode(index))
     writer.finalize()
@@ -110,6 +111,8 @@ def test_result_learns_keeps_the_action_space_and_takes_its_name(workplace: Path
     assert summary["episodes"] == 4 and summary["samples"] == 24
     policy = load_policy(tmp_path / "run")
     assert policy.policy_id == "tuned"
+    named = fine_tune(make_config(workplace, tmp_path / "my_run", steps=1, evaluate_every=0))
+    assert load_policy(named["policy"]).policy_id == "my_run"
     assert policy.normalisation.action_q01.tolist() == pytest.approx([-0.9] * 7)
 
 

@@ -159,7 +159,8 @@ def as_before_families(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     values = json.loads(path.read_text())
     assert values.pop("family") == "tiny"
-    values = {"format": "reflex-prismatic-1", **values, "vision_towers": [values.pop("vision_tower")]}
+    tower = values.pop("vision_tower")
+    values = {"format": "reflex-prismatic-1", **values, "vision_towers": [tower]}
     constants = {
         "ground_words": True, "bin_layout": "uniform", "action_queries": "per_step", "attention": "bidirectional",
         "prompt_order": "text_first", "projector": "mlp", "vision_norm": True, "camera_embedding": True,

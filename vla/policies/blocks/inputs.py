@@ -94,7 +94,7 @@ class Processor:
         if name not in images:
             raise ReflexError(
                 f"the policy's camera {camera!r} is to be {name!r} here, and the observation has "
-                f"{', '.join(sorted(images)) or 'no pictures'}; set cameras.{camera} to one of them"
+                f"{', '.join(sorted(images)) or 'no pictures'}; set feature_map.cameras.{camera} to one of them"
             )
         frames = np.asarray(images[name])
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:

@@ -20,6 +20,7 @@ from sim.suites import get_suite
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.policies import TrainablePolicy, load_policy
+from vla.policies.connect import connect
 from vla.policies.sampling import Sampling
 from vla.rewards.audit.embeddings import CONTROLS, TimeEmbedding
 from vla.rewards.audit.measures import Estimate
@@ -117,6 +118,7 @@ def audit(config: AuditConfig) -> None:
     rollouts = _make_all(config, suite, tasks, config.rollouts, derive_seed("audited", config.seed))
     policy = None if config.policy is None else load_policy(config.policy, str(resolve_device(config.device)))
     if policy is not None:
+        connect(policy, suite.embodiment)
         rollouts += from_policy(_policy_episodes(config, policy, suite, tasks))
     rows: list[Row] = []
     seconds: dict[str, float] = {}
@@ -207,7 +209,8 @@ def _embedding(
     others = _make_all(config, suite, tasks, config.rollouts, derive_seed("encoder", config.seed))
     clips = [rollout_clip(rollout.episode, config.reward_frames) for rollout in others if rollout.kind != "shuffled"]
     jepa = JepaConfig(steps=config.encoder_steps, seed=derive_seed("jepa", config.seed) % 2**31, device=device)
-    encoder, _ = train_jepa(clips, jepa, output / "jepa")
+    with progress_bar("encoder", config.encoder_steps) as show:
+        encoder, _ = train_jepa(clips, jepa, output / "jepa", lambda step, *_: show(step, name))
     return FrameEmbedding(encoder, config.reward_frames)
 
 
