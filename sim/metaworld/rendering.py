@@ -11,8 +11,8 @@ from sim.core.rendering import draw_plainly
 from sim.embodiments import Camera
 
 VIEW = {"lookat": (0.0, 0.68, 0.1), "distance": 1.05, "azimuth": 140.0, "elevation": -40.0, "fovy": 45.0}
-"""From behind the robot's right shoulder (m, degrees), the direction of MetaWorld's corner2 and from nearer, so that
-the table's part where things happen fills the picture: what matters is a few pixels wide in 64. Upright as drawn."""
+"""From behind the robot's right shoulder (m, degrees): the direction of MetaWorld's corner2 and from nearer, so that
+the part of the table where things happen fills the picture. What matters is a few pixels wide in 64. Upright."""
 
 HIDDEN_MESHES = ("pedestal", "base", "l0", "head")
 """Parts of the arm that are never in this view, and are a third of what there is to draw."""

@@ -88,7 +88,7 @@ class SharedModel:
         """Where MetaWorld's sampler puts objects and goals, [50, numbers of this task]."""
         if split not in self._vectors:
             self.hold(self.new_part())
-            drawing = self.make_task(np.random.RandomState(SEEDS[split]))
+            drawing = self.make_task(np.random.RandomState(SEEDS[split]))  # the kind of generator MetaWorld uses
             vectors = []
             for _ in range(NUM_INIT_STATES):
                 drawing.reset()

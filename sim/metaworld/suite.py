@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 import mujoco
 
-from sim.contract import EnvironmentRequestError, Expert, Split, Suite
+from sim.contract import EnvironmentRequestError, Expert, Split, StepOutcome, Suite
 from sim.metaworld.installation import PACKAGE_VERSION, check_installation
 from sim.metaworld.tasks import (
     ACTION_REPEAT,
@@ -25,6 +25,10 @@ from sim.metaworld.tasks import (
 if TYPE_CHECKING:
     from sim.metaworld.environment import MetaWorldEnvironment
     from sim.metaworld.shared_model import SharedModel
+
+
+_PROBE = 4
+"""The task of the self test: a short one, which its expert always does."""
 
 
 class MetaWorldSuite(Suite):
@@ -105,3 +109,23 @@ class MetaWorldSuite(Suite):
             "init_states_per_split": NUM_INIT_STATES,
             "instructions": {task.name: task.instruction for task in TASKS},
         }
+
+    def self_test(self, pictures: bool) -> dict[str, Any]:
+        """Let one expert do its task, and draw one picture; see `Suite.self_test`."""
+        environment, expert = self.make(_PROBE), self.make_expert(_PROBE, seed=0)
+        environment.reset_to("eval", 0)
+        expert.reset(environment)
+        outcome = StepOutcome(success=False, truncated=False, cost=0.0, progress=0.0)
+        steps = 0
+        while not outcome.done:
+            outcome = environment.advance(expert.act(environment))
+            steps += 1
+        if not outcome.success:
+            raise EnvironmentRequestError(
+                f"MetaWorld's policy no longer does {self.task_name(_PROBE)}, which it does in 15 control steps: this "
+                f"is another simulator (mujoco {mujoco.__version__}). Install what constraints.txt names"
+            )
+        if pictures:
+            environment.render_observation()
+        environment.close()
+        return {"off_protocol": [], "expert_steps": steps}

@@ -9,6 +9,7 @@ import pytest
 
 from vla.cli import main
 from vla.data.lerobot_reader import LeRobotDataset
+from vla.policies import load_policy
 
 SUITE = """
 from tests.fake_suite import FakeExpert, FakeSuite
@@ -60,6 +61,10 @@ def test_recorded_learnt_improved_and_evaluated(
         ) == 0  # fmt: skip
     records = [json.loads(line) for line in (tmp_path / "eval" / "episodes.jsonl").read_text().splitlines()]
     assert [(record["suite"], record["task_id"]) for record in records] == [("mine", 0)]
+    # What was trained is called by its run, not by what it came from.
+    assert [record["policy_id"] for record in records] == ["rl"]
+    assert json.loads((tmp_path / "eval" / "summary.json").read_text())["policy"] == "rl"
+    assert load_policy(tmp_path / "sft").policy_id == "sft"
     assert json.loads((tmp_path / "expert" / "summary.json").read_text())["success_rate"] == 1.0
     capsys.readouterr()
 

@@ -51,8 +51,10 @@ class Protocol:
         """
         if split not in ("train", "eval"):
             raise ReflexError(f"unknown split {split!r}; use train or eval")
-        if sampling.token_noise or sampling.chunk_correlation:
-            raise ReflexError("an evaluation draws from the policy as it is: token_noise and chunk_correlation are 0")
+        if sampling.explores:
+            raise ReflexError(
+                "an evaluation draws from the policy as it is: token_noise, chunk_correlation and flow_noise are 0"
+            )
         if sampling.greedy:
             return cls(suite.name, suite.protocol(), split, "greedy", temperature=None, seed=None)
         return cls(suite.name, suite.protocol(), split, "sample", sampling.temperature, seed)

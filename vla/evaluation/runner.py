@@ -23,7 +23,7 @@ from vla.evaluation.results import EvaluationResult, episode_key
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.protocol import Policy
-from vla.policies.sampling import GREEDY, Sampling
+from vla.policies.sampling import GREEDY, Sampling, as_it_is
 from vla.rollout.actors import EXPERT
 from vla.rollout.pool_rollouts import play_rollouts
 from vla.rollout.requests import RolloutRequest
@@ -113,9 +113,7 @@ class EvaluationConfig:
     @property
     def sampling(self) -> Sampling:
         """How the policy's actions are drawn."""
-        if self.mode == "greedy":
-            return GREEDY
-        return Sampling(self.temperature, token_noise=0.0, chunk_correlation=0.0)
+        return GREEDY if self.mode == "greedy" else as_it_is(self.temperature)
 
 
 PROTOCOLS = {"libero-official": "", "libero-512": "_512"}

@@ -24,12 +24,14 @@ from vla.imitation.samples import EpisodeSamples, actions_for, fit_normalisation
 from vla.imitation.weighting import Weighting, sample_weights
 from vla.policies import TinyPolicy, load_policy, reflex_tiny_config
 from vla.policies.connect import connected, what_it_needs
+from vla.policies.decisions import Decision, with_decision
+from vla.policies.flow.configuration import FlowConfig
 from vla.policies.protocol import AdaptablePolicy, Adapted, TrainablePolicy
 from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import Logger, RunFolder, dated_folder
+from vla.run.run_folder import Logger, RunFolder, dated_folder, run_name
 from vla.run.settings import Checks
 
 SCRATCH = "scratch"
@@ -61,10 +63,14 @@ class FineTuneConfig(ImitationConfig):
     """LeRobot v3 dataset: a local folder or a hub id."""
     policy: str = "reflex-tiny"
     """Where to start: a policy folder, a run folder, a shipped name, or "scratch" for random weights."""
+    decision: Decision | None = None
+    """"tokens" or "flow": give the policy a head of that kind, fresh if it had none; null keeps the policy's own."""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """The flow head that `decision=flow` makes."""
     output: str = field(default_factory=partial(dated_folder, "sft"))
     """Run folder to write; it has the date where none is given."""
     policy_id: str | None = None
-    """Name written into episodes of the result; null keeps the base policy's."""
+    """Name written into episodes of the result; null takes the run folder's."""
     tasks: list[int] | None = None
     """Task ids to train on; null takes all in the dataset."""
     episodes_per_task: int | None = None
@@ -214,8 +220,7 @@ def open_policy(config: FineTuneConfig, data: Embodiment, restart: Path | None, 
     else:
         torch.manual_seed(config.seed)
         opened = _base_policy(config, data, device)
-        if config.policy_id is not None:
-            opened.policy.policy_id = config.policy_id
+        opened.policy.policy_id = config.policy_id or run_name(Path(config.output))
     opened.policy.feature_map = infer(what_it_needs(opened.policy.spec), data, config.feature_map)
     return opened
 
@@ -225,6 +230,7 @@ def _base_policy(config: FineTuneConfig, data: Embodiment, device: torch.device)
     base: TrainablePolicy = (
         TinyPolicy.from_config(reflex_tiny_config()).to(device) if scratch else load_policy(config.policy, str(device))
     )
+    base = with_decision(base, config.decision, config.flow)
     own = base.spec.embodiment
     wanted = data if scratch or config.embodiment == "dataset" else own
     if wanted == own and config.chunk_horizon is None and config.execute_steps is None:

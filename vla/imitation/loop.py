@@ -164,6 +164,7 @@ class ImitationTrainer:
         indices = batch_indices(len(self.samples), config.batch_size, step, config.seed)
         inputs, actions = self.samples.batch(indices)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        torch.manual_seed(config.seed * 1_000_003 + step)  # of a loss that draws, so that a resumed run draws the same
         if isinstance(inputs, PicturedInputs):
             inputs = inputs.with_images(augment_frames(inputs.images, config.augmentation, generator))
         rate = learning_rate_at(step, config)

@@ -20,6 +20,7 @@ from vla.run.plugins import load_object
 FAMILIES = {
     "prismatic": "vla.policies.prismatic:PrismaticPolicy",
     "tiny": "vla.policies.tiny:TinyPolicy",
+    "flow": "vla.policies.flow.policy:FlowPolicy",
 }
 """Family -> where its class is; a class is imported when a folder asks for it."""
 

@@ -17,6 +17,8 @@ class Sampling:
     """Standard deviation, in bins, of noise that sampling adds to every token; it steadies the gradient."""
     chunk_correlation: float = 0.5
     """Correlation, at most 0.99, of an action dimension's samples over a chunk's steps: whole chunks are explored."""
+    flow_noise: float = 0.5
+    """Noise of a flow policy's denoising steps: Flow-SDE's level a, or the middle of Flow-Noise's deviations."""
 
     def __post_init__(self) -> None:
         """Check every value. Raises `ReflexError`."""
@@ -24,11 +26,22 @@ class Sampling:
         check.within(0, 100, "temperature")
         check.within(0, 1000, "token_noise")
         check.within(0, 0.99, "chunk_correlation")
+        check.within(0, 10, "flow_noise")
 
     @property
     def greedy(self) -> bool:
         """Whether the likeliest action is taken and nothing is drawn."""
         return self.temperature == 0
 
+    @property
+    def explores(self) -> bool:
+        """Whether something is added to what the policy itself says at the temperature."""
+        return bool(self.token_noise or self.chunk_correlation or self.flow_noise)
 
-GREEDY = Sampling(temperature=0.0, token_noise=0.0, chunk_correlation=0.0)
+
+def as_it_is(temperature: float) -> Sampling:
+    """What the policy itself says at a temperature, with nothing added that explores."""
+    return Sampling(temperature, token_noise=0.0, chunk_correlation=0.0, flow_noise=0.0)
+
+
+GREEDY = as_it_is(0.0)

@@ -138,6 +138,7 @@ class Loop:
     def run_to_the_end(self) -> dict[str, Any]:
         """Iterate and evaluate until there is a reason to stop; checkpoint whatever happens in between."""
         if self.state.fresh:
+            self.state.counters.seconds = self.seconds  # what the encoder took counts, over a resume as well
             self.checkpoint()
             self.held_out.film("sft")
         self._first_iteration_clock = self.seconds

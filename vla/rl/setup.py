@@ -31,7 +31,7 @@ from vla.rl.state import (
     load_optimiser,
 )
 from vla.rl.update import make_optimiser
-from vla.run.run_folder import RunFolder
+from vla.run.run_folder import RunFolder, run_name
 
 PolicyLoader = Callable[[str, str], TrainablePolicy]
 
@@ -118,6 +118,8 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
     _drop_lines_after(run, -1 if last is None else last[0])
     source = config.policy if last is None else str(last[1] / POLICY_FOLDER)
     policy = load_trainable(config, load_policy, source)
+    if last is None:
+        policy.policy_id = run_name(run.path)  # what episodes and reports call it from here on
     optimiser = make_optimiser(policy, config.algo)
     decay = config.algo.average_decay
     average = WeightAverage(policy.parameters(), decay) if decay else None

@@ -257,10 +257,9 @@ def _run_policy(
     # Here, because torch and the policies take seconds to import and an expert needs neither.
     from sim.pool import EnvironmentPool
     from vla.policies import load_policy
-    from vla.policies.sampling import Sampling
+    from vla.policies.sampling import as_it_is
     from vla.rollout.pool_rollouts import play_rollouts
 
-    as_it_is = Sampling(temperature=1.0, token_noise=0.0, chunk_correlation=0.0)
     policy = load_policy(config.policy)
     requests = [attempt.wanted(suite, config) for attempt in attempts]
     num_slots = max(1, min(len(attempts), POLICY_SLOTS))
@@ -271,7 +270,7 @@ def _run_policy(
 
     workers = worker_count(config.num_workers, num_slots)
     with EnvironmentPool(config.suite, num_slots, workers, config.image_size, factory=factory) as pool:
-        play_rollouts(policy, pool, suite, requests, keep, sampling=as_it_is, frame_stride=1)
+        play_rollouts(policy, pool, suite, requests, keep, sampling=as_it_is(1.0), frame_stride=1)
 
 
 def _task_record(suite: Suite, plan: TaskPlan) -> dict[str, Any]:

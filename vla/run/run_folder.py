@@ -35,7 +35,7 @@ from vla.run.files import read_json_object, remove_temporaries, write_json, writ
 from vla.run.jsonl import append_lines, drop_torn_line, keep_lines, read_lines, write_lines
 from vla.run.sinks import MetricSink, TensorBoardSink, WandbSink
 
-__all__ = ["LOGGERS", "Logger", "RunFolder", "comparable_metrics", "dated_folder", "read_config"]
+__all__ = ["LOGGERS", "Logger", "RunFolder", "comparable_metrics", "dated_folder", "read_config", "run_name"]
 
 Logger = Literal["tensorboard", "wandb"]
 LOGGERS = get_args(Logger)
@@ -52,6 +52,11 @@ PREPARATIONS = (
 def dated_folder(command: str) -> str:
     """Where a run goes when nobody says: `runs/train_2026-11-27_14-03-05`, so that none is in another's way."""
     return f"runs/{command}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
+def run_name(folder: Path) -> str:
+    """What a run is called, and the policy that it trains: its folder's name."""
+    return folder.resolve().name or "policy"
 
 
 class RunFolder:

@@ -67,15 +67,22 @@ class ActionCoding(nn.Module):
 
     def tokenize_actions(self, actions: NDArray[Any]) -> NDArray[np.int64]:
         """Actions [B, H, A] -> tokens [B, H * A]; step-major, dimension-minor."""
-        actions = np.asarray(actions, dtype=np.float64)
-        expected = self._shape
-        if actions.ndim != 3 or actions.shape[1:] != expected:
-            raise ReflexError(f"actions: expected [B, {expected[0]}, {expected[1]}], got {list(actions.shape)}")
-        tokens = self.action_tokenizer.encode(normalise(actions, self._action_low, self._action_high))
-        return tokens.reshape(len(actions), -1)
+        tokens = self.action_tokenizer.encode(self.to_normalised(actions))
+        return tokens.reshape(len(tokens), -1)
 
     def detokenize(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
         """Tokens [B, H * A] -> actions [B, H, A], within the embodiment's limits."""
         values = self.action_tokenizer.decode(np.asarray(tokens))
-        values = values.reshape(len(values), *self._shape)
+        return self.from_normalised(values.reshape(len(values), *self._shape))
+
+    def to_normalised(self, actions: NDArray[Any]) -> NDArray[np.float64]:
+        """Actions [B, H, A] with their quantiles at -1 and 1, not clipped. Raises `ReflexError` for another shape."""
+        actions = np.asarray(actions, dtype=np.float64)
+        expected = self._shape
+        if actions.ndim != 3 or actions.shape[1:] != expected:
+            raise ReflexError(f"actions: expected [B, {expected[0]}, {expected[1]}], got {list(actions.shape)}")
+        return normalise(actions, self._action_low, self._action_high)
+
+    def from_normalised(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Inverse of `to_normalised`, within the embodiment's limits."""
         return self.embodiment.action.clip(unnormalise(values, self._action_low, self._action_high))

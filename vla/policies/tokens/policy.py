@@ -240,6 +240,14 @@ class TokenPolicy(ActionCoding):
         logits: torch.Tensor = self.action_head(action_hidden)
         return logits.reshape(len(logits), self.config.tokens_per_chunk, self.config.num_bins)
 
+    def expected_values(self, action_hidden: torch.Tensor) -> torch.Tensor:
+        """Query hidden states [B, Q, D] -> means [B, H, A] of the tokens' distributions, normalised, in float32."""
+        with autocast(self.device, self._precision):
+            logits = self.action_logits(action_hidden)
+        centres = torch.from_numpy(self.action_tokenizer.centres).to(logits.device, torch.float32)
+        means = torch.softmax(logits.float(), dim=-1) @ centres
+        return means.view(len(means), *self.config.chunk_shape)
+
     def forward(self, inputs: ModelInputs) -> torch.Tensor:
         """Logits [B, K, bins], in the precision of `set_precision`."""
         with autocast(self.device, self._precision):
@@ -257,10 +265,8 @@ class TokenPolicy(ActionCoding):
         Greedy log-probabilities are at temperature 1. Raises `ReflexError` for missing generators, bad observations or
         non-finite logits.
         """
-        inputs = self.prepare(observations)
-        if self._vision_is_frozen:
-            inputs = self.encode_vision(inputs)  # for good: whoever learns from this decision need not look again
-        hidden = self._decision_hidden(inputs)
+        inputs = self.inputs_to_decide(observations)
+        hidden = self.decision_hidden(inputs)
         with autocast(self.device, self._precision):
             logits = self.action_logits(hidden)
         self._check_logits(logits)
@@ -282,9 +288,15 @@ class TokenPolicy(ActionCoding):
     def features_from_inputs(self, inputs: ModelInputs, batch_size: int = 256) -> NDArray[np.float32]:
         """[B, D] mean hidden state of the action queries: what the policy makes of what it sees before it acts."""
         parts = [inputs[first : first + batch_size] for first in range(0, len(inputs), batch_size)]
-        return np.concatenate([_mean_query(self._decision_hidden(part)) for part in parts])
+        return np.concatenate([_mean_query(self.decision_hidden(part)) for part in parts])
 
-    def _decision_hidden(self, inputs: ModelInputs) -> torch.Tensor:
+    def inputs_to_decide(self, observations: ObservationBatch) -> ModelInputs:
+        """`prepare`; once vision is frozen, with it, for good: whoever learns from a decision need not look again."""
+        inputs = self.prepare(observations)
+        return self.encode_vision(inputs) if self._vision_is_frozen else inputs
+
+    def decision_hidden(self, inputs: ModelInputs) -> torch.Tensor:
+        """[B, Q, D] hidden states of the action queries, in the precision of `set_precision`."""
         with autocast(self.device, self._precision):
             return self.forward_features(inputs).action_hidden
 

@@ -209,7 +209,8 @@ def _embedding(
     others = _make_all(config, suite, tasks, config.rollouts, derive_seed("encoder", config.seed))
     clips = [rollout_clip(rollout.episode, config.reward_frames) for rollout in others if rollout.kind != "shuffled"]
     jepa = JepaConfig(steps=config.encoder_steps, seed=derive_seed("jepa", config.seed) % 2**31, device=device)
-    encoder, _ = train_jepa(clips, jepa, output / "jepa")
+    with progress_bar("encoder", config.encoder_steps) as show:
+        encoder, _ = train_jepa(clips, jepa, output / "jepa", lambda step, *_: show(step, name))
     return FrameEmbedding(encoder, config.reward_frames)
 
 
