@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ class ToyConfig:
     """How many."""
     resume: bool = False
     """Go on."""
+
+
+@dataclass
+class ToyRunConfig(ToyConfig):
+    """One that writes a run folder."""
+
+    output: str = field(default_factory=lambda: "runs/toy_2026-11-27_14-03-05")
+    """Where to."""
 
 
 RAISED: list[BaseException] = []
@@ -105,6 +114,35 @@ def test_progress_reports_reach_the_bar(
     assert main(["collect", "steps=2"]) == 0
     assert shown == [("episodes", 2, 1, "0 succeeded"), ("episodes", 2, 2, "1 succeeded")]
     assert capsys.readouterr().out == "done-2\n"
+
+
+@pytest.fixture
+def toy_run(toy: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """`vla demo` as a command that writes a run folder."""
+    monkeypatch.setattr(vla.cli, "_load", lambda target: {"c": ToyRunConfig, "r": run_toy}[target])
+    return toy
+
+
+def test_a_folder_that_nobody_named_is_printed_first(
+    toy_run: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "vla: output=runs/toy_2026-11-27_14-03-05\n"
+    assert json.loads(captured.out) == {"steps": 3, "resumed": False}, "standard output is the result alone"
+    assert main(["demo", "output=mine"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_run_in_such_a_folder_is_continued_there(
+    toy_run: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_run.append(KeyboardInterrupt())
+    assert main(["demo"]) == 130
+    again = "vla demo output=runs/toy_2026-11-27_14-03-05 resume=true"
+    assert capsys.readouterr().err.splitlines()[-1] == f"vla: interrupted; continue with: {again}"
+    assert main(["demo", "resume=true"]) == 2
+    assert "resume=true needs output=..., the folder of the run to continue" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
