@@ -199,6 +199,19 @@ def test_every_command_takes_debug(capsys: pytest.CaptureFixture[str]) -> None:
         main(["report", "--debug", "no/such/folder"])
 
 
+def test_a_plug_in_is_found_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with the installed script `vla`, whose folder Python searches in place of the user's."""
+    (tmp_path / "a_table_beside_the_user.py").write_text("TABLE = 1\n")
+    elsewhere = [path for path in sys.path if path not in ("", str(tmp_path))]
+    monkeypatch.setattr(sys, "path", elsewhere)
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "suite=a_table_beside_the_user:TABLE", "output=o"]) == 2
+    assert "is neither a class nor a function that makes a suite" in capsys.readouterr().err
+    assert sys.path[-1] == str(tmp_path)
+
+
 def test_an_interrupt_says_how_to_go_on(toy: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     toy.append(KeyboardInterrupt())
     assert main(["demo", "steps=7", "resume=false"]) == 130
