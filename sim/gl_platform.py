@@ -9,6 +9,10 @@ import sys
 EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"
 """Environment variable by which MuJoCo takes another than the first EGL device that works."""
 
+_NEEDS_DISPLAY = ("glfw", "glx", "enable", "enabled", "on", "true", "1")
+_DRAWS_NOTHING = ("disable", "disabled", "off", "false", "0")
+"""What MuJoCo understands of MUJOCO_GL on Linux, beside egl and osmesa."""
+
 _MAX_DEVICES = 64
 _CUDA_DEVICE = 0x323A
 """EGL_CUDA_DEVICE_NV of EGL_NV_device_cuda: the CUDA ordinal of an EGL device."""
@@ -29,6 +33,42 @@ def choose_platform() -> None:
     """Set MUJOCO_GL unless it is set. MuJoCo reads it when it is first imported."""
     if not os.environ.get("MUJOCO_GL") and (chosen := platform()):
         os.environ["MUJOCO_GL"] = chosen
+
+
+def settings_problem() -> str | None:
+    """Which environment variable keeps MuJoCo from drawing off-screen, its value, and behind "; " what would be right.
+
+    None where none does. To be asked before `mujoco` is imported, which fails on some of them with a traceback.
+    """
+    if sys.platform != "linux":
+        return None
+    given = os.environ.get("MUJOCO_GL", "")
+    backend = given.lower().strip()
+    named = f"MUJOCO_GL={given}"
+    if backend in _DRAWS_NOTHING:
+        return f"{named} tells MuJoCo to draw nothing; unset MUJOCO_GL, or set it to egl"
+    if backend in _NEEDS_DISPLAY:
+        if os.environ.get("DISPLAY"):
+            return None
+        return f"{named} needs a display, and DISPLAY is not set; unset MUJOCO_GL, or set it to egl"
+    if backend not in ("", "egl", "osmesa"):
+        return f"{named} is not one of egl, osmesa and glfw; unset MUJOCO_GL, or set it to egl"
+    library = os.environ.get("PYOPENGL_PLATFORM", "")
+    if backend and library and library.lower() != backend:
+        return f"PYOPENGL_PLATFORM={library} contradicts {named}; unset PYOPENGL_PLATFORM"
+    if backend == "osmesa":
+        missing = f"{named}, but libOSMesa is not installed; unset MUJOCO_GL to use EGL, or apt-get install libosmesa6"
+        return None if _has_osmesa() else missing
+    return _device_problem(os.environ.get(EGL_DEVICE))
+
+
+def _device_problem(device: str | None) -> str | None:
+    """The same of MUJOCO_EGL_DEVICE_ID, where EGL has devices at all."""
+    count = len(_egl_devices())
+    if device is None or count == 0 or (device.strip().isdecimal() and int(device) < count):
+        return None
+    known = "only the number 0" if count == 1 else f"the numbers 0 to {count - 1}"
+    return f"{EGL_DEVICE}={device} is no device of EGL, which has {known} here; unset {EGL_DEVICE}, or set it to 0"
 
 
 def draw_beside_cuda(device_index: int) -> None:

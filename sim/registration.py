@@ -14,6 +14,7 @@ import gymnasium
 
 from sim.contract import EnvironmentRequestError, ManipulationEnvironment
 from sim.core.flat import FlatObservation
+from sim.metaworld.tasks import TASKS as METAWORLD_TASKS
 
 NUMBERED = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 """Suites whose tasks are known by number, and how many there are."""
@@ -45,8 +46,11 @@ NAMED = {
         "pick_place",
         "wipe",
     ),
+    "metaworld": tuple(task.name for task in METAWORLD_TASKS),
+    "so101": ("reach_red", "lift_red", "place_blue"),
 }
-"""Suites whose tasks have short names, in the order of their numbers. Written out here so that no suite is imported."""
+"""Suites whose tasks have short names, in the order of their numbers. Written out here so that no suite is imported
+(MetaWorld's are text in a file of their own)."""
 
 
 def make_environment(

@@ -54,6 +54,7 @@ class FakePolicy(torch.nn.Module):
         super().__init__()
         self.gain = torch.nn.Parameter(torch.tensor(gain))
         self.bias = torch.nn.Parameter(torch.full((7,), bias))
+        self.policy_id = "fake-policy"
         self._spec = PolicySpec(
             embodiment=PANDA_EEF.with_image_size(16),
             uses_state=True,
@@ -69,10 +70,6 @@ class FakePolicy(torch.nn.Module):
     @property
     def feature_map(self) -> FeatureMap:
         return SAME_NAMES
-
-    @property
-    def policy_id(self) -> str:
-        return "fake-policy"
 
     def act(
         self,

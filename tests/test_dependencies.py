@@ -48,7 +48,7 @@ def distribution(requirement: str) -> str:
 
 
 def modules_imported(paths: Iterable[Path]) -> set[str]:
-    """Dotted modules that these files import, inside functions too, or hand to `require_module` by name."""
+    """Dotted modules that these files import, inside functions too, or name to `require_module` or `find_spec`."""
     return {name for path in paths for name in _imports(ast.parse(path.read_text(encoding="utf-8")))}
 
 
@@ -59,7 +59,7 @@ def _imports(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require_module":
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("require_module", "find_spec"):
             yield from (part.value for part in node.args[:1] if isinstance(part, ast.Constant))
 
 

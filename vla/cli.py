@@ -13,12 +13,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sim.gl_platform import choose_platform
 from vla.run.cores import available_cpus
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+
+DEBUG = "--debug"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class ConfiguredCommand:
     """module:function that takes the configuration."""
     example: str
     """A typical invocation."""
+    simulates: bool = True
+    """It draws pictures; otherwise only with `evaluate_every`."""
     continues: bool = False
     """The same command again continues an interrupted one (otherwise: `resume=true`, where there is such a field)."""
 
@@ -57,6 +60,7 @@ CONFIGURED = {  # of one word or two
         "vla.imitation.fine_tune:FineTuneConfig",
         "vla.imitation.fine_tune:fine_tune",
         "vla sft dataset=datasets/tabletop policy=reflex-tiny output=runs/sft",
+        simulates=False,
     ),
     "train": ConfiguredCommand(
         "Improve a policy by reinforcement learning, with SRPO or GRPO.",
@@ -82,6 +86,12 @@ CONFIGURED = {  # of one word or two
         "vla.rewards.audit.command:AuditConfig",
         "vla.rewards.audit.command:audit",
         "vla audit suite=tabletop output=runs/audit",
+    ),
+    "check": ConfiguredCommand(
+        "Whether a suite or a policy of your own keeps the contract.",
+        "vla.check.command:CheckConfig",
+        "vla.check.command:check",
+        "vla check suite=my_package.my_module:MySuite policy=runs/sft",
     ),
     "eval": ConfiguredCommand(
         "Success of a policy on held-out initial states, with intervals.",
@@ -126,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in CONFIGURED:
         return run_command(command, CONFIGURED[command], rest)
     if command in PLAIN:
-        return guarded(lambda: int(_load(PLAIN[command][1])(rest)))
+        plain = [argument for argument in rest if argument != DEBUG]
+        return guarded(lambda: int(_load(PLAIN[command][1])(plain)), debug=DEBUG in rest)
     former = next((old for old in MOVED if f"{' '.join(arguments)} ".startswith(f"{old} ")), None)
     if former is not None:
         return _fail(f"vla {former} is now {MOVED[former]}")
@@ -135,24 +146,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(name: str, command: ConfiguredCommand, arguments: Sequence[str]) -> int:
     """Run a configured command and return the exit status, as `main` does."""
-    return guarded(lambda: _run_configured(name, command, list(arguments)))
+    return guarded(lambda: _run_configured(name, command, list(arguments)), debug=DEBUG in arguments)
 
 
-def guarded(work: Callable[[], int]) -> int:
-    """Do some work and return its exit status; what the user can mend is one line on stderr."""
+def guarded(work: Callable[[], int], debug: bool = False) -> int:
+    """Do some work and return its exit status; what the user can mend is one line on stderr.
+
+    So is an exception of the user's own code, with its file and line; `debug` shows the traceback of either.
+    """
     try:
         return work()
     except KeyboardInterrupt:
         _say("interrupted")
         return EXIT_INTERRUPTED
     except Exception as error:
-        if not isinstance(error, _user_errors()):
+        if debug:
             raise
-        return _fail(str(error))
+        if isinstance(error, _user_errors()):
+            return _fail(str(error))
+        from sim.plugins import user_location  # here, because sim brings gymnasium, and help needs neither
+
+        place = user_location(error)
+        if place is None:
+            raise
+        _say(f"{type(error).__name__}: {error}, in {place} (the whole traceback: {DEBUG})")
+        return EXIT_FAILED
 
 
 def prepare_environment() -> None:
     """Set what libraries read once, when they load: off-screen rendering, and no more threads than cores."""
+    from sim.gl_platform import choose_platform
+
     choose_platform()
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's software renderer: draw in the calling thread
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
@@ -165,14 +189,14 @@ def _run_configured(command: str, entry: ConfiguredCommand, arguments: list[str]
     from vla.errors import ReflexError
 
     flags = {argument for argument in arguments if argument.startswith("-")}
-    unknown = flags - {"-h", "--help", "--show-config"}
+    unknown = flags - {"-h", "--help", "--show-config", DEBUG}
     if unknown:
         raise ReflexError(
-            f"{program(command)} takes field=value, --help and --show-config, not {min(unknown)!r}; "
+            f"{program(command)} takes field=value, --help, --show-config and {DEBUG}, not {min(unknown)!r}; "
             f"see {program(command)} --help"
         )
     overrides = [argument for argument in arguments if argument not in flags]
-    config_class: Any = _load(entry.config)
+    config_class = _load_config(entry)
     composed = compose_config(command, config_class, overrides)
     if flags & {"-h", "--help"}:
         from vla.conf.help import render_help
@@ -185,6 +209,9 @@ def _run_configured(command: str, entry: ConfiguredCommand, arguments: list[str]
         sys.stdout.write(OmegaConf.to_yaml(composed.values))
         return 0
     config = composed.build()
+    if entry.simulates or bool(getattr(config, "evaluate_every", None)):
+        _check_drawing()
+    overrides = _settle_output(overrides, config)
     try:
         result = _with_progress(_load(entry.runner), config)
     except KeyboardInterrupt:
@@ -192,6 +219,40 @@ def _run_configured(command: str, entry: ConfiguredCommand, arguments: list[str]
         return EXIT_INTERRUPTED
     _show(result)
     return 0
+
+
+def _load_config(entry: ConfiguredCommand) -> Any:
+    """A command's configuration class; where MuJoCo cannot be imported, an error that says why."""
+    try:
+        return _load(entry.config)
+    except (ImportError, RuntimeError, AttributeError):
+        _check_drawing()
+        raise
+
+
+def _check_drawing() -> None:
+    """Raise `ReflexError` when an environment variable keeps this machine from drawing."""
+    from sim.gl_platform import settings_problem
+    from vla.errors import ReflexError
+
+    if problem := settings_problem():
+        raise ReflexError(f"cannot render: {problem}; vla doctor checks it")
+
+
+def _settle_output(overrides: list[str], config: Any) -> list[str]:
+    """The overrides with the folder that is written to, which is said where the user did not name one.
+
+    Raises `ReflexError` for a run to be resumed that is not named.
+    """
+    from vla.errors import ReflexError
+
+    named = any(override.startswith("output=") for override in overrides)
+    if named or not hasattr(config, "output"):
+        return overrides
+    if getattr(config, "resume", False):
+        raise ReflexError("resume=true needs output=..., the folder of the run to continue")
+    _say(f"output={config.output}")
+    return [*overrides, f"output={config.output}"]
 
 
 def _with_progress(runner: Callable[..., Any], config: Any) -> Any:

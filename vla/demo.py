@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 
-from vla.errors import ReflexError
 from vla.evaluation.report import write_report
 from vla.imitation.augmentation import small_picture_augmentation
 from vla.imitation.fine_tune import FineTuneConfig, fine_tune
@@ -64,8 +63,6 @@ class DemoConfig:
     """Threads of torch's CPU kernels; null for one per available core. Another number rounds sums otherwise."""
 
     def __post_init__(self) -> None:
-        if not self.tasks:
-            raise ReflexError("tasks is empty; name at least one task number, e.g. tasks=[0,1,3,4]")
         check = Checks(self)
         check.shared()
         check.at_least(1, "demonstrations_per_task", "fine_tune_steps", "evaluate_every")

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sim.gl_platform import settings_problem
 from vla.cli import EXIT_FAILED, prepare_environment
 from vla.errors import ReflexError
 from vla.run.cores import available_cpus
@@ -66,7 +67,12 @@ def check_torch() -> Check:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
         devices.append(f"cuda:{index} {properties.name} ({properties.total_memory / GIGABYTE:.0f} GiB)")
-    return Check("torch", "ok", f"{torch.__version__}, devices: {', '.join(devices)}")
+    detail = f"{torch.__version__}, devices: {', '.join(devices)}"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible not in ("", "-1") and len(devices) == 1:  # these two are how a GPU is hidden on purpose
+        fix = "unset CUDA_VISIBLE_DEVICES, or set it to a GPU's number, if this machine has a GPU"
+        return Check("torch", "warn", f"{detail}; CUDA_VISIBLE_DEVICES={visible} leaves no GPU", fix)
+    return Check("torch", "ok", detail)
 
 
 def check_mujoco(found: str | None = None) -> Check:
@@ -101,12 +107,14 @@ def check_rendering(probe: str = _RENDER_PROBE) -> Check:
     """One frame, drawn off-screen in a process of its own."""
     backend = os.environ.get("MUJOCO_GL", "")
     name = f"rendering ({backend or 'default'})"
+    if problem := settings_problem():
+        found, _, fix = problem.partition("; ")
+        return Check(name, "fail", found, fix)
     code, output, errors = run_probe(probe)
     if code == 0:
         return Check(name, "ok", output.strip().splitlines()[-1] if output.strip() else "drew a frame")
-    if backend not in ("", "egl"):
-        fix = "unset MUJOCO_GL to use EGL" if backend in ("osmesa", "glfw") else "set MUJOCO_GL=egl"
-        return Check(name, "fail", explain_exit(code, errors), fix)
+    if backend.lower().strip() not in ("", "egl"):
+        return Check(name, "fail", explain_exit(code, errors), "unset MUJOCO_GL to use EGL")
     missing = missing_gl_libraries()
     if missing:
         packages = " ".join(sorted(missing.values()))
@@ -269,7 +277,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"vla doctor [--json | --brief]\n\n{main.__doc__}\n")
         return 0
     prepare_environment()
-    checks = [check() for check in CHECKS]
+    checks = [_without_crash(check) for check in CHECKS]
     failed = [check for check in checks if check.status == "fail"]
     if "--json" in arguments:
         sys.stdout.write(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2) + "\n")
@@ -279,6 +287,21 @@ def main(arguments: Sequence[str]) -> int:
     else:
         _print_table(checks)
     return EXIT_FAILED if failed else 0
+
+
+def _without_crash(check: Callable[[], Check]) -> Check:
+    """What a check finds; one that fails itself, in whatever way a broken library chooses, is a line too."""
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - the doctor is for machines on which anything may be broken
+        name = getattr(check, "__name__", "check").removeprefix("check_")
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Check(
+            name,
+            "fail",
+            f"the check itself failed ({reason})",
+            "mend what the other lines say is wrong, then run vla doctor again",
+        )
 
 
 def _print_table(checks: Sequence[Check]) -> None:

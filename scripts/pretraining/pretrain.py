@@ -246,7 +246,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             if trainer.steps_done % config.checkpoint_every == 0:
                 run.save_checkpoint(trainer.steps_done, trainer.save)
     policy_folder = run.path / "policy"
-    trainer.policy.save_pretrained(policy_folder, dtype="float16")
+    policy: Any = trainer.policy  # of a family that stores its weights in half the size
+    policy.save_pretrained(policy_folder, dtype="float16")
     record = provenance(config, samples, metrics, policy_folder, time.monotonic() - started)
     write_json(policy_folder / "provenance.json", record)
     run.write_summary(record)

@@ -13,7 +13,7 @@ from typing import Any
 import mujoco
 
 from sim.contract import EnvironmentRequestError
-from sim.gl_platform import platform
+from sim.gl_platform import EGL_DEVICE, platform, settings_problem
 
 _log = logging.getLogger(__name__)
 
@@ -134,7 +134,11 @@ def _context_class() -> Any:
 
 def gl_error(error: Exception) -> EnvironmentRequestError:
     """The message for a GL library that cannot be loaded or gives no context."""
+    if problem := settings_problem():
+        return EnvironmentRequestError(f"cannot render: {problem}")
     backend = os.environ.get("MUJOCO_GL", "") or platform()
+    if device := os.environ.get(EGL_DEVICE):
+        backend += f" with {EGL_DEVICE}={device}"
     return EnvironmentRequestError(
         f"cannot render: no off-screen OpenGL through MUJOCO_GL={backend} ({type(error).__name__}: {error}). "
         "Install EGL (Debian/Ubuntu: apt-get install libegl1 libgl1) and set MUJOCO_GL=egl, or install OSMesa "

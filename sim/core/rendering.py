@@ -1,4 +1,4 @@
-"""Off-screen rendering of MuJoCo scenes, one GL context per process and image size."""
+"""Off-screen rendering of MuJoCo scenes, one GL context for all models of one look in a process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ from sim.core.gl import OffscreenContext
 _MAX_GEOMS = 200
 
 
-_CONTEXTS: dict[int, OffscreenContext] = {}
-"""One per image size."""
+_CONTEXTS: dict[tuple[float, ...], OffscreenContext] = {}
+"""By `_context_key`."""
+
+
+def _context_key(model: mujoco.MjModel, size: int) -> tuple[float, ...]:
+    """What of a model is in its GL context: its planes as they are tessellated, and the quality of everything round."""
+    planes = model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE]
+    quality = model.vis.quality
+    round_things = (quality.numslices, quality.numstacks, quality.numquads, quality.offsamples, quality.shadowsize)
+    return (size, model.vis.map.zfar * model.stat.extent if (planes == 0).any() else 0.0, *round_things, *planes.flat)
 
 
 def draw_plainly(scene: mujoco.MjvScene) -> None:
@@ -34,7 +42,7 @@ class PrimitiveRenderer:
                 "PrimitiveRenderer draws primitive shapes only; this model has meshes or textures"
             )
         self._model = model
-        self._size = size
+        self._size, self._key = size, _context_key(model, size)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
         draw_plainly(self._scene)
         self._option = mujoco.MjvOption()
@@ -47,12 +55,12 @@ class PrimitiveRenderer:
 
     def render(self, data: mujoco.MjData, cameras: tuple[int, ...]) -> list[Image]:
         """Draw each camera of `data`'s present state; images are uint8 [size, size, 3], upright, freshly allocated."""
-        if self._size not in _CONTEXTS:
-            _CONTEXTS[self._size] = OffscreenContext(
+        if self._key not in _CONTEXTS:
+            _CONTEXTS[self._key] = OffscreenContext(
                 self._model, self._size, self._size, mujoco.mjtFontScale.mjFONTSCALE_50
             )
         # Each time: another renderer of this process may have made its own context current and left it so.
-        context = _CONTEXTS[self._size].make_current()
+        context = _CONTEXTS[self._key].make_current()
         images = []
         for index, camera in enumerate(cameras):
             self._camera.fixedcamid = camera

@@ -89,7 +89,7 @@ def import_libero(installation: Installation) -> None:
         os.environ["LIBERO_CONFIG_PATH"] = str(_configuration_folder(installation))
     try:
         # Importing robosuite loads the GL library that MUJOCO_GL names, so a missing one shows here.
-        with _hidden(EGL_DEVICE):
+        with without_egl_device():
             import libero.libero
             import libero.libero.envs
     except ModuleNotFoundError as error:
@@ -104,15 +104,15 @@ def import_libero(installation: Installation) -> None:
 
 
 @contextmanager
-def _hidden(variable: str) -> Iterator[None]:
-    """Without an environment variable: robosuite takes an EGL device for wrong that CUDA_VISIBLE_DEVICES does not name,
-    though the two count differently, and draws nothing here."""
-    value = os.environ.pop(variable, None)
+def without_egl_device() -> Iterator[None]:
+    """MUJOCO_EGL_DEVICE_ID out of sight: robosuite takes an EGL device for wrong that CUDA_VISIBLE_DEVICES does not
+    name, though the two count differently, and draws nothing here."""
+    value = os.environ.pop(EGL_DEVICE, None)
     try:
         yield
     finally:
         if value is not None:
-            os.environ[variable] = value
+            os.environ[EGL_DEVICE] = value
 
 
 def _version(distribution: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, ManipulationEnvironment, Observation, Split, StepOutcome, Suite
+from sim.plugins import user_location
 from sim.pool.memory import available_share
 
 DEFAULT_MAX_ENVIRONMENTS = 64
@@ -253,7 +254,9 @@ class SlotRunner:
             except Exception as close_error:  # noqa: BLE001 - reported with the first error, which matters more
                 error.add_note(f"closing the environment then failed too: {close_error!r}")
         is_request_error = isinstance(error, EnvironmentRequestError)
+        place = user_location(error)
         message = str(error) if is_request_error else f"{type(error).__name__}: {error}"
+        message += f", in {place}" if place and not is_request_error else ""
         return Failure(is_request_error, f"{where}: {message}", "".join(traceback.format_exception(error)))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sim.contract import EnvironmentRequestError, Split
 from sim.libero.build import define_robot, private_random_state, robosuite_options
 from sim.libero.definition import SceneDefinition
-from sim.libero.installation import PACKAGE_VERSIONS, quiet_robosuite
+from sim.libero.installation import PACKAGE_VERSIONS, quiet_robosuite, without_egl_device
 from sim.robosuite.goals import BIN_HEIGHT, Goal, InBins, Lifted, OnPegs, Opened, Stacked, Wiped
 from sim.robosuite.tasks import RobosuiteTask, state_seed
 
@@ -68,7 +68,8 @@ class RobosuiteBuilder:
 
 def _make(task: RobosuiteTask) -> Any:
     quiet_robosuite()
-    import robosuite
+    with without_egl_device():
+        import robosuite
 
     domain: Any = robosuite.make(task.environment, robots="Panda", **robosuite_options())
     return domain

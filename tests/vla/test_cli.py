@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -124,10 +125,40 @@ def test_user_errors_are_one_line_and_status_2(
     assert captured.out == ""
 
 
-def test_a_defect_keeps_its_traceback(toy: list[BaseException]) -> None:
-    toy.append(ZeroDivisionError("a defect"))
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(fail, "__code__", fail.__code__.replace(co_filename=vla.cli.__file__))
+    monkeypatch.setattr(vla.cli, "_run_configured", fail)
     with pytest.raises(ZeroDivisionError):
         main(["demo"])
+
+
+def test_an_exception_of_the_users_own_code_names_its_line(
+    toy: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not Reflex's, Python's or an installed package's is the user's, this file for one."""
+    toy.append(ZeroDivisionError("not\nby zero"))
+    assert main(["demo"]) == 1
+    said = capsys.readouterr().err
+    line = run_toy.__code__.co_firstlineno + 2
+    assert said == f"vla: ZeroDivisionError: not by zero, in {__file__}, line {line} (the whole traceback: --debug)\n"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("theirs"), ReflexError("a wrong setting")])
+def test_debug_shows_every_traceback(error: Exception, toy: list[BaseException]) -> None:
+    toy.append(error)
+    with pytest.raises(type(error)):
+        main(["demo", "--debug", "steps=4"])
+
+
+def test_every_command_takes_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in CONFIGURED:
+        assert main([*command.split(), "--help", "--debug"]) == 0
+        assert "--debug" in capsys.readouterr().out
+    with pytest.raises(ReflexError, match="there is no run folder"):
+        main(["report", "--debug", "no/such/folder"])
 
 
 def test_an_interrupt_says_how_to_go_on(toy: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,12 +201,16 @@ def test_train_help_shows_groups_every_field_docs_and_defaults(capsys: pytest.Ca
     page = capsys.readouterr().out
     assert "algo    grpo, srpo (default)" in page
     assert "libero_spatial" in page
+    first = page[page.index("fields (") : page.index("more fields")]
+    assert re.findall(r"^  (\w+)=", first, re.MULTILINE) == [
+        "suite", "demonstrations", "policy", "tasks", "output", "iterations", "max_minutes", "resume", "seed", "device",
+    ]  # fmt: skip
     assert "seed=11" in page
     assert "algo.reward=binary" in page
     words = " ".join(page.split())
     for info in fields_of(TrainConfig):
         inner, _ = strip_optional(info.annotation)
-        if info.key == "suite" or is_config(inner):
+        if is_config(inner):
             continue
         assert f"  {info.key}=" in page, info.key
         assert info.doc, f"{info.key} has no docstring"

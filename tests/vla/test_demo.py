@@ -74,7 +74,7 @@ def test_another_suite_goes_into_every_part(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_demo_without_tasks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReflexError, match="tasks is empty"):
+    with pytest.raises(ReflexError, match=r"tasks is \[\]; it must name at least one task"):
         DemoConfig(output=str(tmp_path), tasks=[])
     with pytest.raises(ReflexError, match="fine_tune_steps is 0"):
         DemoConfig(output=str(tmp_path), fine_tune_steps=0)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from vla import doctor
+from vla.cli import CONFIGURED, main
 from vla.doctor import GIGABYTE, Check
+from vla.errors import ReflexError
+from vla.run.devices import resolve_device
 
 
 @pytest.mark.parametrize(
@@ -80,7 +87,8 @@ def test_a_backend_chosen_by_hand_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     check = doctor.check_rendering()
     assert check.status == "fail"
     assert "nonsense" in check.name
-    assert check.fix == "set MUJOCO_GL=egl"
+    assert check.detail == "MUJOCO_GL=nonsense is not one of egl, osmesa and glfw"
+    assert check.fix == "unset MUJOCO_GL, or set it to egl"
 
 
 def test_an_archive_of_libero_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -121,3 +129,67 @@ def test_a_probe_that_hangs_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, errors = doctor.run_probe("import time; time.sleep(60)")
     assert code == 124
     assert "nothing happened" in doctor.explain_exit(code, errors)
+
+
+def test_a_check_that_fails_itself_is_a_line_of_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check_libero() -> Check:
+        raise RuntimeError("invalid value for environment variable MUJOCO_GL: nonsense\nand more")
+
+    monkeypatch.setattr(doctor, "CHECKS", (check_libero, lambda: Check("a", "ok", "fine")))
+    assert doctor.main(["--json"]) == 1
+    broken, fine = json.loads(capsys.readouterr().out)["checks"]
+    assert (broken["name"], broken["status"], fine["status"]) == ("libero", "fail", "ok")
+    assert broken["detail"].endswith("(RuntimeError: invalid value for environment variable MUJOCO_GL: nonsense)")
+
+
+def test_a_gpu_that_a_variable_hides_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    hidden = doctor.check_torch()
+    assert hidden.status == "warn"
+    assert "CUDA_VISIBLE_DEVICES=3 leaves no GPU" in hidden.detail
+    with pytest.raises(ReflexError, match=r"finds no CUDA \(CUDA_VISIBLE_DEVICES=3: unset it, or set it to"):
+        resolve_device("cuda")
+    for on_purpose in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", on_purpose)
+        assert doctor.check_torch().status == "ok"
+
+
+WRONG = [
+    ("MUJOCO_GL", "nonsense"),
+    ("MUJOCO_GL", "off"),
+    ("MUJOCO_EGL_DEVICE_ID", "777"),
+    ("PYOPENGL_PLATFORM", "osmesa"),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no EGL to choose")
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_every_command_that_draws_names_a_wrong_variable(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv(name, value)
+    for command in CONFIGURED:
+        needed = ["demonstrations=f", "suite=libero_goal"] if command == "libero import" else []
+        needed += ["suite=libero_goal"] if command == "libero pack" else []
+        needed += ["dataset=d", "evaluate_every=1"] if command == "sft" else []
+        assert main([*command.split(), *needed, "output=o"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"vla: cannot render: {name}={value} ") and said.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no EGL to choose")
+def test_it_is_said_before_mujoco_ends_in_a_traceback() -> None:
+    """In a process of its own: MuJoCo reads the variable when it is first imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vla", "libero", "import", "demonstrations=f", "suite=libero_spatial"],
+        env={**os.environ, "MUJOCO_GL": "nonsense"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("vla: cannot render: MUJOCO_GL=nonsense ") and done.stderr.count("\n") == 1

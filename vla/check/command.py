@@ -23,15 +23,13 @@ class CheckConfig:
     """Suite to check, and to check a policy on: a name, or package.module:Suite of your own."""
     policy: str | None = None
     """Policy to check: a folder, a shipped name, or null for the suite alone."""
-    tasks: int = 2
-    """How many of the suite's tasks to look at, from the first on."""
+    tasks: list[int] | None = None
+    """Task numbers to look at; null for the first two."""
     image_size: int | None = None
     """Side in pixels of the rendered frames; null for the suite's own."""
 
     def __post_init__(self) -> None:
-        check = Checks(self)
-        check.shared()
-        check.at_least(1, "tasks")
+        Checks(self).shared()
 
 
 def check(config: CheckConfig) -> dict[str, Any]:
@@ -41,7 +39,7 @@ def check(config: CheckConfig) -> dict[str, Any]:
         ReflexError: a rule does not hold, or the suite or policy cannot be loaded.
     """
     suite = get_suite(config.suite, config.image_size)
-    findings = list(check_suite(suite, config.tasks))
+    findings = list(check_suite(suite, suite.task_ids[:2] if config.tasks is None else config.tasks))
     findings += check_workers(suite, config.suite, config.image_size)
     if config.policy is not None:
         from vla.check.policy import check_policy

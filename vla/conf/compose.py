@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from vla.conf.former_names import explain_choice, explain_setting
+from vla.conf.overrides import is_text, read_text, spell_value
 from vla.conf.schema import FieldInfo, build, describe, fields_of, is_config, mirror
 from vla.errors import ReflexError
 from vla.run.settings import strip_optional
@@ -40,6 +41,9 @@ class Composed:
             values = OmegaConf.to_container(self.values, resolve=True, throw_on_missing=True)
         except MissingMandatoryValue as error:
             raise ReflexError(f"{error.full_key} has no default: give it as {error.full_key}=...") from error
+        except OmegaConfBaseException as error:  # such as an environment variable in ${oc.env:...} that is not set
+            reason = str(error).splitlines()[0].partition("resolving interpolation: ")
+            raise ReflexError(f"{error.full_key}: {(reason[2] or reason[0]).strip(chr(34))}") from error
         assert isinstance(values, dict)
         return build(self.config_class, {str(key): value for key, value in values.items()})
 
@@ -78,10 +82,19 @@ def compose_config(command: str, config_class: type[Any], overrides: Sequence[st
     """
     fields = {info.key: info for info in fields_of(config_class)}
     groups = list_groups(command)
-    for text in overrides:
-        _check(text, fields, groups, command)
-    # A mapping's keys are not in the schema, so Hydra is told to add them; what they may be is checked by its owner.
-    written = [f"++{text}" if _names_key_of_mapping(text, fields) else text for text in overrides]
+    texts: dict[str, str | list[str] | None] = {}
+    written: list[str] = []
+    for override in overrides:
+        key, equals, typed = override.partition("=")
+        if equals and key in fields and key not in groups:
+            if is_text(fields[key].annotation):
+                _refuse_former_choice(key, typed, command)
+                texts[key] = read_text(key, typed, fields[key].annotation)
+                continue
+            override = f"{key}={spell_value(typed, fields[key].annotation)}"
+        _check(override, fields, groups, command)
+        # A mapping's keys are not in the schema, so Hydra is told to add them; its owner checks what they may be.
+        written.append(f"++{override}" if _names_key_of_mapping(override, fields) else override)
     ConfigStore.instance().store(name="schema", node=mirror(config_class))
     try:
         if groups:
@@ -90,6 +103,8 @@ def compose_config(command: str, config_class: type[Any], overrides: Sequence[st
         else:
             with initialize(None, job_name="vla", version_base="1.3"):
                 values = compose("schema", overrides=written)
+        for key, text in texts.items():
+            OmegaConf.update(values, key, text, merge=False)
     except (HydraException, OmegaConfBaseException) as error:
         raise ReflexError(_explain(error, fields)) from error
     return Composed(values=values, config_class=config_class)
@@ -130,8 +145,7 @@ def _check(text: str, fields: dict[str, FieldInfo], groups: dict[str, list[str]]
                 f"{key} has no option {option!r}{_nearest(option, groups[key])}; it has {', '.join(groups[key])}"
             )
         return
-    if former := explain_choice(key, str(override.value())):
-        raise ReflexError(f"{program(command)}: {former}")
+    _refuse_former_choice(key, str(override.value()), command)
     if key in fields:
         inner, _ = strip_optional(fields[key].annotation)
         if is_config(inner):
@@ -145,6 +159,11 @@ def _check(text: str, fields: dict[str, FieldInfo], groups: dict[str, list[str]]
         raise ReflexError(
             f"{program(command)} has no field {key!r}{_nearest(key, [*fields, *groups])}; see {program(command)} --help"
         )
+
+
+def _refuse_former_choice(key: str, value: str, command: str) -> None:
+    if former := explain_choice(key, value):
+        raise ReflexError(f"{program(command)}: {former}")
 
 
 def _names_key_of_mapping(text: str, fields: dict[str, FieldInfo]) -> bool:

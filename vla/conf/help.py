@@ -12,6 +12,14 @@ from vla.conf.compose import Composed, default_options, list_groups, program
 from vla.conf.schema import FieldInfo, fields_of, is_config, type_name
 from vla.run.settings import strip_optional
 
+COMMON = (
+    "suite", "dataset", "demonstrations", "policy", "tasks", "output", "episodes_per_task", "demonstrations_per_task",
+    "encoders", "modes", "rollouts", "steps", "batch_size", "learning_rate", "fine_tune_steps", "train_minutes",
+    "iterations", "max_minutes", "resume", "seed", "device", "target_success", "split", "mode", "num_workers",
+    "image_size", "pace",
+)  # fmt: skip
+"""What people set most often; a command's page begins with the first ten of them that it has."""
+
 
 def render_help(command: str, summary: str, example: str, composed: Composed) -> str:
     """The page, as wide as the terminal. Defaults are those in force under the overrides given beside `--help`."""
@@ -28,16 +36,24 @@ def render_help(command: str, summary: str, example: str, composed: Composed) ->
         lines.append("")
     lines.append("fields (field=value; a list is written [0,1], nothing is written null)")
     of_methods: list[str] = []
+    fields: dict[str, FieldInfo] = {}
     for info in fields_of(composed.config_class):
         inner, _ = strip_optional(info.annotation)
         if is_config(inner):
             of_methods += _settings(info.key, inner, width)
         elif info.key not in groups:
-            lines += _field(info, _default(composed.values, info.key), width)
+            fields[info.key] = info
+    first = [key for key in COMMON if key in fields][:10]
+    rest = [key for key in fields if key not in first]
+    for key in [*first, *rest]:
+        if rest and key == rest[0]:
+            lines += ["", "more fields"]
+        lines += _field(fields[key], _default(composed.values, key), width)
     if of_methods:
         lines += ["", "settings of rewards, advantages and variants", *of_methods]
     lines += ["", "options", "  --help         this page, with the defaults under the overrides given"]
     lines.append("  --show-config  print the whole configuration as YAML and stop")
+    lines.append("  --debug        show the whole traceback of an error")
     return "\n".join(lines) + "\n"
 
 

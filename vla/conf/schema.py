@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
+from vla.conf.overrides import expand_home
 from vla.errors import ReflexError
 from vla.run.settings import strip_optional
 
@@ -179,4 +180,6 @@ def _convert(annotation: Any, value: Any) -> Any:
     if origin in (list, tuple):
         item = get_args(inner)[0]
         return origin(_convert(item, entry) for entry in value)
-    return value
+    if isinstance(value, Path):
+        return Path(expand_home(str(value)))
+    return expand_home(value) if inner is str else value

@@ -25,7 +25,12 @@ IN_MEMORY = 2 * GIBIBYTE
 """Bytes of frames up to which they stay in memory."""
 MEMORY_INFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup")
-"""Where a container's limits are (control groups, version 2)."""
+GROUPS = (
+    (".", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Folder, limit, what is taken, and of it the copies of files, which the kernel gives up first: by the two generations
+of the kernel's control groups."""
 DISK_RESERVE = GIBIBYTE
 """Bytes of a disk that are left to others."""
 
@@ -63,13 +68,20 @@ def free_memory() -> int | None:
     if MEMORY_INFO.is_file():
         lines = dict(line.split(":", 1) for line in MEMORY_INFO.read_text().splitlines())
         found.append(1024 * int(lines["MemAvailable"].split()[0]))
-    limit = CONTAINER / "memory.max"
-    if limit.is_file() and limit.read_text().strip() != "max":
-        taken = int((CONTAINER / "memory.current").read_text())
-        lines = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
-        cached = int(lines.get("inactive_file", 0))  # copies of files, which the kernel gives up first
-        found.append(max(0, int(limit.read_text()) - taken + cached))
+    found += [free for names in GROUPS if (free := _free_in_container(*names)) is not None]
     return min(found, default=None)
+
+
+def _free_in_container(folder: str, limit: str, taken: str, cached: str) -> int | None:
+    try:
+        allowed = (CONTAINER / folder / limit).read_text().strip()
+        if allowed == "max":
+            return None
+        lines = dict(line.split() for line in (CONTAINER / folder / "memory.stat").read_text().splitlines())
+        used = int((CONTAINER / folder / taken).read_text()) - int(lines.get(cached, 0))
+    except OSError:
+        return None
+    return max(0, int(allowed) - used)
 
 
 def temporary_folder() -> Path:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sim.embodiments import Camera, Embodiment
 from vla.data import lerobot_files as files
 from vla.data import lerobot_keys as keys
-from vla.data.embodiment import CameraFeature, find_features, infer_embodiment, read_embodiment
+from vla.data.embodiment import CameraFeature, DatasetFeatures, find_features, infer_embodiment, read_embodiment
 from vla.data.episode import Episode
 from vla.data.lerobot_pictures import read_pictures
 from vla.data.lerobot_rows import Columns, FrameRows
@@ -47,7 +47,8 @@ class LeRobotDataset:
     def __init__(self, path_or_hub_id: str | Path) -> None:
         self.root = files.resolve_dataset(path_or_hub_id)
         self.info = files.read_info(self.root)
-        self._features = find_features(self.info.features, self.info.path)
+        self.features: DatasetFeatures = find_features(self.info.features, self.info.path)
+        """Which of its features are cameras, state and action."""
         inferred = infer_embodiment(self.info.features, self.info.path, self.info.robot_type, self.info.fps)
         self.embodiment: Embodiment = read_embodiment(self.root, inferred)
         """The robot, with the cameras and picture sizes of the dataset."""
@@ -55,9 +56,9 @@ class LeRobotDataset:
         self._table = files.read_episode_table(self.root)
         self._numbers: list[int] = self._table["episode_index"].to_pylist()
         self._check_totals()
-        vectors = {self._features.action: self.embodiment.action.size}
-        if self._features.state is not None:
-            vectors[self._features.state] = self.embodiment.state.size
+        vectors = {self.features.action: self.embodiment.action.size}
+        if self.features.state is not None:
+            vectors[self.features.state] = self.embodiment.state.size
         self._rows = FrameRows(self.root, self.info.data_path, vectors)
         self._provenance = self._read_provenance()
 
@@ -83,7 +84,7 @@ class LeRobotDataset:
         Datasets converted from older formats come without quantiles; those are computed here from the data.
         """
         statistics = files.read_statistics(self.root)
-        for name in filter(None, (self._features.state, self._features.action)):
+        for name in filter(None, (self.features.state, self.features.action)):
             if not set(QUANTILES) <= set(statistics.get(name, {})):
                 statistics[name] = vector_statistics(self._rows.column(name))
         return statistics
@@ -97,7 +98,7 @@ class LeRobotDataset:
         whole = len(episodes) == self.num_episodes and sum(episode.length for episode in episodes) == self.num_frames
         stored = files.read_statistics(self.root) if whole else {}
         found: dict[str, Statistics] = {}
-        for name, key in (("state", self._features.state), ("action", self._features.action)):
+        for name, key in (("state", self.features.state), ("action", self.features.action)):
             values = np.concatenate([episode.states if name == "state" else episode.actions for episode in episodes])
             given = stored.get(key or "", {})
             complete = all(part in given and given[part].shape == values.shape[1:] for part in NORMALISATION)
@@ -141,10 +142,10 @@ class LeRobotDataset:
         row = self._row(index)
         paths, columns = self._rows.episode(row)
         embodiment = self.chosen(cameras, image_size)
-        length = len(columns[self._features.action])
+        length = len(columns[self.features.action])
         images = {camera.name: _pictures_for(camera, length, out) for camera in embodiment.cameras}
         for name, pictures in images.items():
-            self._fill(self._features.cameras[name], row, paths, pictures)
+            self._fill(self.features.cameras[name], row, paths, pictures)
         return self._episode(row, paths[0], columns, embodiment, images)
 
     def chosen(self, cameras: Iterable[str | Camera] | None = None, image_size: int | None = None) -> Embodiment:
@@ -176,7 +177,7 @@ class LeRobotDataset:
         embodiment: Embodiment,
         images: dict[str, NDArray[np.uint8]],
     ) -> Episode:
-        actions = columns[self._features.action]
+        actions = columns[self.features.action]
         length, number = len(actions), int(row["episode_index"])
         instructions = self._instructions(columns[keys.TASK_INDEX], path, number)
         known = self._provenance.get(number, {})
@@ -184,7 +185,7 @@ class LeRobotDataset:
         default_reward = np.zeros(length, dtype=np.float32)
         default_reward[-1] = float(success)
         zeros = np.zeros(length, dtype=np.float32)
-        states = columns[self._features.state] if self._features.state else np.zeros((length, 0), np.float32)
+        states = columns[self.features.state] if self.features.state else np.zeros((length, 0), np.float32)
         return Episode(
             suite=str(known.get("suite", self.root.name)),
             embodiment=embodiment,
@@ -261,7 +262,7 @@ class LeRobotDataset:
     def _check_totals(self) -> None:
         folder = self.root / keys.EPISODES_FOLDER
         needed = ["length"]
-        for camera in self._features.cameras.values():
+        for camera in self.features.cameras.values():
             if camera.dtype == "video":
                 if not self.info.video_path:
                     raise ReflexError(

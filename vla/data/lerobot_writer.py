@@ -1,7 +1,8 @@
 """Writes demonstrations as a LeRobotDataset v3.0.
 
 Episodes are staged one by one in `<folder>.partial`; `finalize` merges them into the layout and renames the result to
-its final name, so the final name never holds anything half-written and an interrupted recording can go on.
+its final name, so the final name never holds anything half-written and an interrupted recording can go on. A recording
+that ends without a single episode leaves nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from vla.run.files import read_json_object, replace_folder, sync, write_json
 
 MERGED = "dataset"
 FORMAT = "format.json"
+LOCK = "lock"
+MARKER = "reflex-recording"
+"""In every staging folder that is ours; one without it is somebody else's, and is neither used nor removed."""
 
 
 class LeRobotWriter:
@@ -37,7 +41,7 @@ class LeRobotWriter:
 
     Raises:
         ReflexError: a camera's size or name cannot be written, the folder exists, a recording is under way or was
-            interrupted and `resume` is not set, or its settings differ.
+            interrupted and `resume` is not set, its settings differ, or `<folder>.partial` is not a recording's.
     """
 
     def __init__(
@@ -56,14 +60,22 @@ class LeRobotWriter:
         self.suite, self.embodiment, self.pixel_format = suite, embodiment, pixel_format
         if self.folder.exists():
             raise ReflexError(f"{self.folder} already exists; choose another output folder or delete it")
-        if self.staging.exists() and not resume:
+        if self.staging.is_dir() and any(self.staging.iterdir()) and not (self.staging / MARKER).exists():
+            raise ReflexError(
+                f"{self.staging}, where the recording would be kept until it is whole, holds something else; choose "
+                "another output folder, or move that one"
+            )
+        if staged_keys(self.staging) and not resume:
             raise ReflexError(
                 f"{self.staging} holds an interrupted recording; resume it, or delete it to record from the beginning"
             )
         with writing(self.staging):
             self.staging.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.staging / "lock").open("w")
+            (self.staging / MARKER).touch()
+            self._lock = (self.staging / LOCK).open("w")
             self._take_lock()
+            if not staged_keys(self.staging):
+                self._clear()
             settings = {
                 "suite": suite,
                 "embodiment": embodiment.describe(),
@@ -120,8 +132,16 @@ class LeRobotWriter:
         return self.folder
 
     def close(self) -> None:
-        """Let another process continue the recording."""
+        """Let another process continue the recording; without an episode there is none, and nothing stays."""
+        if not self._lock.closed and self.staging.is_dir() and not staged_keys(self.staging):
+            shutil.rmtree(self.staging, ignore_errors=True)
         self._lock.close()
+
+    def _clear(self) -> None:
+        """Forget the settings and attempts of a recording that was killed before its first episode."""
+        for entry in self.staging.iterdir():
+            if entry.name not in (MARKER, LOCK):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _take_lock(self) -> None:
         try:

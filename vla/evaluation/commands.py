@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from vla.run.files import write_json
 def report_command(arguments: Sequence[str]) -> int:
     """Write report.html of run folders again. Raises `ReflexError` when a folder holds no run."""
     parser = _Parser("report", "Write report.html of run folders from the files that are there.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, e.g. runs/demo")
+    parser.add_argument("runs", nargs="+", type=_path, metavar="RUN", help="run folder, e.g. runs/demo")
     for run in parser.parse_args(arguments).runs:
         sys.stdout.write(f"{write_report(run)}\n")
     return 0
@@ -33,9 +34,9 @@ def report_command(arguments: Sequence[str]) -> int:
 def compare_command(arguments: Sequence[str]) -> int:
     """Print the paired comparison of two evaluations. Raises `ReflexError` when they cannot be compared."""
     parser = _Parser("compare", "Compare two evaluations on the initial states that both ran, overall and by task.")
-    parser.add_argument("first", type=Path, metavar="A", help="run folder of an evaluation")
-    parser.add_argument("second", type=Path, metavar="B", help="run folder of another")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    parser.add_argument("first", type=_path, metavar="A", help="run folder of an evaluation")
+    parser.add_argument("second", type=_path, metavar="B", help="run folder of another")
+    parser.add_argument("--json", type=_path, metavar="FILE", help="also write the numbers there")
     options = parser.parse_args(arguments)
     first, second = evaluated_episodes(options.first), evaluated_episodes(options.second)
     overall = compare(first, second)
@@ -53,11 +54,16 @@ def compare_command(arguments: Sequence[str]) -> int:
 def merge_command(arguments: Sequence[str]) -> int:
     """Join the shards of an evaluation and print its summary. Raises `ReflexError` when they do not fit together."""
     parser = _Parser("merge", "Join the parts of an evaluation that ran as shards into the evaluation they are.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder of one shard")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="run folder to write")
+    parser.add_argument("runs", nargs="+", type=_path, metavar="RUN", help="run folder of one shard")
+    parser.add_argument("--output", required=True, type=_path, metavar="FOLDER", help="run folder to write")
     options = parser.parse_args(arguments)
     sys.stdout.write(json.dumps(merge(options.runs, options.output), indent=2) + "\n")
     return 0
+
+
+def _path(text: str) -> Path:
+    """A path, in the home folder where it begins with `~`, which a shell leaves as it is in --output=~/x."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 (leaves the name of nobody as it is)
 
 
 class _Parser(argparse.ArgumentParser):

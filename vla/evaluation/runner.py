@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from vla.run.cores import worker_count
 from vla.run.devices import draw_beside, resolve_device, set_threads
 from vla.run.files import write_json
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import Logger, RunFolder
+from vla.run.run_folder import Logger, RunFolder, dated_folder
 from vla.run.seeding import derive_seed
 from vla.run.settings import Checks
 
@@ -60,12 +60,13 @@ FILM_STRIDE = 2
 class EvaluationConfig:
     """Settings of ``vla eval``."""
 
-    output: str
-    """Run folder to write."""
+    output: str = field(default_factory=partial(dated_folder, "eval"))
+    """Run folder to write; it has the date where none is given."""
     policy: str = "reflex-tiny"
     """Folder of a saved policy, the name of a shipped one, or "expert" for the suite's scripted experts (no videos)."""
     suite: str = "tabletop"
-    """tabletop, libero_spatial, libero_object, libero_goal or libero_10."""
+    """Which suite: tabletop, libero_spatial, _object, _goal, _10 or _90 (with _512, _fast and _plain behind it),
+    robosuite, or package.module:Class of your own."""
     protocol: str | None = None
     """For a LIBERO suite: "libero-official" (horizons of OpenVLA, OpenVLA-OFT and openpi) or "libero-512" (512 steps,
     as in SimpleVLA-RL and SRPO); null takes the suite as it is named."""
@@ -225,7 +226,8 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
         ReflexError: the policy, suite, a task, an initial state or the output folder cannot be used, or the folder
             resumed holds results of another policy or protocol.
     """
-    suite = get_suite(suite_name(config.suite, config.protocol), image_size=config.image_size)
+    name = suite_name(config.suite, config.protocol)
+    suite = get_suite(name, image_size=config.image_size)
     protocol = Protocol.of(suite, config.split, config.sampling, config.seed)
     wanted = _requests(suite, config.tasks, config.episodes_per_task, config.split, config.seed, config.shard)
     policy = None if config.policy == EXPERT else _load(config)
@@ -249,11 +251,11 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
             if policy is None:
                 ran = {episode_key(row) for row in completed}
                 pending = [item for item in wanted if _key(item) not in ran]
-                run_experts(suite.name, config.image_size, pending, workers, partial(finished, 0))
+                run_experts(name, config.image_size, pending, workers, partial(finished, 0))
                 records = {episode_key(row): row for row in run.read_episodes()}
                 result = EvaluationResult([without_step(records[_key(item)]) for item in wanted], protocol.digest())
                 return finish(run, result, EXPERT)
-            with EnvironmentPool(suite.name, slots, workers, image_size=config.image_size) as pool:
+            with EnvironmentPool(name, slots, workers, image_size=config.image_size) as pool:
                 result = evaluate(
                     policy,
                     suite,

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
 from vla.run.interrupts import held_interrupts
 from vla.run.progress_bar import progress_bar
-from vla.run.run_folder import Logger, RunFolder
+from vla.run.run_folder import Logger, RunFolder, dated_folder, run_name
 from vla.run.settings import Checks
 
 SCRATCH = "scratch"
@@ -66,10 +67,10 @@ class FineTuneConfig(ImitationConfig):
     """"tokens" or "flow": give the policy a head of that kind, fresh if it had none; null keeps the policy's own."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     """The flow head that `decision=flow` makes."""
-    output: str = "runs/sft"
-    """Run folder."""
+    output: str = field(default_factory=partial(dated_folder, "sft"))
+    """Run folder to write; it has the date where none is given."""
     policy_id: str | None = None
-    """Name written into episodes of the result; null keeps the base policy's."""
+    """Name written into episodes of the result; null takes the run folder's."""
     tasks: list[int] | None = None
     """Task ids to train on; null takes all in the dataset."""
     episodes_per_task: int | None = None
@@ -219,8 +220,7 @@ def open_policy(config: FineTuneConfig, data: Embodiment, restart: Path | None, 
     else:
         torch.manual_seed(config.seed)
         opened = _base_policy(config, data, device)
-        if config.policy_id is not None:
-            opened.policy.policy_id = config.policy_id
+        opened.policy.policy_id = config.policy_id or run_name(Path(config.output))
     opened.policy.feature_map = infer(what_it_needs(opened.policy.spec), data, config.feature_map)
     return opened
 

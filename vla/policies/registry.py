@@ -6,6 +6,7 @@ The class is that of the `family` which a folder's config.json names: one of `FA
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ FAMILIES = {
 }
 """Family -> where its class is; a class is imported when a folder asks for it."""
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FOREIGN = (
+    "published checkpoints (OpenVLA, OpenVLA-OFT and others) cannot be loaded, from a hub or from a folder; a policy "
+    "is a folder that vla sft or vla train wrote"
+)
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -50,10 +56,11 @@ def load_policy(path_or_name: str | Path, device: str = "cpu") -> TrainablePolic
         shipped = ", ".join(shipped_names()) or "none"
         raise ReflexError(
             f"no policy {str(path_or_name)!r}: not a folder, and not a shipped policy (shipped: {shipped})"
+            + (f"; {FOREIGN}" if HUB_ID.fullmatch(str(path_or_name)) else "")
         )
-    policy: TrainablePolicy = family_class(read_config(folder), str(folder / CONFIG_FILE)).from_pretrained(
-        folder, device
-    )
+    config = read_config(folder)
+    _refuse_foreign(folder, config)
+    policy: TrainablePolicy = family_class(config, str(folder / CONFIG_FILE)).from_pretrained(folder, device)
     return policy
 
 
@@ -69,6 +76,13 @@ def family_class(config: Mapping[str, Any], source: str) -> Any:
     if missing:
         raise ReflexError(f"{source}: family is {family!r}, which is no policy: it lacks {', '.join(missing)}")
     return found
+
+
+def _refuse_foreign(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise `ReflexError` for the checkpoint of another project, which its config.json tells by `model_type`."""
+    kind = config.get("model_type")
+    if kind is not None and "family" not in config:
+        raise ReflexError(f"{folder} is a checkpoint of model_type {kind!r}: {FOREIGN}")
 
 
 def _policy_folder(path: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Literal
 
 from vla.errors import ReflexError
@@ -10,7 +11,7 @@ from vla.policies.sampling import Sampling
 from vla.rewards.reward import SHIPPED, Reward, WrappedReward, reward_class
 from vla.rl.method import ESTIMATORS, Method, estimator_class, variant_class
 from vla.run.plugins import Part, settings_key, settings_of, shipped_classes
-from vla.run.run_folder import Logger
+from vla.run.run_folder import Logger, dated_folder
 from vla.run.settings import Checks
 
 
@@ -147,15 +148,16 @@ class TrainConfig:
     """One reinforcement-learning run."""
 
     suite: str = "tabletop"
-    """Which suite of tasks, e.g. "tabletop" or "libero_spatial"."""
+    """Which suite: tabletop, libero_spatial, _object, _goal, _10 or _90 (with _512, _fast and _plain behind it),
+    robosuite, or package.module:Class of your own."""
     image_size: int | None = None
     """Side in pixels of the rendered frames; null for the suite's own."""
     tasks: list[int] | None = None
     """Tasks to train on; null for all of the suite."""
     policy: str = "reflex-tiny"
     """Policy to start from: a folder, or a shipped name. Normally a fine-tuned one."""
-    output: str = "runs/train"
-    """Run folder to write."""
+    output: str = field(default_factory=partial(dated_folder, "train"))
+    """Run folder to write; it has the date where none is given."""
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     """The algorithm."""
     encoder: str = "jepa"
@@ -189,8 +191,9 @@ class TrainConfig:
     """Seed of everything random."""
     num_workers: int | None = None
     """Simulator processes; null for one per available core, 0 to simulate in this process."""
-    num_slots: int = 32
-    """Environments stepped together; the policy's batch size during rollouts."""
+    num_slots: int | None = None
+    """Environments stepped together, the policy's batch size during rollouts; null for 32, or 8 where pictures are of
+    more than 128 px."""
     max_frame_gigabytes: float = 8.0
     """Refuse a run whose frames could take more memory than this in one iteration."""
     device: str = "auto"
@@ -214,8 +217,6 @@ class TrainConfig:
         for name in ("suite", "policy", "output", "encoder", "device"):
             if not getattr(self, name):
                 raise ReflexError(f"{name} is empty; give it a value")
-        if self.tasks is not None and (not self.tasks or len(set(self.tasks)) != len(self.tasks)):
-            raise ReflexError(f"tasks is {self.tasks}; list each task once, or use null for all")
         if self.target_success is not None and self.evaluate_every == 0:
             raise ReflexError("target_success needs evaluations; set evaluate_every to 1 or more")
         for cls in self.algo.classes().values():

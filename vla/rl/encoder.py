@@ -13,6 +13,7 @@ from vla.rl.config import TrainConfig
 from vla.rl.sampling import stream_generator
 from vla.rl.state import ENCODER_FOLDER, TrainingState
 from vla.rollout.requests import RolloutRequest
+from vla.run.progress_bar import progress_bar
 from vla.run.run_folder import RunFolder
 from vla.run.seeding import derive_seed
 
@@ -43,16 +44,21 @@ def prepare_encoder(
     frames = config.algo.reward_frames
     clips = [rollout_clip(episode, frames) for of_task in demonstrations.values() for episode in of_task]
 
-    def keep(_: int, episode: Episode) -> None:
-        clips.append(rollout_clip(episode, frames))
-        state.counters.episodes += 1
-        state.counters.control_steps += episode.length
-
     requests = encoder_requests(config, suite, tasks)
-    log(f"training the reward's encoder on {len(requests)} rollouts and {len(clips)} demonstrations")
-    play_training_rollouts(state.policy, pool, suite, requests, config.algo, keep)
+    counted = "" if config.max_minutes is None else f"; its time counts towards max_minutes={config.max_minutes:g}"
+    log(f"training the reward's encoder on {len(requests)} rollouts and {len(clips)} demonstrations{counted}")
+    with progress_bar("rollouts for the encoder", len(requests)) as show:
+
+        def keep(_: int, episode: Episode) -> None:
+            clips.append(rollout_clip(episode, frames))
+            state.counters.episodes += 1
+            state.counters.control_steps += episode.length
+            show(state.counters.episodes, "")
+
+        play_training_rollouts(state.policy, pool, suite, requests, config.algo, keep)
     jepa = JepaConfig(steps=config.encoder_steps, seed=derive_seed("jepa", config.seed) % 2**31, device=config.device)
-    _, telemetry = train_jepa(clips, jepa, folder)
+    with progress_bar("encoder", config.encoder_steps) as show_step:
+        _, telemetry = train_jepa(clips, jepa, folder, lambda step, _, now: show_step(step, f"loss {now['loss']:.3f}"))
     log(
         f"encoder trained in {telemetry.seconds:.0f} s: latent deviation {telemetry.latent_deviation:.2f}, "
         f"effective rank {telemetry.effective_rank:.1f}, prediction error {telemetry.copy_ratio:.2f} of a copy's"

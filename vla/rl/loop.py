@@ -34,6 +34,7 @@ from vla.rl.sampling import last_success_rates, stream_generator
 from vla.rl.setup import (
     check_frame_memory,
     chosen_tasks,
+    default_slots,
     make_suite,
     open_reward,
     open_state,
@@ -94,7 +95,7 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
         horizons = {task: suite.horizon(task) for task in tasks}
         parts = training_parts(run, config, state, load_policy, horizons, demonstrations)
         estimator, variants = make_estimator(parts), make_variants(parts)
-        slots = config.num_slots
+        slots = config.num_slots or default_slots(suite)
         workers = worker_count(config.num_workers, slots)
         with EnvironmentPool(config.suite, slots, workers, config.image_size, factory=components.suite_factory) as pool:
             if looks and state.fresh:
@@ -137,6 +138,7 @@ class Loop:
     def run_to_the_end(self) -> dict[str, Any]:
         """Iterate and evaluate until there is a reason to stop; checkpoint whatever happens in between."""
         if self.state.fresh:
+            self.state.counters.seconds = self.seconds  # what the encoder took counts, over a resume as well
             self.checkpoint()
             self.held_out.film("sft")
         self._first_iteration_clock = self.seconds

@@ -31,7 +31,7 @@ from vla.rl.state import (
     load_optimiser,
 )
 from vla.rl.update import make_optimiser
-from vla.run.run_folder import RunFolder
+from vla.run.run_folder import RunFolder, run_name
 
 PolicyLoader = Callable[[str, str], TrainablePolicy]
 
@@ -76,6 +76,11 @@ def chosen_tasks(config: TrainConfig, suite: Suite) -> list[int]:
     return tasks
 
 
+def default_slots(suite: Suite) -> int:
+    """Environments stepped together: fewer where each of them draws and holds large pictures."""
+    return 32 if suite.embodiment.frame_bytes <= 2 * 3 * 128 * 128 else 8
+
+
 def check_frame_memory(config: TrainConfig, spec: PolicySpec, suite: Suite, tasks: Sequence[int]) -> None:
     """Refuse a run whose batches may not fit in memory, with the arithmetic. Raises `ReflexError`."""
     algo = config.algo
@@ -113,6 +118,8 @@ def open_state(run: RunFolder, config: TrainConfig, load_policy: PolicyLoader) -
     _drop_lines_after(run, -1 if last is None else last[0])
     source = config.policy if last is None else str(last[1] / POLICY_FOLDER)
     policy = load_trainable(config, load_policy, source)
+    if last is None:
+        policy.policy_id = run_name(run.path)  # what episodes and reports call it from here on
     optimiser = make_optimiser(policy, config.algo)
     decay = config.algo.average_decay
     average = WeightAverage(policy.parameters(), decay) if decay else None

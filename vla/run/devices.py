@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
@@ -46,7 +47,11 @@ def resolve_device(name: str = "auto") -> torch.device:
     if device.type != "cuda":
         raise ReflexError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:<n>")
     if not torch.cuda.is_available():
-        raise ReflexError(f"device={name} was asked for, but torch finds no CUDA; use device=cpu or run vla doctor")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible}: unset it, or set it to a GPU's number)"
+        raise ReflexError(
+            f"device={name} was asked for, but torch finds no CUDA{hidden}; use device=cpu or run vla doctor"
+        )
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise ReflexError(f"device={name} does not exist: torch finds {torch.cuda.device_count()} CUDA device(s)")
     return device

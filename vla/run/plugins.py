@@ -17,13 +17,12 @@ import inspect
 import pkgutil
 import types
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from sim import plugins
+from sim.plugins import PluginError, entry_point
 from vla.errors import ReflexError
-
-ENTRY_POINTS = "reflex.plugins"
 
 
 class Part:
@@ -67,9 +66,8 @@ def load_class(name: str, base: type[Any], places: Sequence[str], setting: str) 
         own = _class_in(modules[name], base)
         if own is not None:
             return own
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            return _checked(_import(entry.value, setting), base, name, setting)
+    if path := entry_point(name):
+        return _checked(_import(path, setting), base, name, setting)
     known = list(shipped_classes(base, places))
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
@@ -83,8 +81,7 @@ def load_object(name: str, known: Mapping[str, str], setting: str) -> Any:
 
     `setting` is what messages call it. Raises `ReflexError` when there is none, or when it cannot be imported.
     """
-    entries = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
-    path = known.get(name) or (name if ":" in name else entries.get(name))
+    path = known.get(name) or (name if ":" in name else entry_point(name))
     if path is None:
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
@@ -158,13 +155,12 @@ def _class_in(module_name: str, base: type[Any]) -> type[Any] | None:
 
 
 def _import(path: str, setting: str) -> Any:
-    module, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        return plugins.load_object(path)
+    except PluginError as error:
         raise ReflexError(
-            f"{setting} is {path!r}, which cannot be imported ({type(error).__name__}: {error}); it must read "
-            "package.module:Class, of a package that is installed or in the folder of the command"
+            f"{setting} is {error}; it must read package.module:Class, of a package that is installed or in the folder "
+            "of the command"
         ) from error
 
 

@@ -21,27 +21,50 @@ resumed has the same lines as one never killed (``comparable_metrics``).
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
 from vla.errors import ReflexError, writing
-from vla.run.checkpoints import newest_checkpoint, remove_old, write_checkpoint
+from vla.run.checkpoints import list_checkpoints, newest_checkpoint, remove_old, write_checkpoint
 from vla.run.files import read_json_object, remove_temporaries, write_json, write_text
 from vla.run.jsonl import append_lines, drop_torn_line, keep_lines, read_lines, write_lines
 from vla.run.sinks import MetricSink, TensorBoardSink, WandbSink
 
-__all__ = ["LOGGERS", "Logger", "RunFolder", "comparable_metrics", "read_config"]
+__all__ = ["LOGGERS", "Logger", "RunFolder", "comparable_metrics", "dated_folder", "read_config", "run_name"]
 
 Logger = Literal["tensorboard", "wandb"]
 LOGGERS = get_args(Logger)
 """Where metrics can be watched; TensorBoard's event files are written in either case."""
 
+RECORDS = ("metrics.jsonl", "episodes.jsonl", "summary.json", "report.html")
+PREPARATIONS = (
+    "config.yaml", "protocol.json", "self_test.json", "wandb.json", "wandb", "tensorboard", "checkpoints", "encoder",
+    "reference", "videos",
+)  # fmt: skip
+"""What a run writes before it has anything to show."""
+
+
+def dated_folder(command: str) -> str:
+    """Where a run goes when nobody says: `runs/train_2026-11-27_14-03-05`, so that none is in another's way."""
+    return f"runs/{command}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
+def run_name(folder: Path) -> str:
+    """What a run is called, and the policy that it trains: its folder's name."""
+    return folder.resolve().name or "policy"
+
 
 class RunFolder:
-    """A run's files.  All writes are atomic or append whole lines; a context manager that closes its sinks."""
+    """A run's files.  All writes are atomic or append whole lines; a context manager that closes its sinks.
+
+    A run that fails before it has recorded a metric or an episode takes its folder back, so that the corrected command
+    can have it.
+    """
 
     def __init__(self, path: Path | str, resume: bool = False, logger: str = "tensorboard") -> None:
         """Open or create a run folder.
@@ -52,8 +75,8 @@ class RunFolder:
             logger: "tensorboard", or "wandb" to log to Weights & Biases too.
 
         Raises:
-            ReflexError: the folder already holds something and ``resume`` is false, it cannot be created, or the logger
-                is unknown or cannot start.
+            ReflexError: the folder already holds something and ``resume`` is false, or something that is no run; it
+                cannot be created, or the logger is unknown or cannot start.
         """
         if logger not in LOGGERS:
             raise ReflexError(f"logger={logger!r} must be one of {', '.join(LOGGERS)}")
@@ -63,7 +86,11 @@ class RunFolder:
         self._sinks: list[MetricSink] = [TensorBoardSink(self.path / "tensorboard")]
         if self.path.exists() and not self.path.is_dir():
             raise ReflexError(f"{self.path} is a file; choose another output folder")
-        if not resume and self.path.is_dir() and any(self.path.iterdir()):
+        found = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        self._is_new = not found
+        if found and not found & {*RECORDS, *PREPARATIONS}:
+            raise ReflexError(f"{self.path} holds something else than a run; choose another output folder")
+        if found and not resume:
             raise ReflexError(
                 f"{self.path} already holds a run; continue it with resume=true, choose another output folder, "
                 "or delete it"
@@ -76,7 +103,11 @@ class RunFolder:
             drop_torn_line(self.metrics_path)
             drop_torn_line(self.episodes_path)
         if logger == "wandb":
-            self._sinks.append(WandbSink(self.path))
+            try:
+                self._sinks.append(WandbSink(self.path))
+            except ReflexError:
+                self._take_back()
+                raise
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``, and show it in every sink."""
@@ -191,8 +222,25 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
+        if kind is not None and issubclass(kind, Exception):  # an interrupted run is there to be continued
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """Remove what this run wrote into a folder that was new, unless something is recorded in it."""
+        recorded = any((self.path / name).exists() for name in RECORDS)
+        if not self._is_new or recorded or any(step for step, _ in list_checkpoints(self.checkpoints_path)):
+            return
+        remove_temporaries(self.path)
+        for name in PREPARATIONS:
+            entry = self.path / name
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ SHARED_MINIMA = {
     "episodes_per_task": 1,
     "evaluate_every": 0,
     "evaluation_episodes_per_task": 1,
-    "image_size": 1,
+    "image_size": 16,
     "keep_checkpoints": 1,
     "num_slots": 1,
     "num_workers": 0,
@@ -26,6 +26,9 @@ SHARED_MINIMA = {
     "videos_per_task": 0,
 }
 """Settings that several commands have, and the least that each may be."""
+
+GREATEST_IMAGE_SIZE = 2048
+"""Pixels a side; what a suite can draw (`sim.suites.check_image_size`)."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,24 @@ class Checks:
                 self._refuse(name, f"be one of {', '.join(map(str, allowed))}")
 
     def shared(self) -> None:
-        """`literals`, and the settings of `SHARED_MINIMA` that this configuration has."""
+        """`literals`, the settings of `SHARED_MINIMA` that this configuration has, `image_size` and `tasks`."""
         self.literals()
-        for field in dataclasses.fields(self.config):
-            if field.name in SHARED_MINIMA:
-                self.at_least(SHARED_MINIMA[field.name], field.name)
+        names = {field.name for field in dataclasses.fields(self.config)}
+        for name in SHARED_MINIMA:
+            if name in names:
+                self.at_least(SHARED_MINIMA[name], name)
+        if "image_size" in names:
+            self._check_image_size()
+        if "tasks" in names:
+            for _, tasks in self._given(("tasks",)):
+                if not tasks or len(set(tasks)) != len(tasks):
+                    self._refuse("tasks", "name at least one task, and each task once, such as [0,1]")
+
+    def _check_image_size(self) -> None:
+        for _, size in self._given(("image_size",)):
+            if size % 2 or size > GREATEST_IMAGE_SIZE:
+                rule = f"be an even number up to {GREATEST_IMAGE_SIZE}"
+                self._refuse("image_size", rule, "pictures become videos, whose sides are even")
 
     def at_least(self, low: int, *names: str, reason: str = "") -> None:
         """Each of these fields is `low` or more."""

@@ -79,7 +79,7 @@ class WandbSink:
         Raises:
             ReflexError: the ``wandb`` package is not installed, or it cannot start (no login, no network).
         """
-        install = 'run: pip install "reflex-vla[wandb]", or set logger=tensorboard'
+        install = 'run: pip install "wandb>=0.19", or set logger=tensorboard'
         wandb: Any = require_module("wandb", "logger=wandb", install)
         identity = folder / "wandb.json"
         run_id = read_json_object(identity).get("id") if identity.exists() else uuid.uuid4().hex[:8]

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 
 from sim import gl_platform
+from sim.contract import EnvironmentRequestError
 from sim.core import rendering
-from sim.core.gl import OffscreenContext
+from sim.core.gl import OffscreenContext, gl_error
 from sim.libero.rendering import CameraRenderer
 from sim.libero.snapshot import PoseSnapshot
+from sim.suites import get_suite
 from sim.tabletop.environment import TabletopEnvironment
 
 TEXTURED = """
@@ -114,6 +117,51 @@ def test_what_is_set_by_hand_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     gl_platform.choose_platform()
     assert os.environ["MUJOCO_GL"] == "glfw"
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({}, None),
+        ({"MUJOCO_GL": "egl"}, None),
+        ({"MUJOCO_GL": " EGL"}, None),
+        ({"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "1"}, None),
+        ({"MUJOCO_GL": "glfw", "DISPLAY": ":0"}, None),
+        ({"MUJOCO_GL": "glfw"}, "MUJOCO_GL=glfw needs a display, and DISPLAY is not set; unset MUJOCO_GL, or"),
+        ({"MUJOCO_GL": "0"}, "MUJOCO_GL=0 tells MuJoCo to draw nothing; unset MUJOCO_GL, or set it to egl"),
+        ({"MUJOCO_GL": "nonsense"}, "MUJOCO_GL=nonsense is not one of egl, osmesa and glfw; unset MUJOCO_GL, or"),
+        ({"MUJOCO_GL": "osmesa"}, "MUJOCO_GL=osmesa, but libOSMesa is not installed; unset MUJOCO_GL to use EGL, or"),
+        ({"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "osmesa"}, "PYOPENGL_PLATFORM=osmesa contradicts MUJOCO_GL=egl"),
+        ({"MUJOCO_EGL_DEVICE_ID": "2"}, "MUJOCO_EGL_DEVICE_ID=2 is no device of EGL, which has the numbers 0 to 1"),
+        ({"MUJOCO_EGL_DEVICE_ID": "zero"}, "MUJOCO_EGL_DEVICE_ID=zero is no device of EGL"),
+        ({"MUJOCO_EGL_DEVICE_ID": "-1"}, "unset MUJOCO_EGL_DEVICE_ID, or set it to 0"),
+        ({"MUJOCO_EGL_DEVICE_ID": ""}, "MUJOCO_EGL_DEVICE_ID= is no device of EGL"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no EGL to choose")
+def test_a_wrong_variable_is_named_with_its_value_and_what_is_right(
+    variables: dict[str, str], problem: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID", "PYOPENGL_PLATFORM", "DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(gl_platform, "_egl_devices", lambda: [1, 2])
+    monkeypatch.setattr(gl_platform, "_has_osmesa", lambda: False)
+    found = gl_platform.settings_problem()
+    assert found is None if problem is None else found is not None and problem in found
+    if problem is not None:
+        with pytest.raises(EnvironmentRequestError, match=re.escape(problem)):
+            get_suite("tabletop")
+        assert problem in str(gl_error(RuntimeError("whatever MuJoCo says")))
+
+
+def test_without_an_egl_device_a_number_is_not_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "0")
+    monkeypatch.setattr(gl_platform, "_egl_devices", list)
+    assert gl_platform.settings_problem() is None
+    assert "MUJOCO_GL=egl with MUJOCO_EGL_DEVICE_ID=0" in str(gl_error(RuntimeError("no driver")))
 
 
 def test_pictures_are_drawn_on_the_card_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,18 +81,18 @@ EXPECTED = {
 
 @pytest.mark.parametrize("fault", EXPECTED)
 def test_each_broken_rule_is_found(fault: str) -> None:
-    broken = [finding.rule for finding in check_suite(WrongSuite(fault), tasks=1) if finding.problem]
+    broken = [finding.rule for finding in check_suite(WrongSuite(fault), tasks=[0]) if finding.problem]
     assert broken[:1] == EXPECTED[fault][:1] and set(broken) <= set(EXPECTED[fault])
 
 
 def test_a_user_s_own_exception_names_the_place() -> None:
-    found = [finding for finding in check_suite(WrongSuite("does not build"), tasks=1) if finding.problem]
+    found = [finding for finding in check_suite(WrongSuite("does not build"), tasks=[0]) if finding.problem]
     assert found[0].problem is not None and "ZeroDivisionError: no table (test_suite_check.py, line" in found[0].problem
 
 
 @pytest.mark.parametrize("name", ["tabletop"])
 def test_suites_that_ship_keep_the_contract(name: str) -> None:
-    findings = list(check_suite(get_suite(name), tasks=2))
+    findings = list(check_suite(get_suite(name), tasks=[0, 1]))
     assert len(findings) == 19
     assert [finding for finding in findings if finding.problem] == []
 
@@ -102,4 +102,4 @@ def test_suites_without_an_expert_pass() -> None:
         def make_expert(self, task_id: int, seed: int) -> Any:
             raise EnvironmentRequestError("there is none")
 
-    assert not [finding for finding in check_suite(NoExpert(), tasks=1) if finding.problem]
+    assert not [finding for finding in check_suite(NoExpert(), tasks=[0]) if finding.problem]

@@ -35,6 +35,7 @@ OWN_TYPE = {
     "policy": "the audit and pretraining can do without one",
     "demonstrations": "training can do without them, an import is of nothing else",
     "tasks": "the demo is of four tasks; null would be a run of hours",
+    "num_slots": "training needs hundreds of rollouts an iteration, and as many at a time as their pictures allow",
 }
 OWN_DEFAULT = {
     "algo": "the demo's is small enough for a quarter of an hour",
@@ -44,7 +45,7 @@ OWN_DEFAULT = {
     "evaluate_every": "counted in steps by fine-tuning, which needs no simulator unless asked, else in iterations",
     "evaluation_episodes_per_task": "one evaluation decides the demo, many follow a run of training",
     "keep_checkpoints": "fine-tuning's newest weights are what it is for; a run of training may have had better ones",
-    "num_slots": "training needs hundreds of rollouts an iteration; LIBERO's groups lower it",
+    "num_slots": OWN_TYPE["num_slots"],
     "output": "each command has a folder of its own",
     "policy": "collecting is the expert's work, unless asked",
     "split": "one records training states, the other evaluates on held-out ones",

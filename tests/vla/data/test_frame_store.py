@@ -93,17 +93,25 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("limit", "free"), [("max", 400 * 1024), ("200000", 200000 - 150000 + 1000), ("90000", 0)])
+@pytest.mark.parametrize("group", frame_store.GROUPS)
+@pytest.mark.parametrize(
+    ("limit", "free"), [("9223372036854771712", 400 * 1024), ("200000", 200000 - 150000 + 1000), ("90000", 0)]
+)
 def test_free_memory_is_the_machines_or_the_containers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int, group: tuple[str, str, str, str]
 ) -> None:
+    folder, allowed, taken, cached = group
     (tmp_path / "meminfo").write_text("MemTotal:  1000 kB\nMemAvailable:    400 kB\n")
-    (tmp_path / "memory.max").write_text(limit + "\n")
-    (tmp_path / "memory.current").write_text("150000\n")
-    (tmp_path / "memory.stat").write_text("anon 140000\ninactive_file 1000\n")
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / allowed).write_text(limit + "\n")
+    (tmp_path / folder / taken).write_text("150000\n")
+    (tmp_path / folder / "memory.stat").write_text(f"anon 140000\n{cached} 1000\n")
     monkeypatch.setattr(frame_store, "MEMORY_INFO", tmp_path / "meminfo")
     monkeypatch.setattr(frame_store, "CONTAINER", tmp_path)
     assert free_memory() == free
+    if group[1] == "memory.max":
+        (tmp_path / "memory.max").write_text("max\n")
+        assert free_memory() == 400 * 1024
     monkeypatch.setattr(frame_store, "MEMORY_INFO", tmp_path / "none")
     monkeypatch.setattr(frame_store, "CONTAINER", tmp_path / "none")
     assert free_memory() is None

@@ -111,6 +111,8 @@ def test_result_learns_keeps_the_action_space_and_takes_its_name(workplace: Path
     assert summary["episodes"] == 4 and summary["samples"] == 24
     policy = load_policy(tmp_path / "run")
     assert policy.policy_id == "tuned"
+    named = fine_tune(make_config(workplace, tmp_path / "my_run", steps=1, evaluate_every=0))
+    assert load_policy(named["policy"]).policy_id == "my_run"
     assert policy.normalisation.action_q01.tolist() == pytest.approx([-0.9] * 7)
 
 

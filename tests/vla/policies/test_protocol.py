@@ -141,7 +141,5 @@ def test_what_it_cannot_be_made_to_is_said(tuned: Path, tmp_path: Path) -> None:
         chunk_horizon=8,
         device="cpu",
     )
-    with pytest.raises(
-        ReflexError, match=r"another robot or chunk \(its class has no `adapt`\)"
-    ):
+    with pytest.raises(ReflexError, match=r"another robot or chunk \(its class has no `adapt`\)"):
         fine_tune(config)

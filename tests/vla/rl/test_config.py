@@ -89,7 +89,7 @@ def test_bad_algorithm_value_names_the_field_and_what_would_be_right(field, valu
         ({"advantage": "critic", "settings": {"critic": {"decay": 1.5}}}, r"lie in \[0, 1\]"),
         ({"advantage": "critic", "settings": {"critic": {"window": 0}}}, "at least 1"),
         ({"variants": ["webrl"]}, "webrl_gate, webrl_replay"),
-        ({"variants": ["no.such.module:Thing"]}, r"algo\.variants is 'no\.such\.module:Thing', which cannot be imp"),
+        ({"variants": ["no.such.module:Thing"]}, r"algo\.variants is 'no\.such\.module:Thing' cannot be imp"),
         ({"reward": "vla.errors:ReflexError"}, "no subclass of vla.rewards.reward.Reward"),
         (
             {"reward": "without_success", "settings": {"without_success": {"reward": "without_success"}}},
@@ -125,7 +125,7 @@ def test_a_whole_number_is_the_real_one_it_stands_for():
 @pytest.mark.parametrize(
     ("field", "value", "advice"),
     [
-        ("tasks", [], "null for all"),
+        ("tasks", [], "at least one task"),
         ("tasks", [1, 1], "each task once"),
         ("iterations", 0, "at least 1"),
         ("policy", "", "give it a value"),

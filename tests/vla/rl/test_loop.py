@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -252,10 +253,12 @@ def test_the_encoder_is_trained_once_on_first_rollouts_and_loaded_on_resume(tmp_
         "algo_reward": "srpo", "algo_groups_per_iteration": 1, "algo_max_sampling_rounds": 1, "algo_group_size": 2,
     }  # fmt: skip
     messages: list[str] = []
-    train(small_config(tmp_path / "run", iterations=1, **settings), Components(log=messages.append))
+    train(small_config(tmp_path / "run", iterations=1, max_minutes=60, **settings), Components(log=messages.append))
     weights = tmp_path / "run/encoder/model.safetensors"
     before = weights.stat().st_mtime_ns
-    assert "6 rollouts" in messages[0]
+    assert "6 rollouts" in messages[0] and messages[0].endswith("its time counts towards max_minutes=60")
+    seconds = json.loads((tmp_path / "run/checkpoints/0/progress.json").read_text())["seconds"]
+    assert seconds > float(re.search(r"encoder trained in (\d+) s", messages[1])[1]) - 0.5, "also over a resume"
     assert lines(tmp_path / "run")[0]["progress/episodes"] == 6 + 2  # those for the encoder count
     train(small_config(tmp_path / "run", iterations=2, resume=True, **settings), Components(log=messages.append))
     assert weights.stat().st_mtime_ns == before

@@ -111,7 +111,7 @@ def _encoder_steps(runs: Runs, steps: int) -> int:
     """That the encoder's training is asked for, which is not carried out."""
     asked: list[int] = []
 
-    def trained(clips: Any, config: Any, folder: Path) -> Any:
+    def trained(clips: Any, config: Any, *_: Any) -> Any:
         asked.append(config.steps)
         raise ReflexError("enough")
 

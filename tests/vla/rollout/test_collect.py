@@ -83,8 +83,10 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
 def played(actor: Actor, deviation: float = 0.0) -> Episode:
     environment = PointEnvironment(0, 16)
     environment.reset_to("train", 0)
-    builder = EpisodeBuilder("point", RolloutRequest(EpisodeRequest(0, "train", 0), seed=0), "expert")
-    noise = action_noise(np.random.default_rng(1), deviation)
+    builder = EpisodeBuilder(
+        "point", environment.embodiment, RolloutRequest(EpisodeRequest(0, "train", 0), seed=0), "expert"
+    )
+    noise = action_noise(np.random.default_rng(1), deviation, environment.embodiment)
     return play_episode(environment, actor, builder, frame_stride=1, disturb=noise)
 
 
@@ -247,7 +249,8 @@ def test_killed_workers_lose_no_episode(tmp_path: Path, caplog: pytest.LogCaptur
             other.seed,
         )
         assert np.array_equal(episode.actions, other.actions)
-        assert np.array_equal(episode.images["image"], other.images)
+        for camera in episode.images:
+            assert np.array_equal(episode.images[camera], other.images[camera])
 
 
 @pytest.mark.parametrize(("workers", "how"), [(1, signal.SIGINT), (2, signal.SIGINT), (1, signal.SIGKILL)])

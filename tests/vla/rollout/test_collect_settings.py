@@ -49,7 +49,7 @@ def test_the_usual_episodes(usual: list[Episode]) -> None:
         (2, 0, "train", "expert"),
         (2, 1, "train", "expert"),
     ]
-    assert all(one.images.shape[1:] == (32, 32, 3) and one.success for one in usual)
+    assert all(one.images["wrist_image"].shape[1:] == (32, 32, 3) and one.success for one in usual)
 
 
 def test_tasks_and_how_many_of_each(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_split_decides_where_episodes_start(tmp_path: Path, usual: list[Epis
 
 
 def test_the_image_size_is_that_of_the_frames(tmp_path: Path) -> None:
-    assert recorded(tmp_path / "demos", image_size=48)[0].images.shape[1:] == (48, 48, 3)
+    assert recorded(tmp_path / "demos", image_size=48)[0].images["image"].shape[1:] == (48, 48, 3)
 
 
 def test_the_seed_decides_the_noise_and_the_noise_where_the_arm_goes(tmp_path: Path, usual: list[Episode]) -> None:
@@ -111,4 +111,5 @@ def test_random_actions_are_drawn_from_the_seed(tmp_path: Path) -> None:
 def test_worker_processes_record_the_same(tmp_path: Path, usual: list[Episode]) -> None:
     for one, two in zip(usual, recorded(tmp_path / "demos", num_workers=2), strict=True):
         np.testing.assert_array_equal(one.actions, two.actions)
-        np.testing.assert_array_equal(one.images, two.images)
+        for camera in ("image", "wrist_image"):
+            np.testing.assert_array_equal(one.images[camera], two.images[camera])

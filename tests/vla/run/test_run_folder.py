@@ -151,7 +151,7 @@ def test_wandb_that_cannot_start_leaves_a_folder_that_can_be_used_again(tmp_path
 
 def test_wandb_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # its import fails, installed or not
-    with pytest.raises(ReflexError, match=r'logger=wandb needs .*pip install "reflex-vla\[wandb\]"'):
+    with pytest.raises(ReflexError, match=r'logger=wandb needs .*pip install "wandb>=0.19"'):
         RunFolder(tmp_path, logger="wandb")
     RunFolder(tmp_path).close()
 

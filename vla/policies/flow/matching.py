@@ -116,4 +116,5 @@ def correlate_steps(normals: Tensor, correlation: float) -> Tensor:
     `Transition.log_density` says; their sum is the chain's log-density only without correlation.
     """
     shared, own = normals[..., :1, :], normals[..., 1:, :]
-    return correlation**0.5 * shared + (1.0 - correlation) ** 0.5 * own
+    correlated: Tensor = correlation**0.5 * shared + (1.0 - correlation) ** 0.5 * own
+    return correlated

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from vla.run.cores import worker_count
 from vla.run.devices import resolve_device, set_threads
 from vla.run.files import write_json
 from vla.run.progress_bar import progress_bar
+from vla.run.run_folder import dated_folder
 from vla.run.seeding import derive_seed
 from vla.run.settings import Checks
 from world_models.encoders import load_encoder
@@ -49,8 +51,9 @@ class AuditConfig:
 
     suite: str = "tabletop"
     """Suite with scripted experts, such as tabletop or libero_spatial."""
-    output: str = "runs/audit"
-    """Folder for reward.json, and for the encoder trained here; must not hold one yet."""
+    output: str = field(default_factory=partial(dated_folder, "audit"))
+    """Folder for reward.json, and for the encoder trained here; must not hold one yet. It has the date where none is
+    given."""
     tasks: list[int] | None = None
     """Task numbers; null takes all of the suite. Intervals are over tasks, so a few tasks give wide ones."""
     encoders: list[str] = field(default_factory=lambda: ["pixels", "jepa", "policy", *CONTROLS])
@@ -206,7 +209,8 @@ def _embedding(
     others = _make_all(config, suite, tasks, config.rollouts, derive_seed("encoder", config.seed))
     clips = [rollout_clip(rollout.episode, config.reward_frames) for rollout in others if rollout.kind != "shuffled"]
     jepa = JepaConfig(steps=config.encoder_steps, seed=derive_seed("jepa", config.seed) % 2**31, device=device)
-    encoder, _ = train_jepa(clips, jepa, output / "jepa")
+    with progress_bar("encoder", config.encoder_steps) as show:
+        encoder, _ = train_jepa(clips, jepa, output / "jepa", lambda step, *_: show(step, name))
     return FrameEmbedding(encoder, config.reward_frames)
 
 
