@@ -168,7 +168,7 @@ def fine_tune(
             trainer.load(restart)
         run.truncate_after(trainer.steps_done if restart is not None else -1)
         run.write_config(dataclasses.asdict(config))
-        evaluate = on_evaluate or _simulation_evaluator(config, episodes)
+        evaluate = on_evaluate or _simulation_evaluator(config, episodes, policy)
         _train(trainer, run, config, evaluate)
         return _summarise(run, config, episodes, len(samples))
 
@@ -277,12 +277,21 @@ def _train(trainer: ImitationTrainer, run: RunFolder, config: FineTuneConfig, ev
             raise
 
 
-def _simulation_evaluator(config: FineTuneConfig, episodes: Sequence[Episode]) -> Evaluator | None:
-    """Success rate in the simulator; the pool lives for one evaluation, so that training has the cores to itself."""
+def _simulation_evaluator(
+    config: FineTuneConfig, episodes: Sequence[Episode], policy: TrainablePolicy
+) -> Evaluator | None:
+    """Success rate in the simulator; the pool lives for one evaluation, so that training has the cores to itself.
+
+    Raises `ReflexError` now, and not after the first steps, where the policy does not fit the suite.
+    """
     if not config.evaluate_every:
         return None
+    from sim.suites import get_suite
+
     tasks = sorted({episode.task_id for episode in episodes})
     suite_name = config.evaluation_suite or episodes[0].suite
+    with connected(policy, get_suite(suite_name).embodiment):
+        pass
 
     def evaluate_policy(policy: TrainablePolicy, step: int) -> Metrics:
         from sim.pool import EnvironmentPool

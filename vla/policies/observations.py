@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from sim.contract import Observation
+from vla.data.camera_names import find_camera
 from vla.data.lerobot_keys import CAMERA_PREFIX, STATE
 from vla.errors import ReflexError
 
 TASK_KEY = "task"
 
 
-def as_observation(values: Observation | Mapping[str, Any]) -> Observation:
-    """The nested observation of either form.
+def as_observation(values: Observation | Mapping[str, Any], cameras: Sequence[str] = ()) -> Observation:
+    """The nested observation of either form; `cameras` are the names that are looked for.
 
     A flat one has `observation.images.<camera>`, `observation.state` and `task`, as arrays or tensors, with or without
     a leading batch axis of 1. Pictures may be uint8 [H, W, 3] or, as LeRobot's own dataset gives them, floating-point
@@ -30,7 +31,7 @@ def as_observation(values: Observation | Mapping[str, Any]) -> Observation:
     if "images" in given:
         return Observation(images=given["images"], state=given["state"], instruction=given["instruction"])
     images = {
-        key.removeprefix(CAMERA_PREFIX): _picture(key, value)
+        find_camera(key, cameras) or key.removeprefix(CAMERA_PREFIX): _picture(key, value)
         for key, value in given.items()
         if key.startswith(CAMERA_PREFIX)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,11 @@ def test_a_family_that_is_none_is_named(folder: Path, family: str, message: str)
     path.write_text(json.dumps({**json.loads(path.read_text()), "family": family}))
     with pytest.raises(ReflexError, match=message):
         load_policy(folder)
+
+
+def test_a_family_may_be_an_entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("my_family", "vla.policies.tiny:TinyPolicy", "reflex.plugins")
+    monkeypatch.setattr("sim.plugins.entry_points", lambda group: [entry] if group == "reflex.plugins" else [])
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "family": "my_family"}))
+    assert isinstance(load_policy(folder), TinyPolicy)

@@ -285,6 +285,9 @@ def test_one_observation_may_be_ours_or_a_lerobot_dataset_s() -> None:
     flat = {f"observation.images.{name}": frame for name, frame in images.items()}
     flat |= {"observation.state": batch["state"][0], "task": instruction}
     np.testing.assert_array_equal(policy.select_action(flat), expected)
+    libero = {**flat, "observation.images.image2": flat["observation.images.wrist_image"]}
+    del libero["observation.images.wrist_image"]
+    np.testing.assert_array_equal(policy.select_action(libero), expected)
     tensors = {
         f"observation.images.{name}": torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
         for name, frame in images.items()

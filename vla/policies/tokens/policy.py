@@ -280,7 +280,8 @@ class TokenPolicy(ActionCoding):
 
     def select_action(self, observation: Observation | Mapping[str, Any]) -> NDArray[np.float32]:
         """The greedy chunk [H, A] after one observation, ours or a LeRobot dataset's (`as_observation`)."""
-        chunk: NDArray[np.float32] = self.act(stack_observations([as_observation(observation)])).actions[0]
+        cameras = [self.feature_map.camera(name) for name in self.config.cameras]
+        chunk: NDArray[np.float32] = self.act(stack_observations([as_observation(observation, cameras)])).actions[0]
         return chunk
 
     @torch.no_grad()
