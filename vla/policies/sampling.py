@@ -12,7 +12,8 @@ class Sampling:
     """Of rollouts that a policy learns from, and of those that a reward is audited on."""
 
     temperature: float = 0.5
-    """Sampling temperature of the rollouts, and of the log-probabilities in the update; 0 is greedy."""
+    """Sampling temperature of the rollouts, and of the log-probabilities in the update; 0 is greedy. Of a flow policy,
+    the share of the noise that denoising starts from."""
     token_noise: float = 8.0
     """Standard deviation, in bins, of noise that sampling adds to every token; it steadies the gradient."""
     chunk_correlation: float = 0.5

@@ -13,10 +13,10 @@ from vla.errors import ReflexError
 from vla.evaluation import protocol
 from vla.evaluation.protocol import Protocol, check_same
 from vla.evaluation.results import EvaluationResult, compare, compare_tasks, episode_key, evaluated_episodes
-from vla.policies.sampling import GREEDY, Sampling
+from vla.policies.sampling import GREEDY, as_it_is
 from vla.run.run_folder import RunFolder
 
-SAMPLED = Sampling(1.0, token_noise=0.0, chunk_correlation=0.0)
+SAMPLED = as_it_is(1.0)
 
 
 def test_the_protocol_hash_is_stable_and_notices_what_matters() -> None:
@@ -27,7 +27,7 @@ def test_the_protocol_hash_is_stable_and_notices_what_matters() -> None:
     others = [
         Protocol.of(suite, "train", GREEDY, 0),
         Protocol.of(suite, "eval", SAMPLED, 0),
-        Protocol.of(suite, "eval", Sampling(1.6, 0.0, 0.0), 0),
+        Protocol.of(suite, "eval", as_it_is(1.6), 0),
         Protocol.of(suite, "eval", SAMPLED, 1),
         Protocol.of(FakeSuite("other"), "eval", GREEDY, 0),
     ]

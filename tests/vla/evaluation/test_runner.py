@@ -23,7 +23,7 @@ from vla.evaluation.merge import merge
 from vla.evaluation.runner import evaluate, policy_fingerprint, run_evaluation
 from vla.evaluation.statistics import wilson_interval
 from vla.evaluation.videos import find_videos
-from vla.policies.sampling import Sampling
+from vla.policies.sampling import Sampling, as_it_is
 from vla.rollout.scripted import run_experts
 from vla.run.run_folder import RunFolder
 
@@ -51,7 +51,7 @@ def test_evaluate_covers_each_task_and_initial_state_once(pool: EnvironmentPool)
 
 def test_an_episode_does_not_depend_on_what_else_is_evaluated(pool: EnvironmentPool) -> None:
     def sampled(tasks: list[int], seed: int = 0) -> list[dict[str, Any]]:
-        options: dict[str, Any] = {"episodes_per_task": 4, "sampling": Sampling(2.0, 0.0, 0.0), "seed": seed}
+        options: dict[str, Any] = {"episodes_per_task": 4, "sampling": as_it_is(2.0), "seed": seed}
         result = evaluate(FakePolicy(gain=0.2), FakeSuite(), pool, tasks=tasks, **options)
         return [row for row in result.records if row["task_id"] == 1]
 
@@ -111,7 +111,7 @@ def test_filming_changes_no_result(pool: EnvironmentPool, tmp_path: Path) -> Non
         ({"episodes_per_task": 21}, "has 20 eval initial states.*at most 20"),
         ({"episodes_per_task": 0}, "at least 1"),
         ({"episodes_per_task": 1, "split": "test"}, "unknown split 'test'"),
-        ({"episodes_per_task": 1, "sampling": Sampling(1.0, 8.0, 0.0)}, "token_noise and chunk_correlation are 0"),
+        ({"episodes_per_task": 1, "sampling": Sampling(1.0, 8.0, 0.0)}, "chunk_correlation and flow_noise are 0"),
     ],
 )
 def test_impossible_requests(pool: EnvironmentPool, options: dict[str, Any], message: str) -> None:

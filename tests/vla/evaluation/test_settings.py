@@ -22,7 +22,7 @@ from vla.evaluation import runner
 from vla.evaluation.runner import EvaluationConfig, policy_fingerprint, run_evaluation, suite_name
 from vla.evaluation.videos import find_videos
 from vla.policies.protocol import PolicyOutput
-from vla.policies.sampling import GREEDY, Sampling
+from vla.policies.sampling import GREEDY, Sampling, as_it_is
 from vla.run.cores import available_cpus
 from vla.run.run_folder import RunFolder
 from vla.run.seeding import derive_seed
@@ -142,7 +142,7 @@ def test_a_run_describes_itself(seen: dict[str, Any], tmp_path: Path) -> None:
     settings = config(tmp_path / "run", tasks=[0], split="train", temperature=1.6, seed=5)
     observe(seen, settings)
     run = RunFolder(tmp_path / "run", resume=True)
-    document = runner.Protocol.of(FakeSuite(), "train", Sampling(1.6, 0.0, 0.0), 5).document()
+    document = runner.Protocol.of(FakeSuite(), "train", as_it_is(1.6), 5).document()
     assert json.loads((run.path / "protocol.json").read_text()) == document
     assert (document["split"], document["temperature"], document["seed"]) == ("train", 1.6, 5)
     assert {row["protocol"] for row in run.read_episodes()} == {document["hash"]}

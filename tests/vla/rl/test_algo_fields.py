@@ -47,7 +47,7 @@ class Recording(TrainableFakePolicy):
         with torch.no_grad():
             self.bias[0] = 0.25
         self.sampled: list[dict[str, Any]] = []
-        self.scored: list[tuple[int, float, float]] = []
+        self.scored: list[tuple[int, Sampling]] = []
         self.vision = 0
 
     def act(self, observations: Any, sampling: Sampling = GREEDY, generators: Any = None) -> Any:
@@ -57,7 +57,7 @@ class Recording(TrainableFakePolicy):
     def log_prob(
         self, inputs: FakeInputs, decisions: torch.Tensor, sampling: Sampling
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.scored.append((len(decisions), sampling.temperature, sampling.token_noise))
+        self.scored.append((len(decisions), sampling))
         return super().log_prob(inputs, decisions, sampling)
 
     def encode_vision(self, inputs: FakeInputs) -> FakeInputs:
@@ -316,8 +316,8 @@ def test_changing_a_field_changes_its_number(field: str) -> None:
 
 
 def test_every_field_of_sampling_reaches_the_rollouts_and_those_that_shape_likelihoods_the_update() -> None:
-    asked = {"temperature": 1.6, "token_noise": 3.0, "chunk_correlation": 0.25}
+    asked = {"temperature": 1.6, "token_noise": 3.0, "chunk_correlation": 0.25, "flow_noise": 0.75}
     assert set(asked) == {field.name for field in fields(Sampling)}
     assert sampling(**asked) == asked
     scored = updated(sampling=Sampling(**asked)).policy.scored
-    assert scored and {(temperature, noise) for _, temperature, noise in scored} == {(1.6, 3.0)}
+    assert scored and {sampled for _, sampled in scored} == {Sampling(**asked)}

@@ -102,7 +102,10 @@ def test_a_wrong_method_or_setting_of_one_names_it_and_what_would_be_right(algo,
         AlgoConfig(**algo)
 
 
-@pytest.mark.parametrize(("field", "value"), [("temperature", -0.1), ("token_noise", -1.0), ("chunk_correlation", 1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -0.1), ("token_noise", -1.0), ("chunk_correlation", 1.0), ("flow_noise", -0.5)],
+)
 def test_bad_sampling_is_named(field, value):
     with pytest.raises(ReflexError, match=rf"sampling\.{field} is "):
         Sampling(**{field: value})

@@ -172,9 +172,9 @@ class FlowPolicy(nn.Module):
     ) -> PolicyOutput:
         """Decide for B environments by denoising chains; see `Policy.act`.
 
-        Greedy follows the ODE from zero, the middle of the noise. Otherwise the chain starts at random and has the
-        noise of `sampling.flow_noise`; at 0 that is the ODE from random noise, and log-probabilities are 0 as they are
-        when greedy, since no step is left to chance.
+        Greedy follows the ODE from zero, the middle of the noise. Otherwise the chain starts at random, noise times
+        `sampling.temperature`, and its steps have the noise of `sampling.flow_noise`; at 0 that is the ODE from random
+        noise, and log-probabilities are 0 as they are when greedy, since no step is left to chance.
 
         Raises `ReflexError` for missing generators, bad observations or non-finite velocities.
         """
@@ -209,10 +209,10 @@ class FlowPolicy(nn.Module):
             raise ReflexError(f"sampling needs one generator per environment: {count}, not {found}")
         drawn = np.stack([generator.standard_normal((rows, horizon + 1, action_size)) for generator in generators])
         normals = torch.from_numpy(drawn.astype(np.float32))
-        # only the noise that is learnt from explores whole chunks; the start is what the velocity was trained on
-        return torch.cat(
-            [normals[:, :1, 1:], matching.correlate_steps(normals[:, 1:], sampling.chunk_correlation)], dim=1
-        )
+        # Only the steps' noise, from which something is learnt, explores whole chunks. What the start leaves in the
+        # actions is jitter that nothing is learnt from, which a temperature below 1 makes less of.
+        start = sampling.temperature * normals[:, :1, 1:]
+        return torch.cat([start, matching.correlate_steps(normals[:, 1:], sampling.chunk_correlation)], dim=1)
 
     def _denoise(self, known: Known, normals: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """The chain [B, K + 1, H, A] and its log-probabilities [B, U]."""
