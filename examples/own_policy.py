@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from sim.contract import ObservationBatch, stack_observations
 from sim.embodiments import PANDA_EEF, Embodiment
 from vla.data.feature_map import FeatureMap
+from vla.errors import ReflexError
 from vla.policies.observations import as_observation
 from vla.policies.protocol import PolicyOutput, PolicySpec
 from vla.policies.sampling import GREEDY, Sampling
 from vla.policies.storage import read_config, read_surroundings, read_weights, write_policy_folder
-
 
 FAMILY = "examples.own_policy:LinearPolicy"
 """Where `load_policy` finds the class: it is written into every folder."""
@@ -63,6 +63,8 @@ class LinearPolicy(torch.nn.Module):
         return PolicySpec(self.embodiment, True, self.horizon, self.horizon, unit_steps=(0,))
 
     def prepare(self, observations: ObservationBatch) -> States:
+        if not np.isfinite(observations["state"]).all():
+            raise ReflexError("the state holds NaN or infinity")
         return States(torch.from_numpy(observations["state"]))
 
     def act(

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from examples.own_policy import LinearPolicy
 from sim.contract import FloatArray, ManipulationEnvironment
 from sim.embodiments import PANDA_EEF
 from sim.pool import EnvironmentPool, EpisodeRequest
 from tests.fakes import FakeExpert, FakeSuite
-from examples.own_policy import LinearPolicy
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError
 from vla.imitation.fine_tune import FineTuneConfig, fine_tune
