@@ -316,7 +316,7 @@ def test_changing_a_field_changes_its_number(field: str) -> None:
 
 
 def test_every_field_of_sampling_reaches_the_rollouts_and_those_that_shape_likelihoods_the_update() -> None:
-    asked = {"temperature": 1.6, "token_noise": 3.0, "chunk_correlation": 0.25}
+    asked = {"temperature": 1.6, "token_noise": 3.0, "chunk_correlation": 0.25, "flow_noise": 0.75}
     assert set(asked) == {field.name for field in fields(Sampling)}
     assert sampling(**asked) == asked
     scored = updated(sampling=Sampling(**asked)).policy.scored

@@ -141,17 +141,18 @@ def test_groups_go_on_from_demonstrations_and_a_resumed_run_chooses_the_same(tmp
         "demonstrations": str(tmp_path / "demonstrations"), "evaluate_every": 0,
         "algo_variants": ["demonstration_starts"], "algo_settings": {"demonstration_starts": {"share": 0.5}},
     }  # fmt: skip
-    train(small_config(tmp_path / "long", iterations=4, **settings), components())
-    train(small_config(tmp_path / "short", iterations=2, **settings), components())
-    train(small_config(tmp_path / "short", iterations=4, resume=True, **settings), components())
-    long, short = (lines(tmp_path / name, "episodes.jsonl") for name in ("long", "short"))
+    whole, cut = tmp_path / "whole" / "run", tmp_path / "cut" / "run"  # policies are called as their runs are
+    train(small_config(whole, iterations=4, **settings), components())
+    train(small_config(cut, iterations=2, **settings), components())
+    train(small_config(cut, iterations=4, resume=True, **settings), components())
+    long, short = (lines(run, "episodes.jsonl") for run in (whole, cut))
     assert short == long
     led = [line for line in long if line["lead_steps"]]
     assert 0.4 < len(led) / len(long) < 0.6
     assert {line["init_state_id"] for line in led} == {0}
     assert all(line["steps"] + line["lead_steps"] <= HORIZON for line in led)
     simulated = sum(line["steps"] + line["lead_steps"] for line in long)
-    assert lines(tmp_path / "long")[-1]["progress/control_steps"] == simulated
+    assert lines(whole)[-1]["progress/control_steps"] == simulated
 
 
 def test_resuming_without_a_checkpoint_starts_over(tmp_path):
