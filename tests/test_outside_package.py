@@ -92,4 +92,4 @@ def test_training_with_nothing_of_ours(
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "update/loss" in line] == [1, 2]
     assert max(abs(line["update/first_ratio_error"]) for line in lines if "update/loss" in line) < 1e-4
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["episodes"] == 2
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["iterations"] == 2

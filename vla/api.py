@@ -88,11 +88,16 @@ def evaluate(
     from sim.pool import EnvironmentPool
     from sim.suites import get_suite
     from vla.evaluation.runner import evaluate as run
+    from vla.policies.connect import connected
     from vla.run.cores import worker_count
 
     chosen = load_policy(policy) if isinstance(policy, str | Path) else policy
-    with EnvironmentPool(suite, num_slots, worker_count(num_workers, num_slots), image_size) as pool:
-        result = run(chosen, get_suite(suite, image_size), pool, tasks=tasks, episodes_per_task=episodes_per_task)
+    found = get_suite(suite, image_size)
+    with (
+        connected(chosen, found.embodiment),
+        EnvironmentPool(suite, num_slots, worker_count(num_workers, num_slots), image_size) as pool,
+    ):
+        result = run(chosen, found, pool, tasks=tasks, episodes_per_task=episodes_per_task)
     return {**result.summary(), "tasks": {task.task_id: task.success_rate for task in result.per_task}}
 
 

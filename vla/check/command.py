@@ -44,8 +44,11 @@ def check(config: CheckConfig) -> dict[str, Any]:
     if config.policy is not None:
         from vla.check.policy import check_policy
         from vla.policies import load_policy
+        from vla.policies.connect import connect
 
-        findings += check_policy(load_policy(config.policy), suite)
+        policy = load_policy(config.policy)
+        connect(policy, suite.embodiment)
+        findings += check_policy(policy, suite)
     _print(findings)
     broken = [finding for finding in findings if finding.problem is not None]
     if broken:

@@ -22,6 +22,7 @@ from vla.evaluation.report import write_report
 from vla.evaluation.results import EvaluationResult, episode_key
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
+from vla.policies.connect import connect
 from vla.policies.protocol import Policy
 from vla.policies.sampling import GREEDY, Sampling, as_it_is
 from vla.rollout.actors import EXPERT
@@ -231,6 +232,8 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
     protocol = Protocol.of(suite, config.split, config.sampling, config.seed)
     wanted = _requests(suite, config.tasks, config.episodes_per_task, config.split, config.seed, config.shard)
     policy = None if config.policy == EXPERT else _load(config)
+    if policy is not None:
+        connect(policy, suite.embodiment)
     findings = suite.self_test(pictures=policy is not None)
     for reason in findings["off_protocol"]:
         _log.warning("off the published protocol: %s", reason)

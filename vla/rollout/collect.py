@@ -257,10 +257,12 @@ def _run_policy(
     # Here, because torch and the policies take seconds to import and an expert needs neither.
     from sim.pool import EnvironmentPool
     from vla.policies import load_policy
+    from vla.policies.connect import connect
     from vla.policies.sampling import as_it_is
     from vla.rollout.pool_rollouts import play_rollouts
 
     policy = load_policy(config.policy)
+    connect(policy, suite.embodiment)
     requests = [attempt.wanted(suite, config) for attempt in attempts]
     num_slots = max(1, min(len(attempts), POLICY_SLOTS))
 
