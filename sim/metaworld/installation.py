@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sim.contract import EnvironmentRequestError
@@ -29,21 +30,25 @@ def check_installation() -> None:
 
 def task_class(name: str) -> type[Any]:
     """MetaWorld's class of a task, e.g. of drawer-open."""
-    found: type[Any] = _table("metaworld.env_dict", "ALL_V3_ENVIRONMENTS")[f"{name}-v3"]
+    with _importing():  # here, because it takes half a second
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    found: type[Any] = ALL_V3_ENVIRONMENTS[f"{name}-v3"]
     return found
 
 
 def scripted_policy(name: str) -> Any:
     """MetaWorld's scripted policy of a task, which has `get_action(observation [39]) -> [4]`."""
-    policies = _table("metaworld.policies", "ENV_POLICY_MAP")
+    with _importing():
+        from metaworld.policies import ENV_POLICY_MAP
     # They say at most steps that a command is clipped, which is what happens to all of them.
     warnings.filterwarnings("ignore", message="Constant", module="metaworld.policies.policy")
+    policies: Any = ENV_POLICY_MAP
     return policies[f"{name}-v3"]()
 
 
-def _table(module: str, name: str) -> Any:
-    """Half a second at first: only once a task is built."""
+@contextmanager
+def _importing() -> Iterator[None]:
     try:
-        return getattr(importlib.import_module(module), name)
+        yield
     except ImportError as error:
         raise EnvironmentRequestError(f"the package metaworld cannot be imported ({error}): {_ADVICE}") from error

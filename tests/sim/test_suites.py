@@ -79,7 +79,7 @@ def test_an_entry_point_is_a_name(module: str, tmp_path: Path) -> None:
 def test_the_pool_makes_it_too(module: str, num_workers: int) -> None:
     with EnvironmentPool(f"{module}:Mine", 1, num_workers, 32) as pool:
         (observation,) = pool.reset([0], [EpisodeRequest(2, "train", 3)])
-    assert observation["image"].shape == (32, 32, 3)
+    assert observation["images"]["image"].shape == (32, 32, 3)
     assert observation["instruction"] == "move to the blue target"
 
 

@@ -47,6 +47,8 @@ def test_recorded_learnt_improved_and_evaluated(
     assert LeRobotDataset(tmp_path / "ds").episode(0).suite == "mine"
     assert main(
         ["sft", f"dataset={tmp_path}/ds", "steps=1", "batch_size=2", f"output={tmp_path}/sft", "evaluate_every=1",
+         "embodiment=dataset",  # its gripper never moves, which is refused as the Panda's
+
          f"evaluation_suite={module}:Mine", "evaluation_episodes_per_task=1", "num_workers=1"]
     ) == 0  # fmt: skip
     assert main(

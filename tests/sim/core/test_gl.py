@@ -47,7 +47,7 @@ def test_the_shared_context_comes_back_after_it_was_lost(caplog: pytest.LogCaptu
     environment = TabletopEnvironment(task_id=0)
     environment.reset_to("train", 0)
     before = environment.render_observation()
-    lose(rendering._CONTEXTS[64])
+    lose(rendering._CONTEXTS[rendering._context_key(environment.model, 64)])
     with caplog.at_level(logging.WARNING):
         after = environment.render_observation()
     np.testing.assert_array_equal(after["images"]["image"], before["images"]["image"])
