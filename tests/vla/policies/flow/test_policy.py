@@ -95,6 +95,15 @@ def test_sampled_as_it_is_follows_the_ode_from_random_noise() -> None:
     assert not np.allclose(again.actions, output.actions)
 
 
+def test_temperature_scales_the_noise_that_a_chain_starts_from() -> None:
+    policy = flow_policy()
+    hot, mild = (
+        policy.act(make_observations(2), replace(NOISY, temperature=value), generators(2)).decision
+        for value in (1.0, 0.25)
+    )
+    assert np.allclose(mild[:, 0], 0.25 * hot[:, 0])
+
+
 def test_a_sample_depends_on_its_own_generator_only() -> None:
     policy = flow_policy()
     observations = make_observations(3)
