@@ -133,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"reflex {version('reflex-vla')}\n")
         return 0
     prepare_environment()
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.append(str(Path.cwd()))  # a plug-in beside the user; last, so that a folder there shadows no package
     if command in CONFIGURED:
         return run_command(command, CONFIGURED[command], rest)
     if command in PLAIN:

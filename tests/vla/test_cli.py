@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ class ToyConfig:
     """How many."""
     resume: bool = False
     """Go on."""
+
+
+@dataclass
+class ToyRunConfig(ToyConfig):
+    """One that writes a run folder."""
+
+    output: str = field(default_factory=lambda: "runs/toy_2026-11-27_14-03-05")
+    """Where to."""
 
 
 RAISED: list[BaseException] = []
@@ -107,6 +116,35 @@ def test_progress_reports_reach_the_bar(
     assert capsys.readouterr().out == "done-2\n"
 
 
+@pytest.fixture
+def toy_run(toy: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """`vla demo` as a command that writes a run folder."""
+    monkeypatch.setattr(vla.cli, "_load", lambda target: {"c": ToyRunConfig, "r": run_toy}[target])
+    return toy
+
+
+def test_a_folder_that_nobody_named_is_printed_first(
+    toy_run: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "vla: output=runs/toy_2026-11-27_14-03-05\n"
+    assert json.loads(captured.out) == {"steps": 3, "resumed": False}, "standard output is the result alone"
+    assert main(["demo", "output=mine"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_interrupted_run_in_such_a_folder_is_continued_there(
+    toy_run: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_run.append(KeyboardInterrupt())
+    assert main(["demo"]) == 130
+    again = "vla demo output=runs/toy_2026-11-27_14-03-05 resume=true"
+    assert capsys.readouterr().err.splitlines()[-1] == f"vla: interrupted; continue with: {again}"
+    assert main(["demo", "resume=true"]) == 2
+    assert "resume=true needs output=..., the folder of the run to continue" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -159,6 +197,19 @@ def test_every_command_takes_debug(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--debug" in capsys.readouterr().out
     with pytest.raises(ReflexError, match="there is no run folder"):
         main(["report", "--debug", "no/such/folder"])
+
+
+def test_a_plug_in_is_found_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with the installed script `vla`, whose folder Python searches in place of the user's."""
+    (tmp_path / "a_table_beside_the_user.py").write_text("TABLE = 1\n")
+    elsewhere = [path for path in sys.path if path not in ("", str(tmp_path))]
+    monkeypatch.setattr(sys, "path", elsewhere)
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "suite=a_table_beside_the_user:TABLE", "output=o"]) == 2
+    assert "is neither a class nor a function that makes a suite" in capsys.readouterr().err
+    assert sys.path[-1] == str(tmp_path)
 
 
 def test_an_interrupt_says_how_to_go_on(toy: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ class DatasetFeatures:
     action: str
 
 
-def find_features(features: Mapping[str, Mapping[str, Any]], path: Path) -> DatasetFeatures:
+def find_features(features: Mapping[str, Any], path: Path) -> DatasetFeatures:
     """Which features are cameras, state and action; depth maps and everything else are passed over.
 
     Raises `ReflexError` naming `path`, the info.json they are of, when there is no action or a shape cannot be read.
@@ -61,21 +61,30 @@ def find_features(features: Mapping[str, Mapping[str, Any]], path: Path) -> Data
         )
     state = next((key for key in STATE_KEYS if key in features), None)
     for key in filter(None, (state, action)):
-        shape = features[key]["shape"]
-        if len(shape) != 1 or not int(shape[0]) > 0:
-            raise ReflexError(f"{path} gives {key} the shape {list(shape)}; a vector such as [7] is needed")
+        shape = _shape(features[key])
+        if len(shape) != 1 or shape[0] < 1:
+            raise ReflexError(f"{path} gives {key} the shape {shape}; a vector such as [7] is needed")
     pictures = [key for key in features if _is_camera(features[key])]
     names = _camera_names(pictures)
     cameras = {name: _camera(name, key, features[key]) for key, name in zip(pictures, names, strict=True)}
     return DatasetFeatures(cameras, state, action)
 
 
-def _is_camera(feature: Mapping[str, Any]) -> bool:
+def _shape(feature: Any) -> list[int]:
+    """The shape of a feature; empty for what is none: others write features of their own."""
+    shape = feature.get("shape") if isinstance(feature, Mapping) else None
+    if not isinstance(shape, list) or not all(type(side) is int and side > 0 for side in shape):
+        return []
+    return shape
+
+
+def _is_camera(feature: Any) -> bool:
     """Pictures of three channels, other than depth maps."""
-    if feature["dtype"] not in ("video", "image") or len(feature["shape"]) != 3 or 3 not in feature["shape"]:
+    shape = _shape(feature)
+    if len(shape) != 3 or 3 not in (shape[0], shape[2]) or feature.get("dtype") not in ("video", "image"):
         return False
     info = feature.get("info") or feature.get("video_info") or {}
-    return not (info.get("video.is_depth_map") or info.get("is_depth_map"))
+    return not (isinstance(info, Mapping) and (info.get("video.is_depth_map") or info.get("is_depth_map")))
 
 
 def _camera_names(features: list[str]) -> list[str]:
@@ -90,7 +99,7 @@ def _camera_names(features: list[str]) -> list[str]:
 
 
 def _camera(name: str, key: str, feature: Mapping[str, Any]) -> CameraFeature:
-    shape, axes = [int(side) for side in feature["shape"]], feature.get("names")
+    shape, axes = _shape(feature), feature.get("names")
     says_first = isinstance(axes, list) and bool(axes) and str(axes[0]).startswith("c")
     # Where shape and names disagree, or there are no names, the axis that has three entries is the channels'.
     channels_first = shape[0] == 3 and (says_first or shape[2] != 3)
@@ -98,7 +107,7 @@ def _camera(name: str, key: str, feature: Mapping[str, Any]) -> CameraFeature:
     return CameraFeature(name, key, feature["dtype"], height, width)
 
 
-def infer_embodiment(features: Mapping[str, Mapping[str, Any]], path: Path, robot: str, fps: float) -> Embodiment:
+def infer_embodiment(features: Mapping[str, Any], path: Path, robot: str, fps: float) -> Embodiment:
     """The robot as `info.json` describes it; an action of unknown kind and without limits, unless it is a known robot.
 
     Raises `ReflexError` as `find_features` does, and for a rate that is none.
@@ -150,7 +159,7 @@ def _flatten(names: Any) -> list[str]:
         return [names]
     if isinstance(names, Mapping):
         if names and all(isinstance(value, int) for value in names.values()):
-            return [str(name) for name in sorted(names, key=lambda name: int(names[name]))]
+            return [str(name) for name, _ in sorted(names.items(), key=lambda entry: int(entry[1]))]
         names = list(names.values())
     if not isinstance(names, list):
         return []

@@ -78,7 +78,7 @@ class FeatureMap:
                     f"{SETTING}.{key}={value!r} is none of {SETTING}.cameras.NAME=CAMERA, "
                     f"{SETTING}.state.NAME=NUMBER and {SETTING}.action.NAME=NUMBER"
                 )
-            parts[part] |= {str(ours): theirs for ours, theirs in entries.items()}
+            parts[part] |= _flat(entries)
         cameras = {name: str(theirs) for name, theirs in parts["cameras"].items()}
         return cls(cameras, _entries(parts["state"]), _entries(parts["action"]))
 
@@ -229,6 +229,14 @@ def _unique(names: Sequence[str]) -> list[str]:
     return [
         name if names.index(name) == at else f"{name}#{names[: at + 1].count(name)}" for at, name in enumerate(names)
     ]
+
+
+def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """A command line makes groups of names with dots: {"jaw": {"pos": 5}} is {"jaw.pos": 5}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _entries(values: Mapping[str, Any]) -> dict[str, Entry]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import math
+import mmap
 import os
 import shutil
 import tempfile
@@ -40,24 +41,23 @@ def allocate_frames(
 ) -> dict[str, NDArray[np.uint8]]:
     """An array [num_frames, H, W, 3] for each camera, not yet filled.
 
-    Up to `in_memory` bytes of all of them are in memory; more are in a nameless file in `folder`, or where
-    `temporary_folder` says.
+    Up to `in_memory` bytes of all of them are in memory, if that much is free; more are in a nameless file in `folder`,
+    or where `temporary_folder` says.
     Raises `ReflexError`, with the arithmetic, when the machine has no room for them.
     """
     shapes = {camera.name: (num_frames, camera.height, camera.width, 3) for camera in cameras}
     needed = sum(math.prod(shape) for shape in shapes.values())
-    arithmetic = _arithmetic(num_frames, cameras, needed)
-    if needed <= in_memory:
-        free = free_memory()
-        if free is not None and needed > free:
-            raise ReflexError(f"{arithmetic}, and {_gibibytes(free)} of memory are free; {_ADVICE}")
+    free = free_memory()
+    if needed <= in_memory and (free is None or needed <= free):
         return {name: np.empty(shape, np.uint8) for name, shape in shapes.items()}
     folder = folder or temporary_folder()
-    free = shutil.disk_usage(folder).free - DISK_RESERVE
-    if needed > free:
+    room = max(0, shutil.disk_usage(folder).free - DISK_RESERVE)
+    if needed > room:
+        memory = "" if free is None else f" of {_gibibytes(free)} free"
         raise ReflexError(
-            f"{arithmetic}, which is more than {_gibibytes(in_memory)} and therefore goes to disk, where {folder} has "
-            f"{_gibibytes(max(0, free))} free; {_ADVICE}, or set TMPDIR to a folder on a larger disk"
+            f"{_arithmetic(num_frames, cameras, needed)}. Up to {_gibibytes(in_memory)} may be in memory{memory}, and "
+            f"{folder} has room for {_gibibytes(room)}; choose fewer tasks or episodes (tasks, episodes_per_task), "
+            "fewer cameras or smaller pictures, or set TMPDIR to a folder on a larger disk"
         )
     return {name: _on_disk(shape, folder) for name, shape in shapes.items()}
 
@@ -96,8 +96,11 @@ def _on_disk(shape: tuple[int, ...], folder: Path) -> NDArray[np.uint8]:
     size = math.prod(shape)
     with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
         _reserve(file, size)
-        # The array keeps a handle of its own: the file lives as long as it does.
-        return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))
+        mapped = mmap.mmap(file.fileno(), size)  # with a handle of its own: the file lives as long as the array
+    # Minibatches are drawn at random. Reading ahead of each frame pushes others out: where memory holds half of them, a
+    # batch then takes sixteen times as long.
+    mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, np.uint8).reshape(shape)
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
@@ -108,9 +111,6 @@ def _reserve(file: IO[bytes], size: int) -> None:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot
             raise
         file.truncate(size)
-
-
-_ADVICE = "choose fewer tasks or episodes (tasks, episodes_per_task), fewer cameras or smaller pictures"
 
 
 def _arithmetic(num_frames: int, cameras: Sequence[Camera], needed: int) -> str:

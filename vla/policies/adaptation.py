@@ -39,6 +39,9 @@ def take_over(target: nn.Module, source: nn.Module, parts: Mapping[str, bool]) -
 
     Returns:
         The modules of which weights were taken over, and the parts that are fresh.
+
+    Raises:
+        ValueError: a weight depends on the embodiment and is of no part in `parts`.
     """
     theirs, ours = source.state_dict(), target.state_dict()
     fresh = [
@@ -46,8 +49,11 @@ def take_over(target: nn.Module, source: nn.Module, parts: Mapping[str, bool]) -
         for part, anew in parts.items()
         if any(_is_of(name, part) for name in ours) and (anew or not _same_shapes(ours, theirs, part))
     ]
-    copied = {name: value for name, value in theirs.items() if not any(_is_of(name, part) for part in fresh)}
-    target.load_state_dict(copied, strict=False)
+    kept = [name for name in ours if not any(_is_of(name, part) for part in fresh)]
+    if missing := [name for name in kept if name not in theirs]:
+        raise ValueError(f"the network for another embodiment has weights that depend on it unsaid: {missing}")
+    copied = {name: theirs[name] for name in kept}
+    target.load_state_dict(copied, strict=False)  # the fresh ones are missing
     return sorted({name.partition(".")[0] for name in copied}), sorted(fresh)
 
 

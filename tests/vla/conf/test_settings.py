@@ -8,11 +8,12 @@ from typing import Any, Literal, get_origin, get_type_hints
 import pytest
 
 from scripts.pretraining.pretrain import PretrainConfig
+from tests.vla.policies.helpers import small_prismatic_config
 from vla.cli import CONFIGURED, _load
 from vla.conf.compose import compose_config
 from vla.conf.schema import fields_of
 from vla.errors import ReflexError
-from vla.policies.tiny import TinyConfig
+from vla.policies.prismatic import PrismaticConfig
 from vla.run.cores import available_cpus, worker_count
 from vla.run.settings import SHARED_MINIMA, Checks, strip_optional
 
@@ -119,11 +120,11 @@ def test_a_choice_that_is_none_is_refused_with_the_choices(command: str) -> None
 
 
 def test_the_choices_of_a_policy_are_checked() -> None:
-    checked = {name for name in get_type_hints(TinyConfig) if name in choices(TinyConfig)}
+    checked = set(choices(PrismaticConfig))
     assert checked == {"action_queries", "attention", "bin_layout", "projector", "prompt_order", "tokenizer"}
     for name in checked:
         with pytest.raises(ReflexError, match=rf"^{name} is 'neither'; it must be one of "):
-            TinyConfig("p", (object(),), {}, 16, 4, **{name: "neither"})  # type: ignore[arg-type]
+            small_prismatic_config(**{name: "neither"})
 
 
 @dataclasses.dataclass

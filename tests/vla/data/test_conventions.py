@@ -72,6 +72,8 @@ def test_absolute_angles_in_degrees_are_refused_with_their_share() -> None:
         check_actions(actions, PANDA_EEF)
     assert all(re.search(part, str(caught.value)) for part in expected)
     assert str(caught.value).count("number") == 2
+    with pytest.raises(ReflexError, match=r"z \(number 2\) is .*; and so are 4 more numbers\. Set"):
+        check_actions(90 * recorded(), PANDA_EEF)
 
 
 def test_metres_are_no_shares_of_the_largest_movement() -> None:

@@ -96,6 +96,13 @@ def test_a_command_line_chooses(overrides: dict[str, Any]) -> None:
     assert infer(robot("front", "wrist"), other, overrides) == FeatureMap({"wrist": "gripper_left"})
 
 
+def test_names_with_dots_may_come_in_groups() -> None:
+    policy, other = robot(state=("jaw.pos", "lift.pos")), robot(state=("lift", "jaw.pos", "open"))
+    chosen = infer(policy, other, {"state": {"jaw": {"pos": 2}, "lift": {"pos": "lift"}}})
+    assert chosen.state == {"jaw.pos": 2, "lift.pos": "lift"}
+    assert chosen.states_for(policy, other, np.float32([1, 2, 3])).tolist() == [3, 1]
+
+
 def test_liberos_own_key_of_the_wrist_camera_is_understood() -> None:
     policy = robot("hand_camera")
     chosen = infer(policy, robot("image", "wrist_image"), {"cameras.hand_camera": "observation.images.image2"})

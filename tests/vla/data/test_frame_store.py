@@ -82,15 +82,22 @@ def test_a_file_system_that_cannot_take_room_ahead(tmp_path: Path, monkeypatch: 
 def test_what_does_not_fit_is_refused_with_the_arithmetic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = (Camera("a", 256, 256), Camera("b", 256, 256))
     monkeypatch.setattr(frame_store, "free_memory", lambda: 3 * 1024**3)
-    with pytest.raises(
-        ReflexError, match=r"10,000 frames of 256 x 256 x 3 \+ 256 x 256 x 3 bytes need 3\.7 GiB, and 3\.0 GiB"
-    ):
-        allocate_frames(10_000, large, in_memory=4 * 1024**3)
-    with pytest.raises(
-        ReflexError, match=r"273,465,000 frames of .* need 100145\.9 GiB, which is more than 2\.0 GiB and"
-    ):
+    expected = (
+        r"273,465,000 frames of 256 x 256 x 3 \+ 256 x 256 x 3 bytes need 100145\.9 GiB\. "
+        rf"Up to 2\.0 GiB may be in memory of 3\.0 GiB free, and {tmp_path} has room for [\d.]+ GiB; choose fewer"
+    )
+    with pytest.raises(ReflexError, match=expected):
         allocate_frames(273_465_000, large, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_memory_has_no_room_for_goes_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_store, "free_memory", lambda: 10 * PER_FRAME)
+    few = allocate_frames(10, CAMERAS, folder=tmp_path)
+    assert not mapped_files(tmp_path)
+    many = allocate_frames(11, CAMERAS, folder=tmp_path)
+    assert len(mapped_files(tmp_path)) == 2
+    assert len(few["front"]) == 10 and len(many["front"]) == 11
 
 
 @pytest.mark.parametrize("group", frame_store.GROUPS)
@@ -161,7 +168,8 @@ def test_a_damaged_video_ends_the_reading(folder: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frame_store, "free_memory", lambda: 1000)
+    monkeypatch.setattr(frame_store, "DISK_RESERVE", 2**60)
     monkeypatch.setattr(LeRobotDataset, "episode", lambda *arguments, **settings: pytest.fail("decoded"))
-    with pytest.raises(ReflexError, match=r"18 frames of 48 x 64 x 3 \+ 32 x 32 x 3 bytes need 0\.2 MiB, and 0\.0 MiB"):
-        read_demonstrations(folder)
+    message = r"18 frames of 48 x 64 x 3 \+ 32 x 32 x 3 bytes need 0\.2 MiB\. Up to 0\.0 MiB may .* room for 0\.0 MiB"
+    with pytest.raises(ReflexError, match=message):
+        read_demonstrations(folder, in_memory=1000)

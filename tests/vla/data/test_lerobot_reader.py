@@ -236,7 +236,11 @@ DAMAGE = {
         change_info("features", value={"observation.state": {"dtype": "float32", "shape": [8]}}),
         r"info\.json has no feature 'action', only observation\.state; name the column",
     ),
-    "a feature without a type": (change_info("features", "action", value={}), r"info\.json lacks or garbles 'dtype'"),
+    "an action without a shape": (
+        change_info("features", "action", value={}),
+        r"gives action the shape \[\]; a vector",
+    ),
+    "features that are none": (change_info("features", value=3), r"info\.json lacks or garbles"),
     "an action of another length": (
         change_info("features", "action", "shape", value=[14]),
         r"rows of another length than 14, which meta/info\.json says, in column 'action'",

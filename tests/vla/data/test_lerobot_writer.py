@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from sim.embodiments import Camera
 from tests.vla.data.samples import ROBOT, SIZE, as_rollout, make_episode, sample_episodes, write_dataset
 from tests.vla.run.file_calls import FileCalls, Killed
 from vla.data import lerobot_keys as keys
@@ -64,6 +65,12 @@ def test_files_and_info(tmp_path: Path) -> None:
     assert info["data_path"] == "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
     assert info["video_path"] == "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
     assert info["features"]["action"]["shape"] == [7]
+    # What others' tools and earlier versions of ours know these datasets by.
+    assert info["robot_type"] == "panda" and type(info["fps"]) is int
+    assert list(info["features"])[:4] == [*IMAGES, "observation.state", "action"]
+    assert info["features"]["action"]["names"][5:] == ["axis_angle_z", "gripper"]
+    assert type(info["features"][IMAGES[0]]["info"]["video.fps"]) is int
+    assert json.loads((folder / "meta/reflex_embodiment.json").read_text())["action"]["kind"] == "end_effector_delta"
     assert info["features"]["observation.images.image2"]["shape"] == [SIZE, SIZE, 3]
 
 
@@ -204,6 +211,12 @@ def test_requests_that_cannot_be_served(tmp_path: Path) -> None:
         LeRobotWriter(folder, "point", ROBOT)
     with pytest.raises(ReflexError, match=r"33x33 pixels \(camera image\) .* 34x34 would be right"):
         LeRobotWriter(tmp_path / "odd", "point", ROBOT.with_image_size(33))
+    with pytest.raises(ReflexError, match=r"12x64 pixels \(camera left\) .* 16x64 would be right"):
+        LeRobotWriter(tmp_path / "odd", "point", replace(ROBOT, cameras=(Camera("left", 12, 64),)))
+    with pytest.raises(
+        ReflexError, match=r"camera '\.\./left' cannot be written: its name becomes a file's; rename it"
+    ):
+        LeRobotWriter(tmp_path / "odd", "point", replace(ROBOT, cameras=(Camera("../left", 32, 32),)))
     writer = LeRobotWriter(tmp_path / "empty", "point", ROBOT)
     with pytest.raises(ReflexError, match="no episode was recorded"):
         writer.finalize()

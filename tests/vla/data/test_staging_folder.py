@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.vla.data.point_suite import FACTORY
+from tests.vla.data.samples import ROBOT
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.errors import ReflexError
 from vla.rollout.collect import CollectConfig, collect
@@ -39,7 +40,7 @@ def test_a_try_that_failed_before_its_first_episode_binds_nothing(tmp_path: Path
 
 def test_neither_does_one_that_was_killed_then(tmp_path: Path) -> None:
     """What a kill leaves: settings and failed attempts, and no episode."""
-    writer = LeRobotWriter(tmp_path / "demos", "point", 32)
+    writer = LeRobotWriter(tmp_path / "demos", "point", ROBOT)
     check_same_settings(writer.staging / "collect.json", {"policy": "another"})
     (writer.staging / "attempts.jsonl").write_text('{"task_id": 0, "attempt": 0}\n')
     writer._lock.close()
@@ -49,10 +50,10 @@ def test_neither_does_one_that_was_killed_then(tmp_path: Path) -> None:
 
 
 def test_two_recordings_do_not_share_a_folder_that_has_no_episode_yet(tmp_path: Path) -> None:
-    first = LeRobotWriter(tmp_path / "demos", "point", 32)
+    first = LeRobotWriter(tmp_path / "demos", "point", ROBOT)
     check_same_settings(first.staging / "collect.json", {"policy": "one"})
     with pytest.raises(ReflexError, match="another process is recording"):
-        LeRobotWriter(tmp_path / "demos", "point", 32, resume=True)
+        LeRobotWriter(tmp_path / "demos", "point", ROBOT, resume=True)
     assert (first.staging / "collect.json").exists()
     first.close()
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ import torch
 from sim.contract import ObservationBatch
 from sim.embodiments import PANDA_EEF, Action, Camera, Embodiment, State
 from tests.vla.policies.helpers import make_observations, small_policy, small_prismatic
+from vla.policies.adaptation import take_over
 from vla.policies.tokens.policy import TokenPolicy
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_flex", "wrist_roll", "gripper")
@@ -105,3 +106,19 @@ def test_fewer_executed_steps_change_no_weight_and_a_shorter_chunk_its_queries()
     assert trained.adapt(trained.embodiment, execute_steps=2).fresh == ()
     shorter = trained.adapt(trained.embodiment, chunk_horizon=2)
     assert shorter.fresh == ("action_queries",) and shorter.policy.spec.execute_steps == 2
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_a_robot_without_a_state_is_looked_at_alone(make: Callable[[], TokenPolicy]) -> None:
+    trained = make()
+    blind = dataclasses.replace(ARM, state=State(()))
+    adapted = trained.adapt(blind)
+    assert not adapted.policy.spec.uses_state and "state_projector" not in (*adapted.taken, *adapted.fresh)
+    adapted.policy.fit_normalisation(np.ones((5, 6), np.float32), np.zeros((5, 0), np.float32))
+    assert adapted.policy.act(look(blind)).actions.shape == (2, 4, 6)
+
+
+def test_weights_that_depend_on_the_robot_unsaid_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"unsaid: \['extra'\]"):
+        target = torch.nn.ParameterDict({"shared": torch.nn.Parameter(torch.ones(2)), "extra": torch.ones(1)})
+        take_over(target, torch.nn.ParameterDict({"shared": torch.nn.Parameter(torch.zeros(2))}), {})

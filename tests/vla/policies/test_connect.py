@@ -31,9 +31,7 @@ def test_cameras_are_found_by_what_they_show_and_the_names_come_back_afterwards(
 
 def test_a_robot_that_it_cannot_act_on_is_refused_with_both_sides() -> None:
     joints = Action(tuple(f"joint_{number}" for number in range(7)), "joint_position")
-    with pytest.raises(
-        ReflexError, match="end_effector_delta and joint_position are not the same"
-    ):
+    with pytest.raises(ReflexError, match="end_effector_delta and joint_position are not the same"):
         connect(small_policy(), dataclasses.replace(PANDA_EEF, action=joints))
     turned = State(PANDA_EEF.state.names[::-1])
     with pytest.raises(ReflexError, match="the numbers of its state in another order"):

@@ -13,7 +13,7 @@ from sim.contract import FloatArray, ManipulationEnvironment
 from sim.embodiments import PANDA_EEF
 from sim.pool import EnvironmentPool, EpisodeRequest
 from tests.fakes import FakeExpert, FakeSuite
-from tests.vla.policies.linear_policy import LinearPolicy
+from examples.own_policy import LinearPolicy
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError
 from vla.imitation.fine_tune import FineTuneConfig, fine_tune

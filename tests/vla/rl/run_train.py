@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.vla.rl.helpers import TrainableFakePolicy, components, load_fake_policy, resumable_config
 from vla.policies.protocol import PolicyOutput
+from vla.policies.sampling import GREEDY, Sampling
 from vla.rl.loop import train
 
 
@@ -24,14 +25,14 @@ class DyingPolicy(TrainableFakePolicy):
     iteration: int
     decisions: int
 
-    def act(self, observations: Any, mode: Any = "greedy", *rest: Any, **options: Any) -> PolicyOutput:
+    def act(self, observations: Any, sampling: Sampling = GREEDY, generators: Any = None) -> PolicyOutput:
         metrics = self.output / "metrics.jsonl"
         begun = metrics.exists() and f'"step": {self.iteration - 1},' in metrics.read_text()
-        if mode == "sample" and begun:
+        if not sampling.greedy and begun:
             self.decisions -= 1
             if self.decisions == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return super().act(observations, mode, *rest, **options)
+        return super().act(observations, sampling, generators)
 
 
 def load_dying_policy(path_or_name: str, device: str) -> TrainableFakePolicy:

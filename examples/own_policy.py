@@ -1,4 +1,10 @@
-"""A family of a user's own: a Gaussian about a linear function of the state, one draw and one unit for a chunk."""
+"""A policy family of your own: a Gaussian about a linear function of the state, one draw and one unit for a chunk.
+
+python -m examples.own_policy                  # writes the folder own_policy, with random weights
+vla check policy=own_policy suite=tabletop
+vla sft policy=own_policy dataset=datasets/tabletop output=runs/own_sft
+vla train policy=runs/own_sft algo=grpo output=runs/own
+"""
 
 from __future__ import annotations
 
@@ -12,12 +18,16 @@ import torch
 from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch, stack_observations
-from sim.embodiments import Embodiment
+from sim.embodiments import PANDA_EEF, Embodiment
 from vla.data.feature_map import FeatureMap
 from vla.policies.observations import as_observation
 from vla.policies.protocol import PolicyOutput, PolicySpec
 from vla.policies.sampling import GREEDY, Sampling
 from vla.policies.storage import read_config, read_surroundings, read_weights, write_policy_folder
+
+
+FAMILY = "examples.own_policy:LinearPolicy"
+"""Where `load_policy` finds the class: it is written into every folder."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,9 @@ class LinearPolicy(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         deviation = self.log_deviation.exp() * (1.0 if sampling.greedy else sampling.temperature)
         gaussian = torch.distributions.Normal(self.mean(inputs.state), deviation)
-        return gaussian.log_prob(decisions).sum(1, keepdim=True), gaussian.entropy().sum(1, keepdim=True)
+        log_probs: torch.Tensor = gaussian.log_prob(decisions)  # type: ignore[no-untyped-call]
+        entropies: torch.Tensor = gaussian.entropy()  # type: ignore[no-untyped-call]
+        return log_probs.sum(1, keepdim=True), entropies.sum(1, keepdim=True)
 
     def imitation_loss(self, inputs: States, actions: NDArray[np.float32]) -> tuple[torch.Tensor, dict[str, float]]:
         errors = self.mean(inputs.state) - torch.from_numpy(actions).flatten(1)
@@ -100,8 +112,7 @@ class LinearPolicy(torch.nn.Module):
         return inputs
 
     def save_pretrained(self, folder: Path) -> None:
-        family = f"{type(self).__module__}:{type(self).__name__}"
-        config = {"family": family, "horizon": self.horizon, "policy_id": self.policy_id}
+        config = {"family": FAMILY, "horizon": self.horizon, "policy_id": self.policy_id}
         write_policy_folder(Path(folder), config, self.embodiment, self.feature_map, self.state_dict())
 
     @classmethod
@@ -115,3 +126,14 @@ class LinearPolicy(torch.nn.Module):
 
     def load_weights_from(self, folder: Path) -> None:
         read_weights(self, Path(folder))
+
+
+def main(folder: str = "own_policy") -> None:
+    """Write a policy with random weights for the tabletop's robot."""
+    torch.manual_seed(0)
+    LinearPolicy(PANDA_EEF, horizon=8).save_pretrained(Path(folder))
+    print(f"{Path(folder).resolve()} is a policy folder: vla check policy={folder}")
+
+
+if __name__ == "__main__":
+    main()
