@@ -102,7 +102,7 @@ class FakePolicy(torch.nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        parameters = {"gain": float(self.gain.detach()), "bias": self.bias.tolist()}
+        parameters = {"gain": float(self.gain.detach()), "bias": self.bias.tolist(), "policy_id": self.policy_id}
         (folder / "config.json").write_text(json.dumps(parameters))
 
     def _log_probs(self, observations: ObservationBatch, temperature: float) -> torch.Tensor:

@@ -91,6 +91,7 @@ def load_fake_policy(path_or_name: str, device: str) -> TrainableFakePolicy:
             policy.bias[0] = 0.25
     else:
         values = json.loads((Path(path_or_name) / "config.json").read_text())
+        policy.policy_id = values["policy_id"]
         with torch.no_grad():
             policy.gain.fill_(values["gain"])
             policy.bias.copy_(torch.tensor(values["bias"]))

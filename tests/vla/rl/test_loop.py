@@ -94,14 +94,15 @@ def test_a_run_writes_what_the_run_folder_promises(tmp_path):
 
 def test_a_run_killed_and_resumed_has_the_metrics_of_one_never_killed(tmp_path):
     reward = "srpo"  # does all that "binary" does, and more
-    train_and_die(tmp_path / "killed", reward, iteration=4, decisions=3)
-    assert lines(tmp_path / "killed")[-1]["step"] == 3, "iteration 3 was recorded, iteration 4 had begun"
-    assert sorted(path.name for path in (tmp_path / "killed/checkpoints").iterdir()) == ["0", "2", "last"]
-    train(resumable_config(tmp_path / "killed", reward, resume=True), components())
-    train(resumable_config(tmp_path / "whole", reward), components())
-    assert comparable_metrics(lines(tmp_path / "killed")) == comparable_metrics(lines(tmp_path / "whole"))
-    assert lines(tmp_path / "killed", "episodes.jsonl") == lines(tmp_path / "whole", "episodes.jsonl")
-    policies = [(tmp_path / name / "checkpoints/6/policy/config.json").read_text() for name in ("killed", "whole")]
+    killed, whole = tmp_path / "killed" / "run", tmp_path / "whole" / "run"  # policies are called as their runs are
+    train_and_die(killed, reward, iteration=4, decisions=3)
+    assert lines(killed)[-1]["step"] == 3, "iteration 3 was recorded, iteration 4 had begun"
+    assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == ["0", "2", "last"]
+    train(resumable_config(killed, reward, resume=True), components())
+    train(resumable_config(whole, reward), components())
+    assert comparable_metrics(lines(killed)) == comparable_metrics(lines(whole))
+    assert lines(killed, "episodes.jsonl") == lines(whole, "episodes.jsonl")
+    policies = [(run / "checkpoints/6/policy/config.json").read_text() for run in (killed, whole)]
     assert policies[0] == policies[1]
 
 
@@ -140,17 +141,18 @@ def test_groups_go_on_from_demonstrations_and_a_resumed_run_chooses_the_same(tmp
         "demonstrations": str(tmp_path / "demonstrations"), "evaluate_every": 0,
         "algo_variants": ["demonstration_starts"], "algo_settings": {"demonstration_starts": {"share": 0.5}},
     }  # fmt: skip
-    train(small_config(tmp_path / "long", iterations=4, **settings), components())
-    train(small_config(tmp_path / "short", iterations=2, **settings), components())
-    train(small_config(tmp_path / "short", iterations=4, resume=True, **settings), components())
-    long, short = (lines(tmp_path / name, "episodes.jsonl") for name in ("long", "short"))
+    whole, cut = tmp_path / "whole" / "run", tmp_path / "cut" / "run"  # policies are called as their runs are
+    train(small_config(whole, iterations=4, **settings), components())
+    train(small_config(cut, iterations=2, **settings), components())
+    train(small_config(cut, iterations=4, resume=True, **settings), components())
+    long, short = (lines(run, "episodes.jsonl") for run in (whole, cut))
     assert short == long
     led = [line for line in long if line["lead_steps"]]
     assert 0.4 < len(led) / len(long) < 0.6
     assert {line["init_state_id"] for line in led} == {0}
     assert all(line["steps"] + line["lead_steps"] <= HORIZON for line in led)
     simulated = sum(line["steps"] + line["lead_steps"] for line in long)
-    assert lines(tmp_path / "long")[-1]["progress/control_steps"] == simulated
+    assert lines(whole)[-1]["progress/control_steps"] == simulated
 
 
 def test_resuming_without_a_checkpoint_starts_over(tmp_path):
