@@ -18,7 +18,7 @@ class Sampling:
     """Standard deviation, in bins, of noise that sampling adds to every token; it steadies the gradient."""
     chunk_correlation: float = 0.5
     """Correlation, at most 0.99, of an action dimension's samples over a chunk's steps: whole chunks are explored."""
-    flow_noise: float = 0.5
+    flow_noise: float = 0.25
     """Noise of a flow policy's denoising steps: Flow-SDE's level a, or the middle of Flow-Noise's deviations."""
 
     def __post_init__(self) -> None:

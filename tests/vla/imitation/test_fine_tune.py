@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from vla.evaluation.results import EvaluationResult
 from vla.evaluation.runner import evaluate
 from vla.imitation.fine_tune import _MAY_CHANGE, FineTuneConfig, fine_tune
 from vla.policies import TinyPolicy, load_policy
+from vla.policies.flow.configuration import FlowConfig
+from vla.policies.flow.policy import FlowPolicy
 from vla.run.run_folder import RunFolder, comparable_metrics
 
 
@@ -273,3 +276,30 @@ def test_metrics_go_to_the_logger_that_is_named(
     monkeypatch.setitem(sys.modules, "wandb", fake)
     fine_tune(make_config(workplace, tmp_path / "run", steps=2, evaluate_every=0, log_every=1, logger="wandb"))
     assert [step for step, _ in fake.logged] == [1, 2]
+
+
+def test_a_flow_head_is_made_learns_and_resumes_exactly(workplace: Path, tmp_path: Path) -> None:
+    """Its loss draws noise and times, which a resumed run must draw again."""
+    flow = FlowConfig(denoising_steps=2, width=16, layers=1, attention_heads=2, loss_draws=2)
+    options: dict[str, Any] = {"decision": "flow", "flow": flow, "policy_id": "mine", "evaluate_every": 0}
+    fine_tune(make_config(workplace, tmp_path / "whole", **options))
+    fine_tune(make_config(workplace, tmp_path / "parts", **options, steps=8, checkpoint_every=4))
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "8")
+    fine_tune(make_config(workplace, tmp_path / "parts", **options, checkpoint_every=4, resume=True))
+    whole, parts = (load_policy(tmp_path / name) for name in ("whole", "parts"))
+    assert isinstance(whole, FlowPolicy) and isinstance(parts, FlowPolicy)
+    assert whole.config == dataclasses.replace(flow, policy_id="mine")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    fresh = FlowPolicy.on(small_policy(), flow)
+    assert not torch.equal(whole.head.velocity_out.weight, fresh.head.velocity_out.weight)
+
+
+def test_a_flow_policy_can_go_back_to_tokens(workplace: Path, tmp_path: Path) -> None:
+    FlowPolicy.on(small_policy()).save_pretrained(tmp_path / "flow")
+    fine_tune(
+        make_config(
+            workplace, tmp_path / "run", policy=str(tmp_path / "flow"), decision="tokens", steps=1, evaluate_every=0
+        )
+    )
+    assert isinstance(load_policy(tmp_path / "run"), TinyPolicy)

@@ -18,7 +18,6 @@ parameter changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,11 +71,6 @@ def training_times(uniforms: Tensor) -> Tensor:
     return 0.999 * (1.0 - uniforms ** (2.0 / 3.0))
 
 
-def time_grid(steps: int, like: Tensor) -> Tensor:
-    """[K + 1] the times 0, 1 / K, ..., 1 of K equal steps, with the type and device of `like`."""
-    return torch.arange(steps + 1, dtype=like.dtype, device=like.device) / steps
-
-
 def euler_step(x: Tensor, velocity: Tensor, steps: int) -> Tensor:
     """x after one of K equal steps of the ODE dx = v dt."""
     return x + velocity / steps
@@ -98,14 +92,6 @@ def sde_step(x: Tensor, velocity: Tensor, times: Tensor, steps: int, noise_level
 def learned_step(x: Tensor, velocity: Tensor, steps: int, deviation: Tensor) -> Transition:
     """Flow-Noise's step of length 1 / K: the ODE's, with noise of a deviation that a network gives."""
     return Transition(euler_step(x, velocity, steps), deviation)
-
-
-def solve_ode(velocity: Callable[[Tensor, Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
-    """[..., H, A] where K equal steps along velocity(x, t) lead from `start` [..., H, A] at t = 0; t is a scalar."""
-    x = start
-    for time in time_grid(steps, start)[:-1]:
-        x = euler_step(x, velocity(x, time), steps)
-    return x
 
 
 def correlate_steps(normals: Tensor, correlation: float) -> Tensor:

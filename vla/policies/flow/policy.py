@@ -243,7 +243,7 @@ class FlowPolicy(nn.Module):
 
     # learning
 
-    def log_prob(self, inputs: ModelInputs, decisions: Tensor, sampling: Sampling = GREEDY) -> tuple[Tensor, Tensor]:
+    def log_prob(self, inputs: ModelInputs, decisions: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B, U] and entropies [B, U] of chains [B, K + 1, H, A], differentiable.
 
         The backbone runs once and the head once for all noisy steps together. Raises `ReflexError` for chains of

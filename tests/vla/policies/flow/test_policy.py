@@ -13,7 +13,7 @@ import torch
 
 from sim.contract import ObservationBatch
 from sim.embodiments import Action
-from tests.vla.policies.helpers import generators, make_observations, small_policy
+from tests.vla.policies.helpers import generators, make_observations, small_policy, small_prismatic
 from tests.vla.rl.helpers import TrainableFakePolicy
 from vla.errors import ReflexError
 from vla.policies import load_policy
@@ -93,6 +93,15 @@ def test_sampled_as_it_is_follows_the_ode_from_random_noise() -> None:
     again = policy.act(make_observations(2), NOISY, generators(2))
     assert np.array_equal(again.decision[:, 0], output.decision[:, 0])
     assert not np.allclose(again.actions, output.actions)
+
+
+def test_temperature_scales_the_noise_that_a_chain_starts_from() -> None:
+    policy = flow_policy()
+    hot, mild = (
+        policy.act(make_observations(2), replace(NOISY, temperature=value), generators(2)).decision
+        for value in (1.0, 0.25)
+    )
+    assert np.allclose(mild[:, 0], 0.25 * hot[:, 0])
 
 
 def test_a_sample_depends_on_its_own_generator_only() -> None:
@@ -323,3 +332,16 @@ def test_a_policy_for_another_robot_keeps_what_means_the_same() -> None:
     assert torch.equal(ours["layers.0.project_in.weight"], theirs["layers.0.project_in.weight"])
     output = adapted.policy.act(make_observations(1), NOISY, generators(1))
     assert output.actions.shape == (1, 2, 2) and output.log_probs.shape == (1, STEPS * 2)
+
+
+@pytest.mark.parametrize("queries", ["per_step", "per_dimension"])
+def test_the_prismatic_family_is_a_backbone_too(queries: str, tmp_path: Path) -> None:
+    backbone = small_prismatic(action_queries=queries)
+    policy = FlowPolicy.on(backbone, FlowConfig(denoising_steps=2, width=16, attention_heads=2))
+    size = backbone.config.image_size
+    output = policy.act(make_observations(2, size), NOISY, generators(2))
+    log_probs, _ = policy.log_prob(output.inputs, torch.from_numpy(output.decision), NOISY)
+    assert np.allclose(log_probs.detach().numpy(), output.log_probs, atol=1e-3)
+    policy.save_pretrained(tmp_path / "saved")
+    again = load_policy(tmp_path / "saved").act(make_observations(2, size), NOISY, generators(2))
+    assert np.array_equal(again.decision, output.decision)
