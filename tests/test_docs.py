@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from scripts import api_page
 from vla.cli import CONFIGURED, PLAIN, _load
 from vla.conf.compose import compose_config
 
@@ -64,3 +65,8 @@ def test_examples_of_the_help_pages_are_understood() -> None:
         assert words[: len(start)] == start
         config_class: Any = _load(entry.config)
         compose_config(name, config_class, words[len(start) :])
+
+
+def test_the_page_of_the_python_interface_is_that_of_its_docstrings() -> None:
+    written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert written == api_page.page(), "python -m scripts.api_page > docs/api.md"

@@ -52,7 +52,7 @@ def resolve_dataset(path_or_hub_id: str | Path) -> Path:
     if folder.is_dir():
         return folder
     partial = folder.with_name(folder.name + ".partial")
-    if partial.is_dir():
+    if (partial / keys.RECORDING_MARKER).exists():
         raise ReflexError(
             f"{folder} is not finished: run the command that records it again, it continues from {partial}"
         )

@@ -33,6 +33,8 @@ PROVENANCE_PATH = "meta/reflex_episodes.parquet"
 EMBODIMENT_PATH = "meta/reflex_embodiment.json"
 """What info.json has no place for: kind, limits, units and gripper of the action. A file of its own: LeRobot's tools
 write info.json anew, without what they do not know."""
+RECORDING_MARKER = "reflex-recording"
+"""In the folder where a recording is kept until it is whole: what has none is the user's own."""
 COLLECTION_PATH = "meta/reflex_collection.json"
 """How `vla collect` made the dataset: its settings, attempts and the success rate of the policy that acted."""
 

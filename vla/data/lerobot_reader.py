@@ -80,7 +80,7 @@ def choose_episodes(
     for index in range(dataset.num_episodes):
         by_task.setdefault(dataset.task_id(index), []).append(index)
     chosen: list[int] = []
-    for task_id in sorted(by_task) if task_ids is None else task_ids:
+    for task_id in sorted(by_task) if task_ids is None else dict.fromkeys(task_ids):
         indices = by_task.get(task_id, [])
         needed = max(1, len(indices)) if episodes_per_task is None else episodes_per_task
         if len(indices) < needed:

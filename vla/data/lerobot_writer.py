@@ -25,8 +25,6 @@ from vla.run.files import read_json_object, replace_folder, sync, write_json
 MERGED = "dataset"
 FORMAT = "format.json"
 LOCK = "lock"
-MARKER = "reflex-recording"
-"""In every staging folder that is ours; one without it is somebody else's, and is neither used nor removed."""
 
 
 class LeRobotWriter:
@@ -60,7 +58,11 @@ class LeRobotWriter:
         self.suite, self.embodiment, self.pixel_format = suite, embodiment, pixel_format
         if self.folder.exists():
             raise ReflexError(f"{self.folder} already exists; choose another output folder or delete it")
-        if self.staging.is_dir() and any(self.staging.iterdir()) and not (self.staging / MARKER).exists():
+        if (
+            self.staging.is_dir()
+            and any(self.staging.iterdir())
+            and not (self.staging / keys.RECORDING_MARKER).exists()
+        ):
             raise ReflexError(
                 f"{self.staging}, where the recording would be kept until it is whole, holds something else; choose "
                 "another output folder, or move that one"
@@ -71,7 +73,7 @@ class LeRobotWriter:
             )
         with writing(self.staging):
             self.staging.mkdir(parents=True, exist_ok=True)
-            (self.staging / MARKER).touch()
+            (self.staging / keys.RECORDING_MARKER).touch()
             self._lock = (self.staging / LOCK).open("w")
             self._take_lock()
             if not staged_keys(self.staging):
@@ -140,7 +142,7 @@ class LeRobotWriter:
     def _clear(self) -> None:
         """Forget the settings and attempts of a recording that was killed before its first episode."""
         for entry in self.staging.iterdir():
-            if entry.name not in (MARKER, LOCK):
+            if entry.name not in (keys.RECORDING_MARKER, LOCK):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _take_lock(self) -> None:
