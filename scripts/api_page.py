@@ -14,8 +14,6 @@ from sim.contract import ManipulationEnvironment, Suite
 from vla.policies.protocol import Policy, PolicyOutput, PolicySpec
 from vla.policies.sampling import Sampling
 
-POLICY = "vla.policies.protocol."
-
 CLASSES: tuple[tuple[str, Any], ...] = (
     ("sim.embodiments", sim.embodiments.Embodiment),
     ("sim.contract", Suite),
@@ -61,14 +59,8 @@ def _code(text: str) -> list[str]:
 
 def _signature(function: Any) -> str:
     text = str(inspect.signature(function, eval_str=True))
-    for long, short in (
-        ("gymnasium.core.", ""),
-        ("pathlib._local.", ""),
-        ("pathlib.", ""),
-        ("typing.", ""),
-        (POLICY, ""),
-    ):
-        text = text.replace(long, short)
+    for module in ("gymnasium.core.", "pathlib._local.", "pathlib.", "typing.", "vla.policies.protocol."):
+        text = text.replace(module, "")
     return text
 
 
