@@ -73,7 +73,7 @@ class LeRobotWriter:
             )
         with writing(self.staging):
             self.staging.mkdir(parents=True, exist_ok=True)
-            marker.touch()
+            (self.staging / keys.RECORDING_MARKER).touch()
             self._lock = (self.staging / LOCK).open("w")
             self._take_lock()
             if not staged_keys(self.staging):
