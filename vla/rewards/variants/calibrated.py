@@ -1,7 +1,7 @@
 """Failures on an absolute scale, which does not depend on who else failed.
 
-Measured with `vla audit` (docs/rewards.md): among the modes that rank failures alike it is the truest in size. Training
-gained nothing from it on the tabletop.
+Measured with `vla audit` (docs/results/reward_audit.md): among the modes that rank failures alike it is the truest in
+size. Training gained nothing from it on the tabletop.
 """
 
 from __future__ import annotations

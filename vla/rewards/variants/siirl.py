@@ -1,7 +1,7 @@
 """siiRL's reward, as its public code has it: to compare with.
 
-Source: `siirl/utils/reward_score/embodied.py`. Measured with `vla audit` beside SRPO's (docs/rewards.md): it ranks
-failures alike and is further from their true progress.
+Source: `siirl/utils/reward_score/embodied.py`. Measured with `vla audit` beside SRPO's
+(docs/results/reward_audit.md): it ranks failures alike and is further from their true progress.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Successes of earlier iterations, kept as references for tasks that succeed too rarely to have one in every batch.
 
 Only embeddings are kept. They stay comparable because the reward's encoder does not change during a run. Measured from
-a weak start (docs/rewards.md): no gain.
+a weak start (docs/results/rewards.md): no gain.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Where one did, success tells rollouts apart, and what tells failures apart is less certain than that. Groups without a
 success then come on top of those that an update wants: GRPO, and what its replaced groups can teach. Measured over
-seeds from a weak start (docs/rewards.md): no gain.
+seeds from a weak start (docs/results/rewards.md): no gain.
 """
 
 from __future__ import annotations
