@@ -67,7 +67,7 @@ class EvaluationConfig:
     """Folder of a saved policy, the name of a shipped one, or "expert" for the suite's scripted experts (no videos)."""
     suite: str = "tabletop"
     """Which suite: tabletop, libero_spatial, _object, _goal, _10 or _90 (with _512, _fast and _plain behind it),
-    robosuite, or package.module:Class of your own."""
+    robosuite, metaworld, so101, or package.module:Class of your own."""
     protocol: str | None = None
     """For a LIBERO suite: "libero-official" (horizons of OpenVLA, OpenVLA-OFT and openpi) or "libero-512" (512 steps,
     as in SimpleVLA-RL and SRPO); null takes the suite as it is named."""

@@ -149,7 +149,7 @@ class TrainConfig:
 
     suite: str = "tabletop"
     """Which suite: tabletop, libero_spatial, _object, _goal, _10 or _90 (with _512, _fast and _plain behind it),
-    robosuite, or package.module:Class of your own."""
+    robosuite, metaworld, so101, or package.module:Class of your own."""
     image_size: int | None = None
     """Side in pixels of the rendered frames; null for the suite's own."""
     tasks: list[int] | None = None
