@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sim.suites import get_suite
@@ -60,5 +61,5 @@ def _print(findings: list[Finding]) -> None:
     table = Table("", "what", "rule", "found")
     for finding in findings:
         mark = "[green]ok[/]" if finding.problem is None else "[red]no[/]"
-        table.add_row(mark, finding.subject, finding.rule, finding.problem or "")
+        table.add_row(mark, finding.subject, finding.rule, escape(finding.problem or ""))
     Console().print(table)

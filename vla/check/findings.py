@@ -41,12 +41,25 @@ def run_checks(subject: str, rules: Sequence[tuple[str, Callable[[], object]]]) 
         except Broken as broken:
             yield Finding(subject, rule, str(broken))
         except Exception as error:  # noqa: BLE001 - whatever a user's code raises is the finding
-            yield Finding(subject, rule, f"{type(error).__name__}: {error} ({_place(error)})", traceback.format_exc())
+            problem = f"{type(error).__name__}: {_shortened(str(error))} ({_place(error)})"
+            yield Finding(subject, rule, problem, traceback.format_exc())
         else:
             yield Finding(subject, rule)
 
 
+LONGEST = 240
+"""Characters of an exception's message that are shown; a tensor's numbers would fill the table."""
+
+
+def _shortened(message: str) -> str:
+    """A message on one line, its end left out where it is long."""
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST].rstrip()} ..."
+
+
 def _place(error: BaseException) -> str:
-    """File and line that raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    """File and line that raised: the last one outside installed packages, which is the user's or ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if not {"site-packages", "dist-packages"} & set(Path(frame.filename).parts)]
+    frame = (outside or list(frames))[-1]
     return f"{Path(frame.filename).name}, line {frame.lineno}"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from sim.contract import Observation, ObservationBatch, Suite, stack_observations
+from sim.contract import FloatArray, Observation, ObservationBatch, Suite, stack_observations
 from vla.check.findings import Broken, Finding, require, run_checks
 from vla.errors import ReflexError
-from vla.policies.protocol import PolicyOutput
+from vla.policies.protocol import PolicyOutput, TrainablePolicy
 from vla.policies.registry import load_policy
 from vla.policies.sampling import Sampling
 
@@ -28,15 +30,26 @@ def check_policy(policy: Any, suite: Suite) -> Iterator[Finding]:
     """Findings about a policy, on observations of a suite that it fits."""
     observations = _observations(suite)
     rules = [
+        ("has what fine-tuning and RL call", partial(_complete, policy)),
         ("acts with the shapes of its spec", partial(_shapes, policy, suite, observations)),
         ("greedy actions repeat", partial(_greedy_repeats, policy, observations)),
         ("samples depend on their own generator only", partial(_own_generator, policy, observations)),
         ("states that are not finite are refused", partial(_refuses_nan, policy, observations)),
+        ("cameras are found by the names in feature_map", partial(_renamed_cameras, policy, observations)),
+        ("pictures and state reach the actions", partial(_every_input, policy, observations)),
+        ("inputs are indexed and joined", partial(_inputs, policy, observations)),
         ("log-probabilities are those recorded", partial(_same_log_probs, policy, observations)),
+        ("features are those recorded", partial(_same_features, policy, observations)),
         ("a step of fine-tuning lowers the loss", partial(_imitation_step, policy, observations)),
         ("a saved policy acts alike", partial(_saves, policy, observations)),
     ]
     yield from run_checks("policy", rules)
+
+
+def _complete(policy: Any) -> None:
+    members = [name for name in dir(TrainablePolicy) if not name.startswith("_")] + ["policy_id", "feature_map"]
+    missing = sorted({name for name in members if not hasattr(policy, name)})
+    require(not missing, f"it lacks {', '.join(missing)}; vla.policies.protocol.TrainablePolicy says what they do")
 
 
 def _observations(suite: Suite) -> list[Observation]:
@@ -99,6 +112,77 @@ def _own_generator(policy: Any, observations: Sequence[Observation]) -> None:
     )
 
 
+def _renamed_cameras(policy: Any, observations: Sequence[Observation]) -> None:
+    before, batch = policy.feature_map, stack_observations(observations)
+    names = {camera: before.camera(camera) for camera in policy.spec.embodiment.camera_names}
+    renamed = ObservationBatch(
+        images=batch["images"] | {f"{name} elsewhere": batch["images"][name] for name in names.values()},
+        state=batch["state"],
+        instruction=batch["instruction"],
+    )
+    for name in names.values():
+        renamed["images"].pop(name, None)
+    wanted = policy.act(batch).actions
+    try:
+        policy.feature_map = replace(before, cameras={ours: f"{name} elsewhere" for ours, name in names.items()})
+        found = policy.act(renamed).actions
+    except KeyError as error:
+        raise Broken(
+            f"pictures are looked for under {error}; policy.feature_map.camera(name) is what a camera is called here"
+        ) from error
+    finally:
+        policy.feature_map = before
+    require(np.allclose(found, wanted, atol=1e-5), "the actions are others once cameras have other names")
+
+
+def _every_input(policy: Any, observations: Sequence[Observation]) -> None:
+    spec, batch = policy.spec, stack_observations(observations)
+
+    def logged(images: dict[str, NDArray[np.uint8]], state: FloatArray) -> NDArray[np.float32]:
+        changed = ObservationBatch(images=images, state=state, instruction=batch["instruction"])
+        with torch.no_grad():
+            log_probs, _ = policy.log_prob(policy.prepare(changed), decisions, SAMPLED)
+        numbers: NDArray[np.float32] = log_probs.float().cpu().numpy()
+        return numbers
+
+    decisions = torch.from_numpy(_act(policy, observations, SAMPLED).decision)
+    before = logged(batch["images"], batch["state"])
+    deaf = []
+    for camera in spec.embodiment.camera_names:
+        name = policy.feature_map.camera(camera)
+        if np.array_equal(logged(batch["images"] | {name: 255 - batch["images"][name]}, batch["state"]), before):
+            deaf.append(f"camera {camera}")
+    if spec.uses_state and np.array_equal(logged(batch["images"], batch["state"] + 0.3), before):
+        deaf.append("the state")
+    require(not deaf, f"{' and '.join(deaf)} changes no log-probability; leave out of `spec` what it does not look at")
+
+
+def _inputs(policy: Any, observations: Sequence[Observation]) -> None:
+    inputs = policy.prepare(stack_observations(observations))
+    require(len(inputs) == len(observations), f"len(inputs) is {len(inputs)} for {len(observations)} observations")
+    parts = [inputs[torch.tensor([2])], inputs[torch.tensor([0, 1])]]
+    joined = type(inputs).concatenate(parts)
+    decisions = torch.from_numpy(_act(policy, observations, SAMPLED).decision)
+    with torch.no_grad():
+        plain, _ = policy.log_prob(inputs, decisions, SAMPLED)
+        turned, _ = policy.log_prob(joined, decisions[[2, 0, 1]], SAMPLED)
+    require(
+        torch.allclose(turned, plain[[2, 0, 1]], atol=LARGEST_ERROR),
+        "inputs[index], joined by concatenate, have other log-probabilities than the same samples before",
+    )
+
+
+def _same_features(policy: Any, observations: Sequence[Observation]) -> None:
+    output = _act(policy, observations, SAMPLED)
+    if output.features is None:
+        return
+    again = policy.features_from_inputs(policy.prepare(stack_observations(observations)))
+    require(
+        again.shape == output.features.shape and np.allclose(again, output.features, atol=LARGEST_ERROR),
+        f"features_from_inputs {again.shape} differs from the features that act reported {output.features.shape}",
+    )
+
+
 def _refuses_nan(policy: Any, observations: Sequence[Observation]) -> None:
     if not policy.spec.uses_state:
         return
@@ -106,16 +190,22 @@ def _refuses_nan(policy: Any, observations: Sequence[Observation]) -> None:
     bad = ObservationBatch(
         images=batch["images"], state=np.full_like(batch["state"], np.nan), instruction=batch["instruction"]
     )
+    advice = "raise ReflexError where `prepare` finds NaN (`vla.policies.base.finite_states` does)"
     try:
         policy.act(bad)
     except ReflexError:
         return
-    raise Broken("a state of NaN is acted on; raise ReflexError")
+    except Exception as error:
+        raise Broken(f"a state of NaN ends in {type(error).__name__}; {advice}") from error
+    raise Broken(f"a state of NaN is acted on; {advice}")
 
 
 def _same_log_probs(policy: Any, observations: Sequence[Observation]) -> None:
     output = _act(policy, observations, SAMPLED)
     inputs = output.inputs if output.inputs is not None else policy.prepare(stack_observations(observations))
+    for name in ("actions", "decision", "log_probs"):
+        found = type(getattr(output, name))
+        require(issubclass(found, np.ndarray), f"act gives {name} as {found.__name__}; a numpy array is right")
     with torch.no_grad():
         again, _ = policy.log_prob(inputs, torch.from_numpy(output.decision), SAMPLED)
     error = float(np.abs(again.float().cpu().numpy() - output.log_probs).max())
@@ -157,5 +247,10 @@ def _saves(policy: Any, observations: Sequence[Observation]) -> None:
         path = Path(folder) / "policy"
         policy.save_pretrained(path)
         loaded = load_policy(path)
+    require(
+        loaded.has_normalisation == policy.has_normalisation,
+        f"has_normalisation is {policy.has_normalisation} before saving and {loaded.has_normalisation} after loading; "
+        "keep the scale with the weights (a buffer)",
+    )
     one, other = _act(policy, observations).actions, _act(loaded, observations).actions
     require(np.allclose(one, other, atol=1e-5), "what load_policy reads of save_pretrained's folder acts differently")

@@ -20,9 +20,18 @@ def iteration_line(iteration: int, iterations: int, metrics: Mapping[str, float]
             f"entropy {metrics['update/entropy']:.2f}",
         ]
     else:
-        parts.append("[yellow]nothing to learn from[/yellow]")
+        parts.append(f"[yellow]nothing to learn from{_why(metrics['train/success_rate'])}[/yellow]")
     parts += [f"{metrics['time/iteration_seconds']:.1f} s", f"{duration(seconds_left)} left"]
     return "  ".join(parts)
+
+
+def _why(success_rate: float) -> str:
+    """Why no group had rewards that differ, where the share of successes says it, and what to do."""
+    if success_rate == 0:
+        return ": every rollout failed (fine-tune on more demonstrations, or lower algo.sampling.temperature)"
+    if success_rate == 1:
+        return ": every rollout succeeded (choose harder tasks, or raise algo.sampling.temperature)"
+    return ""
 
 
 def evaluation_line(iteration: int, metrics: Mapping[str, float]) -> str:

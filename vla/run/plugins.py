@@ -159,7 +159,7 @@ def _import(path: str, setting: str) -> Any:
         return plugins.load_object(path)
     except PluginError as error:
         raise ReflexError(
-            f"{setting} is {error}; it must read package.module:Class, of a package that is installed or in the folder "
+            f"{setting}: {error}; it must read package.module:Class, of a package that is installed or in the folder "
             "of the command"
         ) from error
 

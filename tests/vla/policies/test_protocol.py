@@ -97,7 +97,7 @@ def test_its_rollouts_are_samples_whose_good_decisions_an_update_makes_likelier(
     rollouts = [Rollout.from_episode(episode, policy) for episode in play(policy, SAMPLING)]
     for rollout in rollouts:
         assert rollout.decisions.dtype == np.float32 and rollout.decisions.shape[1] == 28
-        assert rollout.executed.shape == (len(rollout.decisions), 1) and rollout.executed.all()
+        assert rollout.executed.shape == (len(rollout.decisions), 28) and rollout.executed[:, 0].all()
     advantages = np.where(np.arange(len(rollouts)) % 2, 1.0, -1.0).astype(np.float32)
     samples = build_samples(rollouts, advantages, "episode", None, np.random.default_rng(0))
     assert samples is not None
@@ -108,7 +108,7 @@ def test_its_rollouts_are_samples_whose_good_decisions_an_update_makes_likelier(
     assert metrics["update/first_ratio_error"] < 1e-4 and metrics["update/steps"] > 1
     with torch.no_grad():
         now, _ = policy.log_prob(samples.inputs, samples.decisions, SAMPLING)
-    change = (now - samples.old_log_probs)[:, 0]
+    change = (now - samples.old_log_probs).mean(1)
     assert change[samples.advantages > 0].mean() > change[samples.advantages < 0].mean() + 1e-3
 
 

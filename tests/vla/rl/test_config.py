@@ -89,7 +89,7 @@ def test_bad_algorithm_value_names_the_field_and_what_would_be_right(field, valu
         ({"advantage": "critic", "settings": {"critic": {"decay": 1.5}}}, r"lie in \[0, 1\]"),
         ({"advantage": "critic", "settings": {"critic": {"window": 0}}}, "at least 1"),
         ({"variants": ["webrl"]}, "webrl_gate, webrl_replay"),
-        ({"variants": ["no.such.module:Thing"]}, r"algo\.variants is 'no\.such\.module:Thing' cannot be imp"),
+        ({"variants": ["no.such.module:Thing"]}, r"algo\.variants: 'no\.such\.module:Thing' cannot be imp"),
         ({"reward": "vla.errors:ReflexError"}, "no subclass of vla.rewards.reward.Reward"),
         (
             {"reward": "without_success", "settings": {"without_success": {"reward": "without_success"}}},

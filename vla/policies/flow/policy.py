@@ -17,6 +17,7 @@ from sim.embodiments import Embodiment
 from vla.data.feature_map import FeatureMap
 from vla.errors import ReflexError
 from vla.policies.adaptation import take_over, what_differs
+from vla.policies.base import gaussian_noise
 from vla.policies.blocks.inputs import ModelInputs
 from vla.policies.flow import matching
 from vla.policies.flow.configuration import FlowConfig
@@ -195,7 +196,8 @@ class FlowPolicy(nn.Module):
 
     def select_action(self, observation: Observation | Mapping[str, Any]) -> NDArray[np.float32]:
         """The greedy chunk [H, A] after one observation, ours or a LeRobot dataset's (`as_observation`)."""
-        chunk: NDArray[np.float32] = self.act(stack_observations([as_observation(observation)])).actions[0]
+        cameras = [self.feature_map.camera(name) for name in self.spec.embodiment.camera_names]
+        chunk: NDArray[np.float32] = self.act(stack_observations([as_observation(observation, cameras)])).actions[0]
         return chunk
 
     def _normals(self, count: int, sampling: Sampling, generators: Sequence[np.random.Generator] | None) -> Tensor:
@@ -204,11 +206,7 @@ class FlowPolicy(nn.Module):
         rows = 1 + len(self.config.noisy_steps)
         if sampling.greedy:
             return torch.zeros(count, rows, horizon, action_size)
-        if generators is None or len(generators) != count:
-            found = "none" if generators is None else str(len(generators))
-            raise ReflexError(f"sampling needs one generator per environment: {count}, not {found}")
-        drawn = np.stack([generator.standard_normal((rows, horizon + 1, action_size)) for generator in generators])
-        normals = torch.from_numpy(drawn.astype(np.float32))
+        normals = gaussian_noise(generators, count, (rows, horizon + 1, action_size))
         # Only the steps' noise, from which something is learnt, explores whole chunks. What the start leaves in the
         # actions is jitter that nothing is learnt from, which a temperature below 1 makes less of.
         start = sampling.temperature * normals[:, :1, 1:]

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from vla.errors import ReflexError
+from vla.policies.base import one_generator_each
 from vla.policies.sampling import Sampling
 
 
@@ -69,11 +69,9 @@ def sample_chunks(
 
     Raises `ReflexError` unless there is one generator for each of the B.
     """
-    if generators is None or len(generators) != len(logits):
-        count = "none" if generators is None else str(len(generators))
-        raise ReflexError(f"sampling needs one generator per environment: {len(logits)}, not {count}")
+    each = one_generator_each(generators, len(logits))
     noise = sampling.token_noise
-    uniforms = draw_uniforms(generators, 2 if noise else 1, chunk_shape, sampling.chunk_correlation).to(logits.device)
+    uniforms = draw_uniforms(each, 2 if noise else 1, chunk_shape, sampling.chunk_correlation).to(logits.device)
     tokens = sample_tokens(logits, sampling.temperature, uniforms[0])
     return add_token_noise(tokens, logits.shape[-1], noise, uniforms[1]) if noise else tokens
 
