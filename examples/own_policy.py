@@ -1,4 +1,6 @@
-"""A policy family of your own: a Gaussian about a linear function of the state.
+"""A policy family of your own: a Gaussian about a linear function of the state. It does not look, so it learns little.
+
+`examples/own_picture_policy.py` is the same with a network that looks.
 
 python -m examples.own_policy                  # writes the folder own_policy, with random weights
 vla check policy=own_policy suite=tabletop
@@ -37,11 +39,11 @@ class LinearPolicy(BasePolicy):
 
     family = "examples.own_policy:LinearPolicy"
 
-    def __init__(self, embodiment: Embodiment, horizon: int, policy_id: str = "linear") -> None:
+    def __init__(self, embodiment: Embodiment, horizon: int = 8, policy_id: str = "linear") -> None:
         super().__init__(replace(embodiment, cameras=()), policy_id)  # it looks through none
         self.horizon = horizon
         self.mean = torch.nn.Linear(embodiment.state.size, horizon * embodiment.action.size)
-        self.log_deviation = torch.nn.Parameter(torch.tensor(-1.0))
+        self.log_deviation = torch.nn.Parameter(torch.full((horizon * embodiment.action.size,), -1.0))
 
     def settings(self) -> dict[str, Any]:
         return {"horizon": self.horizon}
@@ -52,17 +54,17 @@ class LinearPolicy(BasePolicy):
         units = tuple(step for step in range(self.horizon) for _ in self.embodiment.action.names)
         return PolicySpec(self.embodiment, True, self.horizon, self.horizon, units)
 
-    def prepare(self, observations: ObservationBatch) -> States:
+    def prepare(self, observations: ObservationBatch) -> TensorInputs:
         return States(finite_states(observations, self.embodiment.state.size))
 
-    def forward(self, inputs: States) -> torch.Tensor:
-        """Means [B, H * A] of the chunk's numbers, at the scale of the data."""
-        means: torch.Tensor = self.mean(self.state_scale(inputs.state))
-        return means
+    def hidden(self, inputs: Any) -> torch.Tensor:
+        """[B, D] what the mean is a linear function of."""
+        state: torch.Tensor = self.state_scale(inputs.state)
+        return state
 
-    def gaussian(self, inputs: States, sampling: Sampling) -> torch.distributions.Normal:
-        """What decisions are drawn from; `log_prob` must use the same."""
-        means = self(inputs)
+    def gaussian(self, inputs: Any, sampling: Sampling) -> torch.distributions.Normal:
+        """What decisions [B, H * A] are drawn from, at the scale of the data: the same for `act` and `log_prob`."""
+        means = self.mean(self.hidden(inputs))
         deviation = self.log_deviation.exp() * (1.0 if sampling.greedy else sampling.temperature)
         return torch.distributions.Normal(means, deviation.expand_as(means))
 
@@ -89,28 +91,27 @@ class LinearPolicy(BasePolicy):
             inputs=inputs,
         )
 
-    def log_prob(
-        self, inputs: States, decisions: torch.Tensor, sampling: Sampling
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def log_prob(self, inputs: Any, decisions: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
         gaussian = self.gaussian(inputs, sampling)
         log_probs: torch.Tensor = gaussian.log_prob(decisions.to(self.device))  # type: ignore[no-untyped-call]
         entropies: torch.Tensor = gaussian.entropy()  # type: ignore[no-untyped-call]
         return log_probs, entropies
 
-    def imitation_loss(self, inputs: States, actions: NDArray[np.float32]) -> tuple[torch.Tensor, dict[str, float]]:
-        errors = self(inputs) - self.action_scale(torch.from_numpy(actions)).flatten(1)
+    def imitation_loss(self, inputs: Any, actions: NDArray[np.float32]) -> tuple[torch.Tensor, dict[str, float]]:
+        # Squared errors leave the deviation to RL: demonstrations would take it to 0 where they never vary.
+        errors = self.mean(self.hidden(inputs)) - self.action_scale(torch.from_numpy(actions)).flatten(1)
         return errors.square().mean(1), {"error": float(errors.detach().abs().mean())}
 
     @torch.no_grad()
-    def features_from_inputs(self, inputs: States) -> NDArray[np.float32]:
-        features: NDArray[np.float32] = self.state_scale(inputs.state).cpu().numpy()
+    def features_from_inputs(self, inputs: Any) -> NDArray[np.float32]:
+        features: NDArray[np.float32] = self.hidden(inputs).cpu().numpy()
         return features
 
 
 def main(folder: str = "own_policy") -> None:
     """Write a policy with random weights for the tabletop's robot."""
     torch.manual_seed(0)
-    LinearPolicy(PANDA_EEF, horizon=8).save_pretrained(folder)
+    LinearPolicy(PANDA_EEF).save_pretrained(folder)
     print(f"{Path(folder).resolve()} is a policy folder: vla check policy={folder}")
 
 

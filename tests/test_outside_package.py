@@ -75,7 +75,7 @@ def test_training_with_nothing_of_ours(
 ) -> None:
     make = (
         "import my_lab.policy as policy, my_lab.suite as suite, sys, torch\n"
-        f"policy.FAMILY = {policy!r}\n"
+        f"policy.LinearPolicy.family = {policy!r}\n"
         "start = policy.LinearPolicy(suite.POINT, horizon=8)\n"
         "start.mean.bias.data.zero_()\n"  # towards the centre: it succeeds now and then when it is sampled
         "start.mean.weight.data.copy_(-2.0 * torch.eye(2).repeat(8, 1))\n"
@@ -86,7 +86,7 @@ def test_training_with_nothing_of_ours(
     vla(
         lab, "train", f"suite={suite}", f"policy={tmp_path}/start", f"algo.reward={reward}",
         f"algo.advantage={advantage}", "encoder=proprioception", "iterations=2", "algo.groups_per_iteration=4",
-        "algo.group_size=4", "algo.sampling.temperature=1", "num_workers=1", "num_slots=8", "evaluate_every=2",
+        "algo.group_size=4", "algo.sampling.temperature=1.5", "num_workers=1", "num_slots=8", "evaluate_every=2",
         "evaluation_episodes_per_task=2", f"output={tmp_path}/run",
     )  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 from PIL import Image
 
-from examples import own_policy, run_an_episode
+from examples import own_picture_policy, own_policy, run_an_episode
 from examples.fine_tune_on_a_dataset import main as fine_tune_on_a_dataset
 from examples.own_environment import CentreSuite
 from sim.suites import get_suite
@@ -30,11 +32,18 @@ def test_an_environment_of_one_s_own_keeps_the_contract() -> None:
     assert [finding for finding in check_suite(found, [0]) if finding.problem] == []
 
 
-def test_a_policy_of_one_s_own_keeps_the_contract(tmp_path: Path) -> None:
-    own_policy.main(str(tmp_path / "own"))
+@pytest.mark.parametrize("example", [own_policy, own_picture_policy])
+def test_a_policy_of_one_s_own_keeps_the_contract(example: ModuleType, tmp_path: Path) -> None:
+    example.main(str(tmp_path / "own"))
     policy = load_policy(tmp_path / "own")
-    assert isinstance(policy, own_policy.LinearPolicy)
+    assert type(policy).__module__ == example.__name__
     assert [finding for finding in check_policy(policy, get_suite("tabletop")) if finding.problem] == []
+
+
+def test_keypoints_are_where_a_map_is_largest() -> None:
+    maps = torch.full((1, 2, 3, 5), -100.0)
+    maps[0, 0, 2, 1] = maps[0, 1, 1, 4] = 100.0  # rows are -1, 0, 1 and columns -1, -0.5, 0, 0.5, 1
+    torch.testing.assert_close(own_picture_policy.keypoints(maps), torch.tensor([[1.0, 0.0, -0.5, 1.0]]))
 
 
 def test_fine_tuning_on_a_dataset_of_another_robot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

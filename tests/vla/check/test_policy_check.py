@@ -41,8 +41,8 @@ class WithoutVision(Sloppy):
 class Deaf(Sloppy):
     """Says that it looks at a state which it does not look at."""
 
-    def forward(self, inputs: States) -> torch.Tensor:
-        return super().forward(States(torch.zeros_like(inputs.state)))
+    def hidden(self, inputs: States) -> torch.Tensor:
+        return super().hidden(States(torch.zeros_like(inputs.state)))
 
 
 class ActsOnNaN(Sloppy):

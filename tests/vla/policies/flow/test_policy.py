@@ -15,6 +15,7 @@ from sim.contract import ObservationBatch
 from sim.embodiments import Action
 from tests.vla.policies.helpers import generators, make_observations, small_policy, small_prismatic
 from tests.vla.rl.helpers import TrainableFakePolicy
+from vla.data.feature_map import FeatureMap
 from vla.errors import ReflexError
 from vla.policies import load_policy
 from vla.policies.decisions import with_decision
@@ -345,3 +346,16 @@ def test_the_prismatic_family_is_a_backbone_too(queries: str, tmp_path: Path) ->
     policy.save_pretrained(tmp_path / "saved")
     again = load_policy(tmp_path / "saved").act(make_observations(2, size), NOISY, generators(2))
     assert np.array_equal(again.decision, output.decision)
+
+
+def test_one_observation_is_found_by_the_names_of_the_feature_map() -> None:
+    policy, observations = flow_policy(), make_observations(1)
+    wanted = policy.act(observations).actions[0]
+    policy.feature_map = FeatureMap({"image": "observation.images.left"})
+    flat = {
+        "observation.images.left": observations["images"]["image"][0],
+        "observation.images.wrist_image": observations["images"]["wrist_image"][0],
+        "observation.state": observations["state"][0],
+        "task": observations["instruction"][0],
+    }
+    np.testing.assert_array_equal(policy.select_action(flat), wanted)
