@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.vla.data.samples import SIZE, join_dataset_videos, sample_episodes, write_dataset
+from vla.data import lerobot_keys as keys
 from vla.data.lerobot_reader import UNKNOWN, LeRobotDataset, read_demonstrations
 from vla.data.statistics import STATISTIC_NAMES
 from vla.errors import ReflexError
@@ -331,6 +332,9 @@ def test_neither_a_folder_nor_a_hub_id(tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match=r"there is no dataset folder .*nowhere"):
         LeRobotDataset(tmp_path / "nowhere")
     (tmp_path / "demos.partial").mkdir()
+    with pytest.raises(ReflexError, match=r"there is no dataset folder .*demos"):
+        LeRobotDataset(tmp_path / "demos")  # a folder of somebody else's
+    (tmp_path / "demos.partial" / keys.RECORDING_MARKER).touch()
     with pytest.raises(ReflexError, match="demos is not finished"):
         LeRobotDataset(str(tmp_path / "demos"))
 
