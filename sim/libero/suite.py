@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sim.contract import EnvironmentRequestError, Expert, Split, Suite
+from sim.contract import EnvironmentRequestError, Expert
+from sim.core.listed_tasks import ListedTasks
 from sim.core.stepping import SteppingMode
 from sim.embodiments import PANDA_EEF
 from sim.libero.rendering import CAMERAS, Look
@@ -33,28 +34,11 @@ ARCHIVES_VARIABLE = "LIBERO_ARCHIVES"
 TaskKind = TypeVar("TaskKind", bound=LiberoTask)
 
 
-class NumberedTasks(Suite, Generic[TaskKind]):
-    """A suite whose tasks are known by their place in a list, each with as many initial states."""
+class NumberedTasks(ListedTasks, Generic[TaskKind]):
+    """The tasks of a LIBERO suite, or of robosuite's, which are listed as LIBERO's are."""
 
     _tasks: tuple[TaskKind, ...]
-
-    @property
-    def task_ids(self) -> tuple[int, ...]:
-        """Task numbers in the list's order, for LIBERO its default one."""
-        return tuple(range(len(self._tasks)))
-
-    def task_name(self, task_id: int) -> str:
-        """Of a task, e.g. pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate."""
-        return self._task(task_id).name
-
-    def instruction(self, task_id: int) -> str:
-        """The language instruction of a task."""
-        return self._task(task_id).instruction
-
-    def num_init_states(self, task_id: int, split: Split) -> int:
-        """50 in either split."""
-        self._task(task_id)
-        return NUM_INIT_STATES
+    _states_per_split = NUM_INIT_STATES
 
     def _task(self, task_id: int) -> TaskKind:
         if isinstance(task_id, bool) or task_id not in self.task_ids:

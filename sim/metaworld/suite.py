@@ -7,7 +7,8 @@ from weakref import WeakValueDictionary
 
 import mujoco
 
-from sim.contract import EnvironmentRequestError, Expert, Split, StepOutcome, Suite
+from sim.contract import EnvironmentRequestError, Expert, StepOutcome
+from sim.core.listed_tasks import ListedTasks
 from sim.metaworld.installation import PACKAGE_VERSION, check_installation
 from sim.metaworld.tasks import (
     ACTION_REPEAT,
@@ -19,6 +20,7 @@ from sim.metaworld.tasks import (
     STATE_SUFFIX,
     SUITE,
     TASKS,
+    Task,
     get_task,
 )
 
@@ -31,12 +33,15 @@ _PROBE = 4
 """The task of the self test: a short one, which its expert always does."""
 
 
-class MetaWorldSuite(Suite):
+class MetaWorldSuite(ListedTasks):
     """The 50 tasks of MetaWorld, 50 training and 50 evaluation initial states each.
 
     `metaworld` shows a picture and what a robot feels; `metaworld_state` has MetaWorld's own 39 numbers and no camera.
     Tasks, initial states, physics and success are the same.
     """
+
+    _tasks = TASKS
+    _states_per_split = NUM_INIT_STATES
 
     def __init__(self, name: str = SUITE, image_size: int | None = None) -> None:
         """Raises `EnvironmentRequestError` for an unknown variant, or a missing or wrong package."""
@@ -48,28 +53,13 @@ class MetaWorldSuite(Suite):
         self.embodiment = robot.with_image_size(image_size)
         self._models: WeakValueDictionary[int, SharedModel] = WeakValueDictionary()
 
-    @property
-    def task_ids(self) -> tuple[int, ...]:
-        """0 to 49, in MetaWorld's order."""
-        return tuple(range(len(TASKS)))
-
-    def task_name(self, task_id: int) -> str:
-        """MetaWorld's name of a task without its version, e.g. drawer-open."""
-        return get_task(task_id).name
-
-    def instruction(self, task_id: int) -> str:
-        """Its language instruction. MetaWorld has none; these are ours."""
-        return get_task(task_id).instruction
+    def _task(self, task_id: int) -> Task:
+        return get_task(task_id)
 
     def horizon(self, task_id: int) -> int:
         """125 control steps, MetaWorld's 500 steps."""
         get_task(task_id)
         return HORIZON
-
-    def num_init_states(self, task_id: int, split: Split) -> int:
-        """50 in either split."""
-        get_task(task_id)
-        return NUM_INIT_STATES
 
     def make(self, task_id: int) -> MetaWorldEnvironment:
         """Build one environment: 0.2 s for the first of a task, and 20 ms for each that shares its model."""

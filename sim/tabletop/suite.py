@@ -6,42 +6,30 @@ from typing import Any
 
 import mujoco
 
-from sim.contract import Expert, ManipulationEnvironment, Split, Suite
+from sim.contract import Expert, ManipulationEnvironment
+from sim.core.listed_tasks import ListedTasks
 from sim.embodiments import PANDA_EEF
 from sim.tabletop.environment import IMAGE_SIZE, STIFFNESS, TabletopEnvironment
-from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, get_task
+from sim.tabletop.tasks import NUM_INIT_STATES, TASKS, Task, get_task
 
 
-class TabletopSuite(Suite):
+class TabletopSuite(ListedTasks):
     """Ten language-conditioned tasks, 50 training and 50 evaluation initial states each."""
 
     name = "tabletop"
+    _tasks = TASKS
+    _states_per_split = NUM_INIT_STATES
 
     def __init__(self, image_size: int | None = None) -> None:
         self.image_size = IMAGE_SIZE if image_size is None else image_size
         self.embodiment = PANDA_EEF.with_image_size(self.image_size)
 
-    @property
-    def task_ids(self) -> tuple[int, ...]:
-        """0 to 9."""
-        return tuple(range(len(TASKS)))
-
-    def task_name(self, task_id: int) -> str:
-        """Short name of a task."""
-        return get_task(task_id).name
-
-    def instruction(self, task_id: int) -> str:
-        """Its language instruction."""
-        return get_task(task_id).instruction
+    def _task(self, task_id: int) -> Task:
+        return get_task(task_id)
 
     def horizon(self, task_id: int) -> int:
         """Its control steps before truncation."""
         return get_task(task_id).horizon
-
-    def num_init_states(self, task_id: int, split: Split) -> int:
-        """50 in either split."""
-        get_task(task_id)
-        return NUM_INIT_STATES
 
     def make(self, task_id: int) -> ManipulationEnvironment:
         """Build one environment (about 5 ms)."""
