@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sim.contract import Observation, ObservationBatch, stack_observations
+from sim.contract import Observation, ObservationBatch
 from sim.embodiments import Embodiment
 from vla.data.feature_map import SAME_NAMES, FeatureMap
 from vla.data.images import resize_frames
 from vla.errors import ReflexError
-from vla.policies.observations import as_observation
+from vla.policies.observations import greedy_chunk
 from vla.policies.protocol import PolicyOutput, PolicySpec
 from vla.policies.sampling import GREEDY, Sampling
 from vla.policies.storage import CONFIG_FILE, read_config, read_surroundings, read_weights, write_policy_folder
@@ -223,9 +223,7 @@ class BasePolicy(torch.nn.Module, ABC):
 
     def select_action(self, observation: Observation | Mapping[str, Any]) -> NDArray[np.float32]:
         """The greedy chunk [H, A] after one observation, ours or a LeRobot dataset's (`as_observation`)."""
-        cameras = [self.feature_map.camera(name) for name in self.spec.embodiment.camera_names]
-        chunk: NDArray[np.float32] = self.act(stack_observations([as_observation(observation, cameras)])).actions[0]
-        return chunk
+        return greedy_chunk(self, observation)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a policy folder, replacing an earlier one atomically."""

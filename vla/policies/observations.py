@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sim.contract import Observation
+from sim.contract import Observation, stack_observations
 from vla.data.camera_names import find_camera
 from vla.data.lerobot_keys import CAMERA_PREFIX, STATE
 from vla.errors import ReflexError
+
+if TYPE_CHECKING:  # the protocol names what this file reads
+    from vla.policies.protocol import Policy
 
 TASK_KEY = "task"
 
@@ -72,3 +75,10 @@ def _picture(key: str, value: Any) -> NDArray[np.uint8]:
             "as it comes from the dataset, or as uint8"
         )
     return np.ascontiguousarray(np.rint(array * 255.0).astype(np.uint8))
+
+
+def greedy_chunk(policy: Policy, observation: Observation | Mapping[str, Any]) -> NDArray[np.float32]:
+    """The greedy policy's chunk [H, A] after one observation of either form; cameras are found by its feature map."""
+    cameras = [policy.feature_map.camera(name) for name in policy.spec.embodiment.camera_names]
+    chunk: NDArray[np.float32] = policy.act(stack_observations([as_observation(observation, cameras)])).actions[0]
+    return chunk

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sim.contract import Observation, ObservationBatch, stack_observations
+from sim.contract import Observation, ObservationBatch
 from sim.embodiments import Embodiment
 from vla.data.feature_map import FeatureMap
 from vla.errors import ReflexError
@@ -23,7 +23,7 @@ from vla.policies.flow import matching
 from vla.policies.flow.configuration import FlowConfig
 from vla.policies.flow.head import FlowHead, Known
 from vla.policies.flow.storage import BACKBONE_FOLDER, read_flow_config, write_flow
-from vla.policies.observations import as_observation
+from vla.policies.observations import greedy_chunk
 from vla.policies.protocol import Adapted, PolicyOutput, PolicySpec
 from vla.policies.registry import load_policy
 from vla.policies.sampling import GREEDY, Sampling
@@ -196,9 +196,7 @@ class FlowPolicy(nn.Module):
 
     def select_action(self, observation: Observation | Mapping[str, Any]) -> NDArray[np.float32]:
         """The greedy chunk [H, A] after one observation, ours or a LeRobot dataset's (`as_observation`)."""
-        cameras = [self.feature_map.camera(name) for name in self.spec.embodiment.camera_names]
-        chunk: NDArray[np.float32] = self.act(stack_observations([as_observation(observation, cameras)])).actions[0]
-        return chunk
+        return greedy_chunk(self, observation)
 
     def _normals(self, count: int, sampling: Sampling, generators: Sequence[np.random.Generator] | None) -> Tensor:
         """[B, 1 + noisy steps, H, A]: the chain's start and its steps' noise; zeros when greedy."""

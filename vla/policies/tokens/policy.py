@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import LlamaModel
 
-from sim.contract import Observation, ObservationBatch, stack_observations
+from sim.contract import Observation, ObservationBatch
 from sim.embodiments import PANDA_EEF, Camera, Embodiment
 from vla.data.feature_map import SAME_NAMES, FeatureMap
 from vla.errors import ReflexError
@@ -22,7 +22,7 @@ from vla.policies.adaptation import gripper_as_it_is, take_over, what_differs
 from vla.policies.blocks.inputs import ModelInputs, Processor
 from vla.policies.blocks.language import set_attention_for
 from vla.policies.blocks.text import InstructionTokenizer
-from vla.policies.observations import as_observation
+from vla.policies.observations import greedy_chunk
 from vla.policies.protocol import Adapted, PolicyOutput, PolicySpec
 from vla.policies.sampling import GREEDY, Sampling
 from vla.policies.tokens.coding import ActionCoding
@@ -280,9 +280,7 @@ class TokenPolicy(ActionCoding):
 
     def select_action(self, observation: Observation | Mapping[str, Any]) -> NDArray[np.float32]:
         """The greedy chunk [H, A] after one observation, ours or a LeRobot dataset's (`as_observation`)."""
-        cameras = [self.feature_map.camera(name) for name in self.config.cameras]
-        chunk: NDArray[np.float32] = self.act(stack_observations([as_observation(observation, cameras)])).actions[0]
-        return chunk
+        return greedy_chunk(self, observation)
 
     @torch.no_grad()
     def features_from_inputs(self, inputs: ModelInputs, batch_size: int = 256) -> NDArray[np.float32]:
