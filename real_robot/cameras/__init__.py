@@ -1,0 +1,1 @@
+"""Cameras with times, freshness and checks of what they see."""

@@ -1,0 +1,1 @@
+"""Robots made of software that speak the wire protocols of real ones, for tests and for trying things out."""

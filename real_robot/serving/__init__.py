@@ -1,0 +1,1 @@
+"""Policies served over a websocket."""
