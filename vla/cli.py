@@ -99,6 +99,13 @@ CONFIGURED = {  # of one word or two
         "vla.evaluation.runner:run_evaluation",
         "vla eval policy=runs/train suite=tabletop output=runs/eval",
     ),
+    "serve": ConfiguredCommand(
+        "Serve a policy over a websocket, to robots and evaluations elsewhere.",
+        "real_robot.serving.command:ServeConfig",
+        "real_robot.serving.command:serve_policy",
+        "vla serve policy=runs/train port=8000",
+        simulates=False,
+    ),
 }
 
 PLAIN = {

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from sim.contract import Split, Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
@@ -23,6 +20,7 @@ from vla.evaluation.results import EvaluationResult, episode_key
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.connect import connect
+from vla.policies.fingerprint import policy_fingerprint
 from vla.policies.protocol import Policy
 from vla.policies.sampling import GREEDY, Sampling, as_it_is
 from vla.rollout.actors import EXPERT
@@ -305,16 +303,6 @@ def _open_run(run: RunFolder, config: EvaluationConfig, protocol: Protocol, fing
     run.write_config({**asdict(config), "policy_sha256": fingerprint})
     run.truncate_metrics_after(-1)
     return run.read_episodes()
-
-
-def policy_fingerprint(policy: Policy) -> str:
-    """SHA-256 of a policy's weights, by name; of its id when it has none of torch's."""
-    digest = hashlib.sha256(policy.policy_id.encode("utf-8"))
-    if isinstance(policy, torch.nn.Module):
-        for name, tensor in sorted(policy.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str, Any]:
