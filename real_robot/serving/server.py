@@ -30,9 +30,9 @@ from real_robot.serving.requests import RequestReader
 from sim.contract import ObservationBatch
 from vla.errors import ReflexError
 from vla.policies.fingerprint import policy_fingerprint
-from vla.policies.protocol import Policy
+from vla.policies.protocol import Policy, TrainablePolicy
 from vla.policies.remote.address import check_token
-from vla.policies.remote.announcement import Announcement
+from vla.policies.remote.announcement import Announcement, Precision
 from vla.policies.remote.codec import decode_mapping, encode
 from vla.policies.sampling import GREEDY
 from vla.run.settings import Checks
@@ -57,6 +57,9 @@ class ServerSettings:
     """Port to listen on; 0 takes a free one."""
     token: str | None = None
     """What clients must send as `Authorization: Api-Key TOKEN`; null asks for none."""
+    precision: Precision = "float32"
+    """What the policy computes in: "float32", as vla eval does; "bfloat16", faster in batches; or what suits the device
+    ("auto")."""
     max_message_megabytes: float = 16.0
     """Largest request that is read; a larger one closes its connection."""
     max_batch: int = 32
@@ -74,6 +77,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check = Checks(self)
+        check.literals()
         check.within(0, 65535, "port")
         check.positive("max_message_megabytes", "deadline_ms")
         check.within(0, 1024, "max_message_megabytes")
@@ -105,6 +109,8 @@ class PolicyServer:
         """Start the inference thread; `run` listens."""
         self._policy, self._settings = policy, settings
         self._most_bytes = int(settings.max_message_megabytes * 2**20)
+        if settings.precision != "float32":
+            _set_precision(policy, settings.precision)
         spec = policy.spec
         self.announcement = Announcement(
             policy_id=policy.policy_id,
@@ -114,6 +120,7 @@ class PolicyServer:
             uses_state=spec.uses_state,
             chunk_horizon=spec.chunk_horizon,
             execute_steps=spec.execute_steps,
+            precision=settings.precision,
             max_batch=settings.max_batch,
             max_message_bytes=self._most_bytes,
         )
@@ -271,6 +278,12 @@ class PolicyServer:
 
     def _decide(self, observations: ObservationBatch) -> NDArray[np.float32]:
         return np.asarray(self._policy.act(observations, GREEDY).actions, np.float32)
+
+
+def _set_precision(policy: Policy, precision: Precision) -> None:
+    if not isinstance(policy, TrainablePolicy):
+        raise ReflexError(f"precision={precision}: policy {policy.policy_id} has no choice of it; leave precision out")
+    policy.set_precision(precision)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from vla.policies import load_policy
 from vla.policies.connect import connect
 from vla.policies.fingerprint import policy_fingerprint
 from vla.policies.protocol import Policy
+from vla.policies.remote.address import is_address
 from vla.policies.sampling import GREEDY, Sampling, as_it_is
 from vla.rollout.actors import EXPERT
 from vla.rollout.pool_rollouts import play_rollouts
@@ -62,7 +63,8 @@ class EvaluationConfig:
     output: str = field(default_factory=partial(dated_folder, "eval"))
     """Run folder to write; it has the date where none is given."""
     policy: str = "reflex-tiny"
-    """Folder of a saved policy, the name of a shipped one, or "expert" for the suite's scripted experts (no videos)."""
+    """Folder of a saved policy, the name of a shipped one, the address of one that is served (ws://host:port), or
+    "expert" for the suite's scripted experts (no videos)."""
     suite: str = "tabletop"
     """Which suite: tabletop, libero_spatial, _object, _goal, _10 or _90 (with _512, _fast and _plain behind it),
     robosuite, metaworld, so101, or package.module:Class of your own."""
@@ -108,6 +110,8 @@ class EvaluationConfig:
             raise ReflexError("temperature is 0; mode=sample needs one above 0, mode=greedy none")
         if self.policy == EXPERT and self.mode != "greedy":
             raise ReflexError(f"mode={self.mode} is for policies; experts have no distribution to sample from")
+        if is_address(self.policy) and self.mode != "greedy":
+            raise ReflexError(f"mode={self.mode}: a policy that is served decides greedily; leave mode out")
 
     @property
     def sampling(self) -> Sampling:
@@ -316,6 +320,7 @@ def finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str
     summary: dict[str, Any] = {
         **result.summary(),
         "policy": policy_id,
+        "policy_sha256": run.read_config().get("policy_sha256"),
         "protocol": result.protocol_hash,
         "tasks": {str(task.task_id): task.success_rate for task in result.per_task},
     }

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sim.embodiments import Embodiment
 from vla.data.feature_map import FeatureMap
@@ -15,6 +15,7 @@ from vla.policies.protocol import PolicySpec
 
 PROTOCOL = "reflex-openpi"
 PROTOCOL_VERSION = 1
+Precision = Literal["float32", "bfloat16", "auto"]
 MOST_STEPS = 10_000
 """Of a chunk; a number beyond that is a mistake."""
 
@@ -32,9 +33,18 @@ class Announcement:
     uses_state: bool
     chunk_horizon: int
     execute_steps: int
+    precision: Precision
+    """What it computes in; float32 is what `vla eval` computes in."""
     max_batch: int
     """Observations that one request may hold, each with a leading axis, as `ObservationBatch` has it."""
     max_message_bytes: int
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells a policy's results from another's: its hash, and where it does not compute in float32, in what."""
+        if self.precision == "float32":
+            return self.policy_sha256
+        return hashlib.sha256(f"{self.policy_sha256} {self.precision}".encode()).hexdigest()
 
     @property
     def protocol_hash(self) -> str:
@@ -47,6 +57,7 @@ class Announcement:
             "uses_state": self.uses_state,
             "chunk_horizon": self.chunk_horizon,
             "execute_steps": self.execute_steps,
+            "precision": self.precision,
             "decoding": "greedy",
         }
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode("utf-8")).hexdigest()
@@ -78,6 +89,7 @@ class Announcement:
             "uses_state": self.uses_state,
             "chunk_horizon": self.chunk_horizon,
             "execute_steps": self.execute_steps,
+            "precision": self.precision,
             "max_batch": self.max_batch,
             "max_message_bytes": self.max_message_bytes,
         }
@@ -100,6 +112,7 @@ class Announcement:
                 uses_state=bool(values["uses_state"]),
                 chunk_horizon=_count(values, "chunk_horizon", MOST_STEPS),
                 execute_steps=_count(values, "execute_steps", MOST_STEPS),
+                precision=_precision(values["precision"]),
                 max_batch=_count(values, "max_batch", MOST_STEPS),
                 max_message_bytes=_count(values, "max_message_bytes"),
             )
@@ -120,6 +133,13 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 200:
         raise ValueError(f"{key} must be text of 1 to 200 characters")
     return value
+
+
+def _precision(value: Any) -> Precision:
+    if value not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}")
+    known: Precision = value
+    return known
 
 
 def _count(values: Mapping[str, Any], key: str, most: int | None = None) -> int:

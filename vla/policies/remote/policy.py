@@ -42,8 +42,6 @@ class RemotePolicy:
     would and gives the same numbers; to a server of openpi's as one request for each environment.
     """
 
-    decides_greedily_only = True
-
     def __init__(self, address: RemoteAddress) -> None:
         """Connect to the server at an address.
 
@@ -74,9 +72,9 @@ class RemotePolicy:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the served policy's weights; of a server that does not say, of its address and first frame."""
+        """Of the served policy (`Announcement.fingerprint`); of a foreign server, of its address and first frame."""
         if self._announcement is not None:
-            return self._announcement.policy_sha256
+            return self._announcement.fingerprint
         known = {
             "address": self._address.uri,
             "keys": self._address.settings.keys,
