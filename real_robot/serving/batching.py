@@ -19,6 +19,9 @@ from vla.errors import ReflexError
 _log = logging.getLogger(__name__)
 
 
+CLOSING = "the server is shutting down"
+
+
 class BusyError(ReflexError):
     """As many requests wait as may."""
 
@@ -111,7 +114,7 @@ class Batcher:
         job = _Job(observations, whole, deadline, Future())
         with self._changed:
             if self._closing:
-                raise ClosingError("the server is shutting down")
+                raise ClosingError(CLOSING)
             if len(self._waiting) >= self._queue_limit:
                 raise BusyError(
                     f"the server is busy: {len(self._waiting)} requests wait (queue_limit); try again later"

@@ -24,7 +24,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from real_robot.serving.batching import Batcher, BusyError, ClosingError, LateError
+from real_robot.serving.batching import CLOSING, Batcher, BusyError, ClosingError, Decided, LateError
 from real_robot.serving.metrics import Metrics
 from real_robot.serving.requests import RequestReader
 from sim.contract import ObservationBatch
@@ -129,6 +129,8 @@ class PolicyServer:
         self._metrics = Metrics()
         self._connections = self._under_way = 0
         self._draining = False
+        self._given_up: asyncio.Future[None]
+        """Done once requests under way are no longer waited for; of the loop that `run` runs in."""
         self._batcher = Batcher(
             self._decide,
             max_batch=settings.max_batch,
@@ -144,6 +146,7 @@ class PolicyServer:
         `on_ready` is told the port. Raises `ReflexError` when the address cannot be listened on.
         """
         settings = self._settings
+        self._given_up = asyncio.get_running_loop().create_future()
         try:
             server = await serve(
                 self._converse,
@@ -178,6 +181,7 @@ class PolicyServer:
         ends = time.monotonic() + self._settings.drain_s
         while self._under_way and time.monotonic() < ends:
             await asyncio.sleep(0.01)
+        self._given_up.set_result(None)
         if not await asyncio.to_thread(self._batcher.close, max(CLOSE_TIMEOUT_S, ends - time.monotonic())):
             _log.warning("the policy was still deciding after drain_s=%g; it was left behind", self._settings.drain_s)
 
@@ -244,8 +248,7 @@ class PolicyServer:
             if isinstance(frame, str):
                 raise ReflexError("a request is a binary frame of msgpack, and this was text")
             observations, is_batch = self._reader.read(decode_mapping(frame))
-            future = asyncio.wrap_future(self._batcher.submit(observations, is_batch, deadline))
-            decided = await asyncio.wait_for(future, max(0.0, deadline - time.monotonic()))
+            decided = await self._decided(observations, is_batch, deadline)
         except Exception as error:  # noqa: BLE001 (the client's answer; defects are logged)
             return self._refusal(error)
         timing = {
@@ -264,16 +267,26 @@ class PolicyServer:
             }
         )
 
+    async def _decided(self, observations: ObservationBatch, is_batch: bool, deadline: float) -> Decided:
+        """What the policy decides. Raises `LateError` at the deadline, `ClosingError` when the server stops."""
+        if self._draining:
+            raise ClosingError(CLOSING)
+        future = asyncio.wrap_future(self._batcher.submit(observations, is_batch, deadline))
+        left = max(0.0, deadline - time.monotonic())
+        await asyncio.wait({future, self._given_up}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+        future.cancel()
+        if self._given_up.done():
+            raise ClosingError(CLOSING)
+        raise LateError(f"no decision within deadline_ms={self._settings.deadline_ms:g}")
+
     def _refusal(self, error: Exception) -> str:
-        kinds = {BusyError: "full", ClosingError: "draining", LateError: "deadline", TimeoutError: "deadline"}
+        kinds = {BusyError: "full", ClosingError: "draining", LateError: "deadline"}
         kind = kinds.get(type(error), "malformed" if isinstance(error, ReflexError) else "policy")
         self._metrics.error(kind)
-        if isinstance(error, TimeoutError):
-            return f"no decision within deadline_ms={self._settings.deadline_ms:g}"
         if isinstance(error, ReflexError):
             return " ".join(str(error).split())
-        if not self._batcher.is_alive or kind == "policy":
-            _log.error("a request failed: %s: %s", type(error).__name__, error)
         return f"the policy failed: {type(error).__name__}: {error}"[:2000]
 
     def _decide(self, observations: ObservationBatch) -> NDArray[np.float32]:

@@ -69,9 +69,12 @@ def numbers(key: str, value: Any, size: int | None = None) -> NDArray[np.float32
     """Finite numbers [S] of a request as float32. Raises `ReflexError` naming the key, also for another `size`."""
     if value is None:
         raise ReflexError(f"{key} is missing")
-    array = np.asarray(value) if not isinstance(value, str | bytes | Mapping) else np.zeros(0, np.str_)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of several lengths
+        raise ReflexError(f"{key} must be numbers: {error}") from error
     if array.dtype.kind not in "biuf":
-        raise ReflexError(f"{key} must be numbers, and is {type(value).__name__} of {array.dtype}")
+        raise ReflexError(f"{key} must be numbers, and is a {type(value).__name__}")
     flat = array.astype(np.float32).reshape(-1)
     if size is not None and len(flat) != size:
         raise ReflexError(f"{key} must have {size} numbers, and has {len(flat)} (shape {list(array.shape)})")
