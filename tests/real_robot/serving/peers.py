@@ -83,33 +83,51 @@ def fetch(address: str, path: str, headers: dict[str, str] | None = None) -> tup
             return error.code, error.read().decode()
 
 
-def raw_peer(address: str, token: str | None = None, origin: str | None = None) -> socket.socket:
-    """A connection that has asked for a websocket, byte by byte."""
-    host, port = address.removeprefix("ws://").rsplit(":", 1)
-    peer = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
-    more = f"Authorization: Api-Key {token}\r\n" if token else ""
-    more += f"Origin: {origin}\r\n" if origin else ""
-    peer.sendall(
-        (
-            f"GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
-        ).encode()
-    )
-    return peer
+class RawPeer:
+    """A connection that is a websocket, byte by byte, past the first frame."""
+
+    def __init__(self, address: str) -> None:
+        host, port = address.removeprefix("ws://").rsplit(":", 1)
+        self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+        self._stream = self.socket.makefile("rb")
+        self.send(
+            (
+                f"GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            ).encode()
+        )
+        assert self._stream.readline().startswith(b"HTTP/1.1 101")
+        while self._stream.readline().strip():
+            pass
+        assert self.receive()[0] == BINARY
+
+    def __enter__(self) -> RawPeer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive(self) -> tuple[int, bytes]:
+        """What kind of frame the server sends next, and its content; (0, b"") after the end."""
+        try:
+            head = self._stream.read(2)
+            if len(head) < 2:
+                return 0, b""
+            more = {126: 2, 127: 8}.get(head[1], 0)
+            length = int.from_bytes(self._stream.read(more), "big") if more else head[1]
+            return head[0] & 15, self._stream.read(length)
+        except ConnectionResetError:
+            return 0, b""
 
 
-def frame(content: bytes, claimed: int | None = None, opcode: int = 2) -> bytes:
+TEXT, BINARY, CLOSE = 1, 2, 8
+
+
+def frame(content: bytes, claimed: int | None = None, opcode: int = BINARY) -> bytes:
     """A client's frame with the mask 0, which may claim another length than it has."""
     head = bytes([0x80 | opcode, 0xFF]) + (len(content) if claimed is None else claimed).to_bytes(8, "big")
     return head + b"\0\0\0\0" + content
-
-
-def until_closed(peer: socket.socket) -> bytes:
-    """All that a server still sends before it ends the connection."""
-    received = b""
-    try:
-        while part := peer.recv(65536):
-            received += part
-    except ConnectionResetError:
-        pass
-    return received
