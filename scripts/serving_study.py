@@ -3,6 +3,7 @@
     python -m scripts.serving_study cost docs/results/serving.json          # where a request's time goes
     python -m scripts.serving_study throughput docs/results/serving.json    # 32 clients, with and without batches
     python -m scripts.serving_study hostile docs/results/serving.json       # clients beside peers that break the rules
+    python -m scripts.serving_study agreement docs/results/serving.json RUN RUN ...   # evaluations, episode by episode
 
 Each part replaces its own entry of the file. One thread of torch, whatever the machine has; times are of the server's
 processor where they say so, since the wall clock of a busy machine measures the machine.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -38,6 +40,7 @@ from vla.policies.remote.codec import decode_mapping, encode
 from vla.policies.remote.policy import RemotePolicy
 from vla.policies.sampling import GREEDY
 from vla.run.files import read_json, write_json
+from vla.run.jsonl import read_lines
 
 CLIENTS = 32
 SECONDS = 8.0
@@ -50,8 +53,9 @@ SETTLED_S = 2.0
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=[*PARTS, "load"])
+    parser.add_argument("part", choices=[*PARTS, "agreement", "load"])
     parser.add_argument("target", help="the JSON file; for load, a server's address")
+    parser.add_argument("runs", nargs="*", type=Path, help="for agreement: run folders, the first in process")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.part == "load":
@@ -59,7 +63,8 @@ def main() -> None:
         return
     path = Path(arguments.target)
     results: dict[str, Any] = read_json(path) if path.exists() else {}
-    results[arguments.part] = {"machine": machine(), **PARTS[arguments.part]()}
+    found = agreement(arguments.runs) if arguments.part == "agreement" else PARTS[arguments.part]()
+    results[arguments.part] = {"machine": machine(), **found}
     write_json(path, results)
     print(json.dumps(results[arguments.part], indent=2))
 
@@ -135,6 +140,28 @@ def cost() -> dict[str, Any]:
             "tokens": int(alone.size),
         }
     return found
+
+
+def agreement(runs: list[Path]) -> dict[str, Any]:
+    """Evaluations of one policy beside the first of them: how many episodes differ, and whether the files do."""
+    episodes = {run.name: read_lines(run / "episodes.jsonl") for run in runs}
+    first = next(iter(episodes.values()))
+    return {
+        name: {
+            "episodes": len(lines),
+            "successes": sum(bool(line["success"]) for line in lines),
+            "episodes_with_another_outcome": sum(
+                one["success"] != other["success"] for one, other in zip(first, lines, strict=True)
+            ),
+            "episodes_with_another_length": sum(
+                one["steps"] != other["steps"] for one, other in zip(first, lines, strict=True)
+            ),
+            "sha256_of_episodes_jsonl": hashlib.sha256((run / "episodes.jsonl").read_bytes()).hexdigest(),
+            "policy": read_json(run / "summary.json")["policy"],
+            "policy_sha256": read_json(run / "summary.json")["policy_sha256"],
+        }
+        for run, (name, lines) in zip(runs, episodes.items(), strict=True)
+    }
 
 
 def throughput() -> dict[str, Any]:

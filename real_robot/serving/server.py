@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -272,8 +273,9 @@ class PolicyServer:
         if self._draining:
             raise ClosingError(CLOSING)
         future = asyncio.wrap_future(self._batcher.submit(observations, is_batch, deadline))
+        ends: set[asyncio.Future[Any]] = {future, self._given_up}
         left = max(0.0, deadline - time.monotonic())
-        await asyncio.wait({future, self._given_up}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if future.done():
             return future.result()
         future.cancel()
@@ -282,7 +284,7 @@ class PolicyServer:
         raise LateError(f"no decision within deadline_ms={self._settings.deadline_ms:g}")
 
     def _refusal(self, error: Exception) -> str:
-        kinds = {BusyError: "full", ClosingError: "draining", LateError: "deadline"}
+        kinds: dict[type[Exception], str] = {BusyError: "full", ClosingError: "draining", LateError: "deadline"}
         kind = kinds.get(type(error), "malformed" if isinstance(error, ReflexError) else "policy")
         self._metrics.error(kind)
         if isinstance(error, ReflexError):
@@ -290,7 +292,10 @@ class PolicyServer:
         return f"the policy failed: {type(error).__name__}: {error}"[:2000]
 
     def _decide(self, observations: ObservationBatch) -> NDArray[np.float32]:
-        return np.asarray(self._policy.act(observations, GREEDY).actions, np.float32)
+        actions = np.asarray(self._policy.act(observations, GREEDY).actions, np.float32)
+        if not np.isfinite(actions).all():
+            raise ReflexError("the policy decided on NaN or infinity")
+        return actions
 
 
 def _set_precision(policy: Policy, precision: Precision) -> None:

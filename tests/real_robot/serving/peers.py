@@ -27,7 +27,10 @@ PATIENCE_S = 30.0
 
 
 class EchoPolicy:
-    """Its actions are the state's first number; "fail" raises, "break" is a defect, "wait" waits for the gate."""
+    """Its actions are the state's first number.
+
+    Some instructions are special: "fail" raises, "break" is a defect, "diverge" gives NaN, "wait" waits for the gate.
+    """
 
     policy_id = "echo"
     feature_map = SAME_NAMES
@@ -53,6 +56,8 @@ class EchoPolicy:
         if "wait" in instructions:
             self.entered.set()
             assert self.gate.wait(PATIENCE_S)
+        if "diverge" in instructions:
+            observations["state"] = observations["state"] * np.nan
         actions = np.repeat(observations["state"][:, None, :1], 4, axis=1).repeat(7, axis=2)
         empty = np.zeros((len(actions), 0), np.float32)
         return PolicyOutput(actions / np.float32(1000), empty, empty)

@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from real_robot.serving.command import ServeConfig
 from real_robot.serving.server import ServerSettings, serving
 from sim.contract import stack_observations
 from sim.suites import get_suite
-from tests.vla.policies.helpers import small_policy
+from tests.vla.policies.helpers import make_observations, small_policy
 from vla.errors import ReflexError
 from vla.evaluation.runner import EvaluationConfig, run_evaluation
 from vla.policies import load_policy
 from vla.policies.fingerprint import policy_fingerprint
+from vla.policies.flow.configuration import FlowConfig
+from vla.policies.flow.policy import FlowPolicy
 from vla.policies.remote.keys import resize_with_padding
 from vla.policies.remote.policy import RemotePolicy
 from vla.rollout.collect import CollectConfig, collect
@@ -61,6 +64,17 @@ def test_an_evaluation_over_the_wire_is_that_in_process(folder: Path, address: s
     assert there["policy"] == "small" and there["policy_sha256"] == policy_fingerprint(load_policy(folder))
     # It goes on in process where it was left over the wire, since the weights are the same.
     assert run_evaluation(evaluation(str(folder), tmp_path / "there", resume=True)) == here
+
+
+def test_a_policy_whose_actions_are_no_tokens_gives_the_same_numbers() -> None:
+    """Rounding depends on the size of a batch, so that the batch must arrive as one."""
+    torch.manual_seed(0)
+    policy = FlowPolicy.on(small_policy(), FlowConfig()).eval()
+    batch = make_observations(5, 16)
+    with serving(policy, ServerSettings(port=0)) as address:
+        remote = RemotePolicy.open(address)
+        np.testing.assert_array_equal(remote.act(batch).actions, policy.act(batch).actions)
+        remote.close()
 
 
 def test_openpis_keys_lead_to_the_same_actions(folder: Path, address: str) -> None:

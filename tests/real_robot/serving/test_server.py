@@ -79,10 +79,20 @@ def test_a_wrong_request_is_one_line_of_text_and_the_connection_stays(address: s
             ({**observation(), "state": np.zeros(3, np.float32)}, "the state has 3 numbers"),
             (observation(instruction="fail"), "does not want to"),
             (observation(instruction="break"), "ZeroDivisionError: a defect"),
+            (observation(instruction="diverge"), "decided on NaN or infinity"),
         ):
             answer = ask(connection, wrong)
             assert isinstance(answer, str) and words in answer and "\n" not in answer
             assert answered(ask(connection, observation(5))) == 5
+
+
+def test_a_client_is_kept_while_the_policy_decides(address: str, policy: EchoPolicy) -> None:
+    with opened(address, ping_interval=0.1, ping_timeout=0.3) as connection:
+        connection.send(encode(observation(6, "wait")))
+        assert policy.entered.wait(PATIENCE_S)
+        time.sleep(1.0)  # several keep-alives, each of which ends the connection where it is not answered
+        policy.gate.set()
+        assert answered(decode_mapping(connection.recv(PATIENCE_S))) == 6  # type: ignore[arg-type]
 
 
 def test_a_message_that_is_too_large_ends_its_own_connection(policy: EchoPolicy) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -133,7 +133,7 @@ class RemoteClient:
         except WireError as error:
             raise RemoteError(f"{self._uri} answered with what is no message: {error}") from error
 
-    async def _until_it_works(self, attempt: Any) -> Any:
+    async def _until_it_works(self, attempt: Callable[[], Awaitable[_Result]]) -> _Result:
         """What `attempt()` returns, tried again with growing delays while the patience lasts."""
         first_failure, delay = None, FIRST_DELAY_S
         while True:
