@@ -127,7 +127,7 @@ class RemoteClient:
         async with self._places:
             answer = await self._until_it_works(lambda: self._exchange(request))
         if isinstance(answer, str):
-            raise RemoteRefusedError(f"{self._uri} refused: {answer.strip()}")
+            raise RemoteRefusedError(f"{self._uri} refused: {' '.join(answer.split())}")
         try:
             return decode_mapping(answer, self._most_bytes)
         except WireError as error:
@@ -166,7 +166,10 @@ class RemoteClient:
         except BaseException:
             connection.transport.abort()  # cancelled, or broken: its answer must not become the next request's
             raise
-        self._idle.append(connection)
+        if isinstance(answer, str):
+            connection.transport.abort()  # openpi's server closes after an error, which may not have arrived yet
+        else:
+            self._idle.append(connection)
         return answer
 
     async def _take(self) -> ClientConnection:

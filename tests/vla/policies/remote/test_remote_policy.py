@@ -233,7 +233,7 @@ def test_another_policy_behind_the_same_address_is_refused() -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("it broke", "refused: it broke"),
+        ("it\nbroke", "refused: it broke"),
         (b"\xc1", "no message"),
         (encode({}), "no array of numbers"),
         (encode({"actions": [[1.0] * 7]}), "no array of numbers"),
@@ -254,6 +254,28 @@ def test_a_wrong_answer_is_an_error_in_words(answer: bytes | str, message: str) 
         pytest.raises(RemoteError, match=message),
     ):
         policy.act(numbered(1))
+
+
+def test_a_server_of_openpis_that_failed_and_closed_is_asked_again_at_once() -> None:
+    class Failing(ScriptedServer):
+        """As openpi's server does: the traceback as text, then the end of the connection."""
+
+        async def converse(self, connection: ServerConnection) -> None:
+            await connection.send(encode(self.metadata))
+            async for frame in connection:
+                assert isinstance(frame, bytes)
+                request = decode_mapping(frame)
+                if request["prompt"] == "say 1":
+                    await connection.send("Traceback (most recent call last):\nKeyError: 'image'")
+                    await connection.close(1011, "Internal server error. Traceback included in previous frame.")
+                    return
+                await connection.send(encode({"actions": actions_of(request, steps=10)}))
+
+    with running(Failing(right, metadata={})) as address, remote(address, "keys=libero&patience_s=0") as policy:
+        for number in (2, 3):
+            with pytest.raises(RemoteRefusedError, match=r"Traceback .*KeyError: 'image'"):
+                policy.act(numbered(1))
+            assert said(policy, number) == [number]
 
 
 def test_actions_are_clipped_to_the_robots_limits() -> None:
