@@ -22,7 +22,7 @@ from vla.policies import load_policy
 from vla.policies.fingerprint import policy_fingerprint
 from vla.policies.protocol import Policy, TrainablePolicy
 from vla.policies.remote.announcement import Announcement
-from vla.policies.remote.client import RemoteError, RemoteUnavailableError
+from vla.policies.remote.client import RemoteError, RemoteRefusedError, RemoteUnavailableError
 from vla.policies.remote.codec import decode_mapping, encode
 from vla.policies.remote.policy import NotTrainableError, RemotePolicy
 from vla.policies.sampling import as_it_is
