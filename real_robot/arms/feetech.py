@@ -64,6 +64,9 @@ class FeetechBus:
 
     def open(self, baud_rate: int = 1_000_000) -> None:
         """Open the port. Raises `ArmError` naming it when it cannot be."""
+        require_module(
+            "serial", "Feetech's SDK", "pip install 'reflex-vla[robots]'"
+        )  # which it does not ask for itself
         sdk: Any = require_module("scservo_sdk", "an arm with Feetech servos", "pip install 'reflex-vla[robots]'")
         handler = _port_handler(sdk)(self.port, self._timeout)
         try:
