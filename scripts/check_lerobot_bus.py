@@ -1,6 +1,6 @@
-"""Drives an emulated SO-101 with the `lerobot` package's own arm; `check_lerobot_bus.sh` runs it in lerobot's environment.
+"""Drives an emulated SO-101 with the `lerobot` package's own arm.
 
-Prints a JSON result, and exits with status 1 when a check failed.
+`check_lerobot_bus.sh` runs it in lerobot's environment. Prints a JSON result; exit status 1 when a check failed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def furthest(observation: dict[str, float], truth: list[float]) -> float:
 
 
 def calibrate(arm: Any) -> None:
-    """lerobot's own calibration, whose questions are answered here: the arm lies where it fell, and is moved nowhere."""
+    """lerobot's own calibration, whose questions are answered here: the arm lies where it fell, and nobody moves it."""
     answers = iter(["c", ""])
     builtins.input = lambda prompt="": next(answers)
     ranges = {name: (arm.calibration[name].range_min, arm.calibration[name].range_max) for name in arm.bus.motors}
