@@ -236,8 +236,10 @@ class EmulatorLoop:
             self._set_faults(Faults.from_dict(values))
         elif name == "brown_out":
             physics.brown_out(values.get("joints", ()))
+        elif name == "guide":
+            physics.guide(values.get("positions"))
         elif name != "status":
-            raise ValueError(f"there is no command {name!r}; it is one of status, reset, faults, brown_out")
+            raise ValueError(f"there is no command {name!r}; it is one of status, reset, faults, brown_out, guide")
         counts = self._counts | {"rejected_bytes": self.parser.rejected, "worst_lateness": self._worst_lateness}
         return physics.status() | {"time": time.monotonic(), "bus": counts, "faults": self.injector.faults.to_dict()}
 
