@@ -35,6 +35,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "a servo that is silent": {"silent": True, "joints": ("elbow_flex",)},
     "a servo that is overloaded": {"error_bits": 32, "joints": ("gripper",)},
     "10 ms more latency": {"latency": 0.01},
+    "50 ms more latency": {"latency": 0.05},
     "a jammed servo": {"jammed": True, "joints": ("elbow_flex",)},
 }
 

@@ -145,24 +145,43 @@ class FeetechBus:
         Raises `ArmError` naming the servos that did not answer.
         """
         names = list(self.ids) if names is None else list(names)
+        answers: dict[str, Answer] = {}
 
         def once() -> tuple[Any, int, list[str]]:
-            # The SDK's own group reader throws the error bytes away, so its two halves are called here.
-            numbers = [self.ids[name] for name in names]
+            missing = [name for name in names if name not in answers]
+            numbers = [self.ids[name] for name in missing]
             result = self._packets.syncReadTx(self._handler, address, size, numbers, len(numbers))
-            answers: dict[str, Answer] = {}
-            for name, number in zip(names, numbers, strict=True):
-                if result != 0:
-                    break
-                data, result, error = self._packets.readRx(self._handler, number, size)
-                if result == 0 and len(data) != size:
-                    result = _CORRUPT
-                if result == 0:
-                    answers[name] = Answer(bytes(data), error)
+            if result == 0:
+                result = self._collect(answers, missing, size)
             return answers, result, [name for name in names if name not in answers]
 
-        found: dict[str, Answer] = self._transact(f"read addresses {address} to {address + size - 1}", once)
-        return found
+        self._transact(f"read addresses {address} to {address + size - 1}", once)
+        return {name: answers[name] for name in names}
+
+    def _collect(self, answers: dict[str, Answer], missing: Sequence[str], size: int) -> int:
+        """Take the answers of servos as they come; returns the SDK's result.
+
+        Its own group reader throws the error bytes away, and with one lost answer those that come after it.
+        """
+        heard: list[str] = []
+        corrupt = False
+        while not set(missing) <= set(heard):
+            packet, result = self._packets.rxPacket(self._handler)
+            if result == _CORRUPT:
+                corrupt = True
+                continue
+            if result != 0:
+                break
+            name, data = self._names.get(packet[2], ""), bytes(packet[5:-1])
+            if name in missing and len(data) == size:
+                heard.append(name)
+                answers[name] = Answer(data, packet[4])
+        # Two answers in one name: one of them is another servo's, and nobody knows which.
+        for name in {name for name in heard if heard.count(name) > 1}:
+            del answers[name]
+        if all(name in answers for name in missing):
+            return 0
+        return _CORRUPT if corrupt else _TIMEOUT
 
     def sync_write(self, register: Register, values: Mapping[str, int]) -> None:
         """Write one register of several servos with one packet, which nobody confirms.
@@ -215,12 +234,12 @@ class FeetechBus:
         return "; ".join(f"{name}: {describe_errors(bits)}" for name, bits in errors.items() if bits)
 
 
-_CORRUPT = -7
+_TIMEOUT, _CORRUPT = -6, -7
 _RESULTS = {
     -1: "the port was busy, no answer",
     -2: "the bytes could not be sent, no answer",
     -3: "no answer",
-    -6: "no answer",
+    _TIMEOUT: "no answer",
     _CORRUPT: "a damaged answer",
 }
 
