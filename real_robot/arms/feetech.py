@@ -266,6 +266,10 @@ def _port_handler(sdk: Any) -> Any:
             self.packet_start_time = self.getCurrentTime()
             self.packet_timeout = self.tx_time_per_byte * (packet_length + 3.0) + 1000.0 * self._answer_timeout()
 
+        def isPacketTimeout(self) -> bool:
+            # A busy machine may let this process sleep between the last look at the port and this one at the clock.
+            return bool(super().isPacketTimeout()) and not self.ser.in_waiting
+
         def getCurrentTime(self) -> float:
             return 1000.0 * time.monotonic()  # the SDK's wall clock jumps when it is set
 
