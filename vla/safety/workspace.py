@@ -154,7 +154,7 @@ def keep_inside(
             return answer
     # In a corner the program may go back and forth, or find nothing. Closer to braking, something is often inside.
     for share in CLOSER:
-        blend = braking + share * (answer - braking)
+        blend: Array = braking + share * (answer - braking)
         if make_stop(path_after(blend), hand, volumes).clearance >= floor:
             return blend
     return None

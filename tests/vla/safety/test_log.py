@@ -13,7 +13,8 @@ from vla.run.jsonl import append_lines, read_lines
 from vla.safety.checks import ActionRequest
 from vla.safety.config import FilterConfig
 from vla.safety.filter import ActionFilter
-from vla.safety.log import FilterLog, read_array, replay, write_array
+from vla.safety.log import FilterLog, read_array, write_array
+from vla.safety.replay import replay
 
 
 def recorded() -> FilterLog:
@@ -27,7 +28,7 @@ def recorded() -> FilterLog:
         action_filter.filter(ActionRequest(action, 1.0 + step, 1.0 + step, deadline=math.inf))
     action_filter.anchor([0.2])
     action_filter.stop("operator")
-    action_filter.filter(ActionRequest([0.0], 9.0, math.nan))
+    action_filter.filter(ActionRequest([0.0], np.float32(9.0), math.nan, chunk_id=np.int64(4)))
     return log
 
 
@@ -89,7 +90,7 @@ def test_columns_for_a_recording() -> None:
     assert columns["asked"][0, 0] == 0.3 and np.isnan(columns["asked"][3, 0])
     assert columns["decision"].tolist() == ["pass", "clip", "hold", "hold", "hold", "clip", "stop"]
     assert columns["reasons"][2] == "not_finite:joint"
-    assert columns["chunk_id"].tolist() == [1, -1, -1, -1, -1, -1, -1]
+    assert columns["chunk_id"].tolist() == [1, -1, -1, -1, -1, -1, 4]
     assert columns["time"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 9.0]
 
 
