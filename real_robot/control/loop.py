@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from real_robot.arms.arm import Arm, ArmError, ArmReading
+from real_robot.arms.arm import Arm, ArmError
 from real_robot.control.inference import Answer, InferenceWorker, Request
+from real_robot.control.safe import SafeRequest
 from real_robot.control.schedulers import DelayForecast, Planned, Scheduler
 from real_robot.control.seams import SeamLog
 from real_robot.control.sensors import Camera, Seen, look
@@ -33,15 +34,8 @@ EXPIRED = "expired"
 CAMERA_STALE = "camera_stale"
 
 
-class Filter(Protocol):
-    """The action filter as the loop uses it (`vla.safety.filter.ActionFilter`, by `real_robot.control.safe`)."""
-
-    def reset(self, positions: NDArray[np.float64], now: float) -> None:
-        """Begin at rest at measured positions [J]."""
-
-    def __call__(self, target: NDArray[np.float64] | None, reading: ArmReading, planned: Planned | None, now: float,
-                 problem: str | None) -> Filtered:
-        """What may be sent for a target [J]; None asks for a hold, for the reason `problem`."""
+FilterAction = Callable[[SafeRequest], Filtered]
+"""The action filter: `real_robot.control.safe.answer` of an `ActionFilter`."""
 
 
 class Pulse(Protocol):
@@ -82,7 +76,7 @@ class ControlLoop:
         self,
         arm: Arm,
         cameras: Mapping[str, Camera],
-        action_filter: Filter,
+        filter_action: FilterAction,
         scheduler: Scheduler,
         worker: InferenceWorker,
         settings: LoopSettings,
@@ -90,7 +84,7 @@ class ControlLoop:
         pulse: Pulse | None = None,
         on_step: Callable[[Step], None] = lambda step: None,
     ) -> None:
-        self._arm, self._cameras, self._filter = arm, cameras, action_filter
+        self._arm, self._cameras, self._filter = arm, cameras, filter_action
         self._scheduler, self._worker, self._settings = scheduler, worker, settings
         self._latency, self._pulse, self._on_step = latency, pulse or NoPulse(), on_step
         self.seams = SeamLog(arm.limits.names, arm.limits.units)
@@ -136,8 +130,8 @@ class ControlLoop:
             scheduled = time.monotonic()
             planned, problem = self._plan(tick, seen)
             planning = time.monotonic()
-            target = None if planned is None or problem is not None else planned.action
-            filtered = self._filter(target, reading, planned, tick.deadline, problem)
+            request = SafeRequest.of(planned, reading.positions, planning, problem)
+            filtered = self._filter(request)
             filtering = time.monotonic()
             sent = self._arm.send(filtered.action)
         except ArmError as error:
@@ -149,7 +143,7 @@ class ControlLoop:
             ("schedule", planning - scheduled), ("filter", filtering - planning), ("bus_write", sent_time - filtering),
         ):  # fmt: skip
             self._latency.add(stage, seconds)
-        self._on_step(Step(tick, seen, planned, problem, filtered, sent, sent_time))
+        self._on_step(Step(tick, seen, planned, request, filtered, sent, sent_time))
         episode.stepped(filtered, problem)
         measured = (observed - began) + (planning - scheduled) + (sent_time - planning)
         self._latency.add("overhead", time.monotonic() - began - measured)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from real_robot.control.safe import SafeRequest
 from real_robot.control.schedulers import Planned
 from real_robot.control.sensors import Seen
 from real_robot.control.timing import Tick
@@ -38,13 +39,18 @@ class Step:
     seen: Seen
     planned: Planned | None
     """The action that was due; None where there was none."""
-    problem: str | None
-    """Why the action was not used, or there was none, before the filter saw it: "camera_stale:front"."""
+    request: SafeRequest
+    """What the filter was asked; its `problem` is why an action was not used, or that there was none."""
     filtered: Filtered
     sent: NDArray[np.float64]
     """[J] what the arm says was commanded."""
     sent_time: float
     """Monotonic seconds after it was commanded."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why the action was not used, or there was none, before the filter saw it: "camera_stale:front"."""
+        return self.request.problem
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without pictures; numbers keep every bit."""
@@ -59,11 +65,8 @@ class Step:
             "positions": reading.positions.tolist(),
             "velocities": reading.velocities.tolist(),
             "raw": None if planned is None else planned.action.tolist(),
-            "chunk": None if planned is None else planned.chunk,
             "index": None if planned is None else planned.index,
-            "observed": None if planned is None else planned.observed,
-            "deadline": None if planned is None else planned.deadline,
-            "problem": self.problem,
+            "request": self.request.to_dict(),
             "filtered": self.filtered.action.tolist(),
             "decision": str(self.filtered.decision),
             "reasons": list(self.filtered.reasons),

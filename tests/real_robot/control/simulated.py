@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from real_robot.arms.arm import ArmError, ArmReading
-from real_robot.control.schedulers import Planned
+from real_robot.control.safe import SafeRequest
 from sim.contract import Observation
 from sim.embodiments import Embodiment
 from sim.so101.embodiment import SO101
@@ -123,16 +123,10 @@ class StepFilter:
     def reset(self, positions: NDArray[np.float64], now: float) -> None:
         self.last = positions.copy()
 
-    def __call__(
-        self,
-        target: NDArray[np.float64] | None,
-        reading: ArmReading,
-        planned: Planned | None,
-        now: float,
-        problem: str | None,
-    ) -> Filtered:
+    def __call__(self, request: SafeRequest) -> Filtered:
+        target = request.action
         if target is None or not np.isfinite(target).all():
-            return Filtered(self.last, Decision.HOLD, (problem or "not_finite",))
+            return Filtered(self.last, Decision.HOLD, (request.problem or "not_finite",))
         action = np.clip(target, self.last - self.largest, self.last + self.largest)
         passed = np.array_equal(action, target)
         self.last = action
