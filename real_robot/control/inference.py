@@ -132,9 +132,11 @@ def decide_with(policy: Policy) -> Decide:
     def decide(observation: Observation, under_way: UnderWay | None) -> NDArray[np.float64]:
         batch = stack_observations([observation])
         if under_way is None or not isinstance(policy, FlowPolicy):
-            return policy.act(batch).actions[0].astype(np.float64)
-        prefix = Prefix(under_way.actions.astype(np.float32), under_way.delay)
-        return policy.act(batch, prefix=prefix).actions[0].astype(np.float64)
+            output = policy.act(batch)
+        else:
+            prefix = Prefix(under_way.actions.astype(np.float32), under_way.delay)
+            output = policy.act(batch, prefix=prefix)
+        return np.asarray(output.actions[0], dtype=np.float64)
 
     return decide
 

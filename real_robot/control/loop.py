@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from real_robot.arms.arm import Arm, ArmError
 from real_robot.control.inference import Answer, InferenceWorker, Request
-from real_robot.control.safe import SafeRequest
 from real_robot.control.schedulers import DelayForecast, Planned, Scheduler
 from real_robot.control.seams import SeamLog
 from real_robot.control.sensors import Camera, Seen, look
 from real_robot.control.steps import Ending, EpisodeResult, Step
 from real_robot.control.timing import FixedRate, LatencyLog, Tick
+from vla.safety.checks import ActionRequest
 from vla.safety.decision import Decision, Filtered
 
 MAX_ARM_ERRORS = 5
@@ -34,8 +34,8 @@ EXPIRED = "expired"
 CAMERA_STALE = "camera_stale"
 
 
-FilterAction = Callable[[SafeRequest], Filtered]
-"""The action filter: `real_robot.control.safe.answer` of an `ActionFilter`."""
+FilterAction = Callable[[ActionRequest], Filtered]
+"""`ActionFilter.filter`. A request without an action asks for a hold."""
 
 
 class Pulse(Protocol):
@@ -130,7 +130,7 @@ class ControlLoop:
             scheduled = time.monotonic()
             planned, problem = self._plan(tick, seen)
             planning = time.monotonic()
-            request = SafeRequest.of(planned, reading.positions, planning, problem)
+            request = action_request(planned if problem is None else None, reading.positions, planning)
             filtered = self._filter(request)
             filtering = time.monotonic()
             sent = self._arm.send(filtered.action)
@@ -143,7 +143,7 @@ class ControlLoop:
             ("schedule", planning - scheduled), ("filter", filtering - planning), ("bus_write", sent_time - filtering),
         ):  # fmt: skip
             self._latency.add(stage, seconds)
-        self._on_step(Step(tick, seen, planned, request, filtered, sent, sent_time))
+        self._on_step(Step(tick, seen, planned, problem, request, filtered, sent, sent_time))
         episode.stepped(filtered, problem)
         measured = (observed - began) + (planning - scheduled) + (sent_time - planning)
         self._latency.add("overhead", time.monotonic() - began - measured)
@@ -190,6 +190,13 @@ class ControlLoop:
             self._latency.add("observation_age", sent_time - used.observed)
         if seen.image_times:
             self._latency.add("camera_age", observed - min(seen.image_times.values()))
+
+
+def action_request(planned: Planned | None, measured: NDArray[np.float64], now: float) -> ActionRequest:
+    """What the filter is asked: for the action that is due, or, with None, for a hold."""
+    if planned is None:
+        return ActionRequest(None, now, observation_time=now, measured=measured)
+    return ActionRequest(planned.action, now, planned.observed, planned.deadline, planned.chunk, measured)
 
 
 class _Episode:

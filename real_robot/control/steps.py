@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from real_robot.control.safe import SafeRequest
 from real_robot.control.schedulers import Planned
 from real_robot.control.sensors import Seen
 from real_robot.control.timing import Tick
+from vla.safety.checks import ActionRequest
 from vla.safety.decision import Filtered
+from vla.safety.log import Row, action_row, write_array
 
 
 class Ending(StrEnum):
@@ -39,8 +39,10 @@ class Step:
     seen: Seen
     planned: Planned | None
     """The action that was due; None where there was none."""
-    request: SafeRequest
-    """What the filter was asked; its `problem` is why an action was not used, or that there was none."""
+    problem: str | None
+    """Why the action was not used, or there was none, before the filter saw it: "camera_stale:front"."""
+    request: ActionRequest
+    """What the filter was asked."""
     filtered: Filtered
     sent: NDArray[np.float64]
     """[J] what the arm says was commanded."""
@@ -48,30 +50,34 @@ class Step:
     """Monotonic seconds after it was commanded."""
 
     @property
-    def problem(self) -> str | None:
-        """Why the action was not used, or there was none, before the filter saw it: "camera_stale:front"."""
-        return self.request.problem
+    def reasons(self) -> tuple[str, ...]:
+        """Codes of all that changed the action: the problem, then the filter's."""
+        if self.problem is None:
+            return self.filtered.reasons
+        # That there was no array to read is the filter's way to say that there was a problem.
+        return (self.problem, *(reason for reason in self.filtered.reasons if reason != NO_ARRAY))
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without pictures; numbers keep every bit."""
-        reading, planned = self.seen.reading, self.planned
-        return {
-            "step": self.tick.number,
-            "time": self.tick.deadline,
-            "began": self.tick.began,
-            "sent_time": self.sent_time,
-            "arm_time": reading.time,
-            "image_times": dict(self.seen.image_times),
-            "positions": reading.positions.tolist(),
-            "velocities": reading.velocities.tolist(),
-            "raw": None if planned is None else planned.action.tolist(),
-            "index": None if planned is None else planned.index,
-            "request": self.request.to_dict(),
-            "filtered": self.filtered.action.tolist(),
-            "decision": str(self.filtered.decision),
-            "reasons": list(self.filtered.reasons),
-            "sent": self.sent.tolist(),
+    def log_row(self) -> Row:
+        """JSON-ready and exact, for `vla.safety.log.replay`, with what the loop knows under "control"; no pictures."""
+        planned = self.planned
+        return action_row(self.request, self.filtered) | {
+            "control": {
+                "step": self.tick.number,
+                "due": self.tick.deadline,
+                "began": self.tick.began,
+                "sent_time": self.sent_time,
+                "arm_time": self.seen.reading.time,
+                "image_times": dict(self.seen.image_times),
+                "velocities": self.seen.reading.velocities.tolist(),
+                "raw": None if planned is None else write_array(planned.action),
+                "index": None if planned is None else planned.index,
+                "problem": self.problem,
+                "commanded": self.sent.tolist(),
+            }
         }
+
+
+NO_ARRAY = "shape:[]"
 
 
 @dataclass(frozen=True)

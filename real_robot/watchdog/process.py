@@ -54,7 +54,7 @@ class Watchdog:
                 cause = self._look()
                 if cause is not None:
                     return self._trip(*cause)
-                if self._pulse.phase is Phase.FINISHED or self._exited() and self._pulse.phase is Phase.STARTING:
+                if self._pulse.phase is Phase.FINISHED or (self._exited() and self._pulse.phase is not Phase.ARMED):
                     return 0
         finally:
             for source in self._inputs:
@@ -136,7 +136,8 @@ class Watchdog:
         return bool(select.select([self._parent], [], [], 0)[0])
 
     def _log(self, event: str, **details: Any) -> None:
-        append_lines(self._settings.log, [{"time": time.monotonic(), "wall_time": time.time(), "event": event, **details}])
+        times = {"time": time.monotonic(), "wall_time": time.time()}
+        append_lines(self._settings.log, [{**times, "event": event, **details}])
 
 
 def main(arguments: list[str]) -> int:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from real_robot.arms.arm import ArmError, ArmReading
-from real_robot.control.safe import SafeRequest
 from sim.contract import Observation
 from sim.embodiments import Embodiment
 from sim.so101.embodiment import SO101
 from sim.so101.environment import SO101Environment
+from vla.safety.checks import ActionRequest
 from vla.safety.decision import Decision, Filtered
 from vla.safety.limits import MotionLimits
 
@@ -123,10 +123,10 @@ class StepFilter:
     def reset(self, positions: NDArray[np.float64], now: float) -> None:
         self.last = positions.copy()
 
-    def __call__(self, request: SafeRequest) -> Filtered:
+    def __call__(self, request: ActionRequest) -> Filtered:
         target = request.action
         if target is None or not np.isfinite(target).all():
-            return Filtered(self.last, Decision.HOLD, (request.problem or "not_finite",))
+            return Filtered(self.last, Decision.HOLD, ("not_finite",))
         action = np.clip(target, self.last - self.largest, self.last + self.largest)
         passed = np.array_equal(action, target)
         self.last = action

@@ -207,19 +207,19 @@ def test_a_policy_that_keeps_raising_ends_the_episode_with_its_message() -> None
 
 
 def test_orders_of_the_operator_end_the_episode_and_the_loop_beats_every_step() -> None:
-    class Operator:
-        beats: list[int] = []
+    beats: list[int] = []
 
+    class Operator:
         def beat(self, step: int) -> None:
-            self.beats.append(step)
+            beats.append(step)
 
         def order(self) -> Ending | None:
-            return Ending.OPERATOR if len(self.beats) > 10 else None
+            return Ending.OPERATOR if len(beats) > 10 else None
 
     with rig(slow(0.01), pulse=Operator()) as made:
         result = made.run(60)
     assert result.ending is Ending.OPERATOR and result.goes_on
-    assert result.steps == 10 and len(Operator.beats) == 11
+    assert result.steps == 10 and len(beats) == 11
 
 
 def test_success_ends_the_episode_and_the_next_uses_no_chunk_of_it() -> None:
