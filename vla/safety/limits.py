@@ -60,7 +60,9 @@ class MotionLimits:
     def from_dict(cls, values: Mapping[str, Any]) -> MotionLimits:
         """Inverse of `to_dict`. Raises `ValueError` naming what is missing or wrong."""
         try:
-            given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            given: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+            }
             if given.get("workspace") is not None:
                 given["workspace"] = _box(given["workspace"])
             given["keep_out"] = tuple(_box(box) for box in given.get("keep_out", ()))
