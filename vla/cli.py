@@ -99,6 +99,12 @@ CONFIGURED = {  # of one word or two
         "vla.evaluation.runner:run_evaluation",
         "vla eval policy=runs/train suite=tabletop output=runs/eval",
     ),
+    "robot emulate": ConfiguredCommand(
+        "Run a robot made of software, with the wire protocol of the real one.",
+        "real_robot.emulators.command:EmulateConfig",
+        "real_robot.emulators.command:emulate",
+        "vla robot emulate robot=so101 task=1 init_state=0",
+    ),
 }
 
 PLAIN = {

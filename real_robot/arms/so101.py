@@ -1,0 +1,283 @@
+"""The SO-101: six Feetech STS3215 servos on one serial port, set up as LeRobot sets them up."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from real_robot.arms import registers
+from real_robot.arms.arm import ArmError, ArmReading
+from real_robot.arms.calibration import read_calibration
+from real_robot.arms.feetech import BusStatistics, FeetechBus
+from real_robot.arms.registers import Register
+from real_robot.arms.robot_file import RobotFile, read_robot_file
+from sim.embodiments import Embodiment
+from sim.so101.embodiment import JOINTS, SO101
+
+CONFIGURATION: dict[Register, int] = {
+    registers.RETURN_DELAY: 0,
+    registers.P_GAIN: 16,
+    registers.I_GAIN: 0,
+    registers.D_GAIN: 32,
+    registers.OPERATING_MODE: 0,
+    registers.MAX_ACCELERATION: 254,
+    registers.ACCELERATION: 254,
+}
+"""Of every servo. LeRobot halves the P gain against shaking, and lets the servos accelerate as fast as they can."""
+GRIPPER_CONFIGURATION: dict[Register, int] = {
+    registers.MAX_TORQUE: 500,
+    registers.TORQUE_LIMIT: 500,
+    registers.PROTECTION_CURRENT: 250,
+    registers.OVERLOAD_TORQUE: 25,
+}
+"""Of the gripper's, which presses on things for long: half its torque and current, a quarter when overloaded."""
+
+FIRST, LAST = registers.TORQUE_ENABLE, registers.PRESENT_VELOCITY
+"""One read of these and all between says whether a servo is powered, where it goes, where it is and how fast."""
+
+_AT_REST = 10.0
+"""Degrees or per cent a second below which a joint counts as being at rest."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SO101Settings:
+    """Which SO-101 it is."""
+
+    port: str
+    """Path of its serial port, such as /dev/ttyACM0."""
+    calibration: str
+    """Path of its calibration file, as `lerobot-calibrate` writes it."""
+    robot_file: str = "so101"
+    """Path of the file with its limits; `so101` is the one that comes with Reflex."""
+    timeout: float = 0.02
+    """Seconds within which a servo answers, beside the time on the wire."""
+    read_retries: int = 2
+    """How often an answer that is lost or damaged is asked for again."""
+    hold_tolerance: float = 10.0
+    """Degrees or per cent that a goal may lie from the position and be held; a farther one gives way to it."""
+
+
+@dataclass(frozen=True)
+class _Feeling:
+    """What one read of all servos says; arrays [6] in the calibration's units."""
+
+    positions: NDArray[np.float64]
+    velocities: NDArray[np.float64]
+    goals: NDArray[np.float64]
+    powered: NDArray[np.bool_]
+    errors: dict[str, int]
+    time: float
+
+
+class SO101Arm:
+    """An SO-101; see `Arm`. Positions are degrees from the middle of each joint's range, and per cent of the gripper's.
+
+    Its methods may be called from several threads.
+    """
+
+    Settings = SO101Settings
+
+    def __init__(self, settings: SO101Settings, embodiment: Embodiment = SO101) -> None:
+        """Reads its files; opens nothing. Raises `ArmError` naming the file and what is wrong in it."""
+        self.settings, self.embodiment = settings, embodiment
+        self.calibration = read_calibration(Path(settings.calibration), JOINTS)
+        self.robot_file: RobotFile = read_robot_file(settings.robot_file)
+        self.limits = self.robot_file.limits_within(self.calibration.low, self.calibration.high)
+        ids = {name: joint.id for name, joint in self.calibration.joints.items()}
+        self._bus = FeetechBus(settings.port, ids, settings.timeout, settings.read_retries)
+        self._goal: NDArray[np.float64] | None = None
+        self._is_holding = False
+
+    @property
+    def statistics(self) -> BusStatistics:
+        """How many reads were repeated or given up since the arm was made, and the longest."""
+        return self._bus.statistics
+
+    # ---- connecting ------------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Open the port, check every servo, configure those that need it, and hold the arm where it is.
+
+        Raises `ArmError` for a servo that is missing, of another model or firmware, calibrated otherwise than the
+        calibration file says, or that reports an error.
+        """
+        self._bus.open()
+        try:
+            self._check_servos()
+            self._check_calibration()
+            self._configure()
+            self._power_up()
+        except BaseException:
+            self._bus.close()
+            raise
+
+    def _check_servos(self) -> None:
+        for name, number in self._bus.ids.items():
+            try:
+                model = self._bus.ping(name)
+            except ArmError as error:
+                raise ArmError(
+                    f"servo {number} ({name}) does not answer on {self.settings.port}; check its cable, its id, and "
+                    f"the arm's power ({error})"
+                ) from error
+            if model != registers.MODEL_NUMBER_STS3215:
+                raise ArmError(
+                    f"servo {number} ({name}) is model {model}, not an STS3215 ({registers.MODEL_NUMBER_STS3215})"
+                )
+        firmware = {
+            name: (self._bus.read(name, registers.FIRMWARE_MAJOR), self._bus.read(name, registers.FIRMWARE_MINOR))
+            for name in self._bus.ids
+        }
+        if len(set(firmware.values())) > 1:
+            listed = ", ".join(f"{name} {major}.{minor}" for name, (major, minor) in firmware.items())
+            raise ArmError(f"the servos have different firmware ({listed}); update them with Feetech's software")
+
+    def _check_calibration(self) -> None:
+        for name, joint in self.calibration.joints.items():
+            for register, field in (
+                (registers.HOMING_OFFSET, "homing_offset"),
+                (registers.MIN_POSITION, "range_min"),
+                (registers.MAX_POSITION, "range_max"),
+            ):
+                found, wanted = self._bus.read(name, register), getattr(joint, field)
+                if found != wanted:
+                    raise ArmError(
+                        f"{name} has {field} {found} and {self.settings.calibration} says {wanted}: it is another "
+                        "arm's calibration, or this arm was calibrated since; calibrate it again or give its own file"
+                    )
+
+    def _configure(self) -> None:
+        """Write what differs only: memory wears out, and a servo that is powered already goes on holding."""
+        for name in self._bus.ids:
+            wanted = CONFIGURATION | (GRIPPER_CONFIGURATION if name == "gripper" else {})
+            different = {key: value for key, value in wanted.items() if self._bus.read(name, key) != value}
+            if not different:
+                continue
+            self._bus.write(name, registers.LOCK, 0)
+            for register, value in different.items():
+                self._bus.write(name, register, value)
+            self._bus.write(name, registers.LOCK, 1)
+
+    def _power_up(self) -> None:
+        """Power the servos that are not, each with its goal where it is: a goal left from before would make it jump."""
+        answers = self._read()
+        for index, name in enumerate(self._bus.ids):
+            far = abs(answers.goals[index] - answers.positions[index]) > self.settings.hold_tolerance
+            if far or not answers.powered[index]:
+                steps = self.calibration.to_steps(answers.positions)[index]
+                self._bus.write(name, registers.GOAL_POSITION, int(steps))
+                answers.goals[index] = answers.positions[index]
+            if not answers.powered[index]:
+                self._bus.write(name, registers.TORQUE_ENABLE, 1)
+        self._goal, self._is_holding = answers.goals.copy(), True
+
+    # ---- driving ---------------------------------------------------------------------------------------------------
+
+    def observe(self) -> ArmReading:
+        """Where it is, by one read of all servos.
+
+        Raises `ArmError` naming the servos that do not answer, that report an error, or that are no longer powered.
+        """
+        feeling = self._read()
+        if errors := self._bus.name_errors(feeling.errors):
+            raise ArmError(f"a servo reports an error: {errors}; relieve the arm, then connect to it again")
+        limp = [name for name, powered in zip(self._bus.ids, feeling.powered, strict=True) if not powered]
+        if limp and self._goal is not None:
+            raise ArmError(
+                f"{', '.join(limp)} lost power (torque is off): the supply broke down or somebody switched it off; "
+                "support the arm, check the supply, then connect again"
+            )
+        return ArmReading(feeling.positions.astype(np.float32), feeling.positions, feeling.velocities, feeling.time)
+
+    def send(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Command positions [6]; returns what was sent: within the calibrated range and the limits, in whole steps."""
+        wanted = np.asarray(positions, np.float64)
+        if wanted.shape != (len(JOINTS),):
+            raise ArmError(f"an SO-101 is told {len(JOINTS)} positions, not an array of shape {wanted.shape}")
+        if not np.isfinite(wanted).all():
+            bad = [name for name, value in zip(JOINTS, wanted, strict=True) if not np.isfinite(value)]
+            raise ArmError(f"the position of {', '.join(bad)} is not a finite number; nothing was sent")
+        sent = self._write_goals(np.clip(wanted, self.limits.low, self.limits.high))
+        self._is_holding = False
+        return sent
+
+    def hold(self) -> None:
+        """Stay where it is, under power. Holding again keeps the same goal, so that the arm does not creep down."""
+        if self._is_holding and self._goal is not None:
+            self._write_goals(self._goal)
+            return
+        feeling = self._read()
+        goal = self._goal
+        at_rest = np.abs(feeling.velocities) < _AT_REST
+        if goal is None:
+            goal = feeling.positions
+        near = np.abs(goal - feeling.positions) < self.settings.hold_tolerance
+        # A goal near a joint at rest is what holds it up against gravity; any other would still move it.
+        self._write_goals(np.where(at_rest & near, goal, feeling.positions))
+        self._is_holding = True
+
+    def stop(self, torque_off: bool = False) -> None:
+        """Hold; with `torque_off`, let go as well, and check that every servo did. Raises `ArmError` naming any that
+        did not.
+        """
+        if not torque_off:
+            self.hold()
+            return
+        self._goal = None
+        self._bus.sync_write(registers.TORQUE_ENABLE, dict.fromkeys(self._bus.ids, 0))
+        powered = [name for name, on in zip(self._bus.ids, self._read().powered, strict=True) if on]
+        if powered:
+            raise ArmError(f"torque is still on at {', '.join(powered)}; cut the arm's power")
+
+    def disconnect(self) -> None:
+        """Close the port. The servos keep what they have: the last goal, under power, or limp after a stop."""
+        if not self._bus.is_open:
+            return
+        try:
+            if self._goal is not None:
+                self.hold()
+        except ArmError:
+            _log.warning("the arm could not be told to hold while it was disconnected", exc_info=True)
+        self._bus.close()
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.disconnect()
+
+    # ---- the bus ---------------------------------------------------------------------------------------------------
+
+    def _write_goals(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        steps = self.calibration.to_steps(positions)
+        self._bus.sync_write(
+            registers.GOAL_POSITION, {name: int(step) for name, step in zip(JOINTS, steps, strict=True)}
+        )
+        self._goal = self.calibration.to_positions(steps)
+        return self._goal.copy()
+
+    def _read(self) -> _Feeling:
+        size = LAST.address + LAST.size - FIRST.address
+        answers = self._bus.sync_read(FIRST.address, size)
+        now = time.monotonic()
+
+        def column(register: Register) -> NDArray[np.int64]:
+            start = register.address - FIRST.address
+            return np.array([register.decode(answer.data[start:]) for answer in answers.values()])
+
+        return _Feeling(
+            positions=self.calibration.to_positions(column(registers.PRESENT_POSITION)),
+            velocities=self.calibration.to_velocities(column(registers.PRESENT_VELOCITY)),
+            goals=self.calibration.to_positions(column(registers.GOAL_POSITION)),
+            powered=column(registers.TORQUE_ENABLE) == 1,
+            errors={name: answer.error for name, answer in answers.items()},
+            time=now,
+        )

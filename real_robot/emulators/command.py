@@ -1,0 +1,82 @@
+"""The code behind `vla robot emulate`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim.contract import Split
+from vla.run.plugins import load_object
+from vla.run.settings import Checks
+
+EMULATORS = {"so101": "real_robot.emulators.command:so101"}
+"""Name -> import path of a function that takes the configuration, and whose `with` block the robot runs in; it gives
+what a user must know to use it, line by line."""
+
+
+@dataclass(frozen=True)
+class EmulateConfig:
+    """Which robot to emulate, and where it stands."""
+
+    robot: str = "so101"
+    """Robot to emulate: so101, or package.module:function of your own."""
+    task: int = 0
+    """Number of the task of the robot's suite, whose scene it stands in."""
+    split: Split = "eval"
+    """Which initial states to start from; train and eval are disjoint."""
+    init_state: int = 0
+    """Number of the initial state."""
+    image_size: int | None = None
+    """Side in pixels of the rendered frames; null for the suite's own."""
+    frames_per_second: float = 30.0
+    """Pictures a second of each camera; 0 for none."""
+    held: bool = True
+    """Whether the arm is held where it starts; otherwise it falls until somebody turns torque on."""
+    calibration: str | None = None
+    """Where to write the calibration file that fits the arm; null for a temporary place."""
+
+    def __post_init__(self) -> None:
+        check = Checks(self)
+        check.shared()
+        check.at_least(0, "task", "init_state", "frames_per_second")
+
+
+Emulator = Callable[[EmulateConfig], AbstractContextManager[Mapping[str, str]]]
+
+
+def emulate(config: EmulateConfig) -> None:
+    """Run the robot until it is interrupted. Raises `ReflexError` when it cannot start."""
+    emulator: Emulator = load_object(config.robot, EMULATORS, "robot")
+    with emulator(config) as said:
+        sys.stdout.writelines(f"{name}: {value}\n" for name, value in said.items())
+        sys.stdout.write("Ctrl-C ends it\n")
+        sys.stdout.flush()
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return
+
+
+@contextmanager
+def so101(config: EmulateConfig) -> Iterator[Mapping[str, str]]:
+    """An SO-101; see `SO101Emulator`."""
+    from real_robot.emulators.so101 import SO101Emulator  # brings MuJoCo, which help does without
+
+    with SO101Emulator(
+        task_id=config.task,
+        split=config.split,
+        init_state=config.init_state,
+        image_size=config.image_size or 64,
+        frames_per_second=config.frames_per_second,
+        held=config.held,
+    ) as emulator:
+        calibration = emulator.calibration_file
+        if config.calibration is not None:
+            calibration = Path(config.calibration)
+            emulator.calibration.write(calibration)
+        cameras = {f"camera {name}": url for name, url in emulator.camera_urls.items()}
+        yield {"port": emulator.port, "calibration": str(calibration), **cameras, "status": f"{emulator.url}/status"}
