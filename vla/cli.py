@@ -99,6 +99,12 @@ CONFIGURED = {  # of one word or two
         "vla.evaluation.runner:run_evaluation",
         "vla eval policy=runs/train suite=tabletop output=runs/eval",
     ),
+    "deploy": ConfiguredCommand(
+        "Let a policy drive an arm, simulated or real: filtered, watched, measured and recorded.",
+        "real_robot.deploy:DeployConfig",
+        "real_robot.deploy:deploy",
+        "vla deploy policy=runs/sft robot=so101 port=/dev/ttyACM0 calibration=so101.json cameras.front=0 task='lift it'",
+    ),
     "robot emulate": ConfiguredCommand(
         "Run a robot made of software, with the wire protocol of the real one.",
         "real_robot.emulators.command:EmulateConfig",

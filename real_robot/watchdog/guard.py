@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -19,6 +18,8 @@ from vla.errors import ReflexError
 
 READY_WITHIN = 60.0
 """Seconds in which the watchdog must be ready; its imports take one or two."""
+ENDS_WITHIN = 20.0
+"""Seconds in which the watchdog must have ended: it may have to stop the arm first."""
 SILENT = 1.0
 """Seconds after which a watchdog that says nothing counts as dead, and the loop stops the arm itself."""
 
@@ -31,7 +32,7 @@ class Guard:
 
     def __init__(
         self,
-        arm: ArmSpec,
+        arm: ArmSpec | None,
         log: Path,
         latch: Path,
         *,
@@ -74,6 +75,10 @@ class Guard:
         """The arm is stopped and the way to it closed: the watchdog may take it."""
         self._pulse.phase = Phase.RELEASED
 
+    def fail(self) -> None:
+        """The arm could not be stopped, and the way to it is closed: the watchdog tries."""
+        self._pulse.phase = Phase.FAILED
+
     def beat(self, step: int) -> None:
         """The loop is alive."""
         self._pulse.beat(step)
@@ -100,10 +105,10 @@ class Guard:
 
     def __exit__(self, *exception: object) -> None:
         assert self._process is not None
-        if not self.tripped:
+        if not self.tripped and self._pulse.phase is not Phase.FAILED:
             self._pulse.phase = Phase.FINISHED
         try:
-            self._process.wait(20.0)
+            self._process.wait(ENDS_WITHIN)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -119,8 +124,3 @@ def latch_path(robot: str, settings: dict[str, Any]) -> Path:
     way = json.dumps({name: str(value) for name, value in sorted(settings.items())})
     key = "".join(letter if letter.isalnum() else "_" for letter in way).strip("_")[-80:]
     return Path(state) / "reflex" / f"stopped_{robot}_{key}.json"
-
-
-def describe(settings: WatchdogSettings) -> dict[str, Any]:
-    """JSON-ready, for config.yaml."""
-    return dict(json.loads(json.dumps(dataclasses.asdict(settings), default=str)))

@@ -18,7 +18,7 @@ from typing import Any
 from real_robot.watchdog.operator import Keyboard, Lines, standard_input, switch_says_stop
 from real_robot.watchdog.pulse import Order, Phase, SharedPulse, WatchdogState
 from real_robot.watchdog.settings import WatchdogSettings
-from real_robot.watchdog.stopping import bring_to_rest
+from real_robot.watchdog.stopping import Stopped, bring_to_rest
 from vla.run.files import write_json
 from vla.run.jsonl import append_lines
 
@@ -38,7 +38,8 @@ class Watchdog:
         self._pulse = SharedPulse(settings.pulse)
         self._parent = os.pidfd_open(settings.parent)
         self._inputs: list[Keyboard | Lines] = []
-        settings.arm.make()  # whatever it imports is imported now, not when the arm must be stopped
+        if settings.arm is not None:
+            settings.arm.make()  # whatever it imports is imported now, not when the arm must be stopped
         if settings.pipe is not None:
             self._inputs.append(Lines.of_named_pipe(settings.pipe))
         if settings.stdin:
@@ -72,6 +73,8 @@ class Watchdog:
             said = switch_says_stop(self._settings.stop_file, self._settings.stop_value)
             if said is not None and self._pulse.phase is not Phase.FINISHED:
                 return said, now
+        if self._pulse.phase is Phase.FAILED:
+            return "the control loop could not stop the arm", self._pulse.last_beat
         if self._pulse.phase is not Phase.ARMED:
             return None
         if self._exited():
@@ -98,11 +101,16 @@ class Watchdog:
         tripped = time.monotonic()
         self._pulse.state = WatchdogState.TRIPPED
         self._pulse.order = Order.STOP
-        write_json(self._settings.latch, {"cause": cause, "log": str(self._settings.log)})
+        if self._settings.arm is not None:
+            write_json(self._settings.latch, {"cause": cause, "log": str(self._settings.log)})
         self._log("tripped", cause=cause, step=self._pulse.step, phase=self._pulse.phase.name.lower())
         killed = self._take_the_arm()
         released = time.monotonic()
-        stopped = bring_to_rest(self._settings.arm.make, self._settings.reaction)
+        arm = self._settings.arm
+        if arm is None:
+            stopped = Stopped(True, {"arm": "simulated in the process of the control loop"})
+        else:
+            stopped = bring_to_rest(arm.make, self._settings.reaction)
         ended = time.monotonic()
         self._log(
             "stopped" if stopped.verified else "not_verified",

@@ -27,6 +27,8 @@ class Phase(IntEnum):
     """It has stopped the arm and closed its way to it: on an order, or at the end."""
     FINISHED = 3
     """It ended as it should, with the arm held or parked; the watchdog ends too."""
+    FAILED = 4
+    """It could not stop the arm and has closed its way to it: the watchdog shall try."""
 
 
 class WatchdogState(IntEnum):

@@ -38,7 +38,8 @@ class ArmSpec:
 class WatchdogSettings:
     """Everything the watchdog needs."""
 
-    arm: ArmSpec
+    arm: ArmSpec | None
+    """None for an arm that is simulated in the loop's process, and rests when that does."""
     parent: int
     """Process id of the control loop."""
     pulse: Path
@@ -71,7 +72,8 @@ class WatchdogSettings:
         values = json.loads(text)
         for name in ("pulse", "log", "latch", "pipe", "stop_file"):
             values[name] = None if values[name] is None else Path(values[name])
-        return cls(**{**values, "arm": ArmSpec(**values["arm"])})
+        arm = None if values["arm"] is None else ArmSpec(**values["arm"])
+        return cls(**{**values, "arm": arm})
 
 
 @dataclass(frozen=True)

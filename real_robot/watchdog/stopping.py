@@ -11,6 +11,7 @@ import numpy as np
 
 from real_robot.arms.arm import Arm, ArmError
 from real_robot.watchdog.settings import Reaction
+from vla.errors import ReflexError
 
 REST = 0.02
 """A joint rests below this share of its greatest velocity."""
@@ -51,7 +52,7 @@ def bring_to_rest(make: Callable[[], Arm], reaction: Reaction) -> Stopped:
         try:
             arm = make()
             arm.connect()
-        except ArmError as error:
+        except (ArmError, ReflexError) as error:
             arm = None
             details["failures"].append(f"connect: {error}")
             time.sleep(0.05)
