@@ -78,6 +78,6 @@ def show_result(console: Console, folder: Path, summary: dict[str, Any], latency
     console.print(table)
     decisions = ", ".join(f"{count} {name}" for name, count in summary["decisions"].items())
     console.print(
-        f"{summary['successes']} of {summary['episodes']} episodes succeeded; {summary['control_steps']} control steps, "
-        f"{summary['missed_steps']} missed; the filter: {decisions or 'nothing'}; {folder}"
+        f"{summary['successes']} of {summary['episodes']} episodes succeeded; {summary['control_steps']} control "
+        f"steps, {summary['missed_steps']} missed; the filter: {decisions or 'nothing'}; {folder}"
     )

@@ -14,6 +14,7 @@ from real_robot.arms.registry import make_arm
 from real_robot.cameras.camera import Camera, CameraConfig
 from real_robot.control.sensors import Camera as FrameSource
 from real_robot.watchdog.settings import ArmSpec
+from sim.embodiments import Camera as Pictures
 from sim.embodiments import Embodiment
 from vla.errors import ReflexError
 from vla.safety.workspace import HandModel, Volumes
@@ -70,18 +71,16 @@ def open_robot(robot: str, settings: Mapping[str, Any], cameras: Mapping[str, st
     hand = hand_of(arm)
     if isinstance(arm, SimulatedHere):
         if cameras:
-            raise ReflexError(f"robot={robot} has cameras of its own ({', '.join(arm.embodiment.camera_names)}); "
-                              "leave cameras out")  # fmt: skip
+            known = ", ".join(arm.embodiment.camera_names)
+            raise ReflexError(f"robot={robot} has cameras of its own ({known}); leave cameras out")
         own = {name: arm.camera(name) for name in arm.embodiment.camera_names}
         yield Robot(arm, arm.embodiment, own, hand, None)
         return
     spec = ArmSpec("real_robot.robots:make_arm_by_settings", {"robot": robot, "settings": dict(settings)})
     with ExitStack() as stack:
-        opened = {name: stack.enter_context(Camera(config)) for name, config in _configs(arm, cameras).items()}
-        seen = tuple(
-            dataclasses.replace(arm.embodiment.cameras[0], name=name, height=camera.config.height, width=camera.config.width)
-            for name, camera in opened.items()
-        )  # fmt: skip
+        configs = _configs(arm, cameras)
+        opened = {name: stack.enter_context(Camera(config)) for name, config in configs.items()}
+        seen = tuple(Pictures(name, config.height, config.width) for name, config in configs.items())
         yield Robot(arm, dataclasses.replace(arm.embodiment, cameras=seen), opened, hand, spec)
 
 
@@ -118,12 +117,20 @@ def hand_of(arm: Arm) -> HandModel | None:
     own: HandModel | None = getattr(arm, "hand", None)
     if own is not None or Volumes.of(arm.limits) is None:
         return own
-    if arm.embodiment.name not in HANDS:
+    hand = hand_by_name(arm.embodiment.name)
+    if hand is None:
         raise ReflexError(
             f"the limits of {arm.embodiment.name} name a workspace or keep-out volumes, and nothing says where its "
             "hand is; give the arm's class an attribute `hand` (vla.safety.workspace.HandModel), or take them out of "
             "the robot file"
         )
-    module, _, name = HANDS[arm.embodiment.name].partition(":")
+    return hand
+
+
+def hand_by_name(robot: str) -> HandModel | None:
+    """The hand of a known embodiment; None for another."""
+    if robot not in HANDS:
+        return None
+    module, _, name = HANDS[robot].partition(":")
     hand: HandModel = getattr(importlib.import_module(module), name)()
     return hand

@@ -138,6 +138,8 @@ class Session:
             try:
                 self._arm.connect()
                 action_filter.start(self._arm.observe().positions)
+                for camera in prepared.robot.cameras.values():
+                    camera.latest()  # a simulated one prepares to draw at its first picture
                 guard.arm()
                 self._run_episodes(guard, action_filter, recorder)
             except (ArmError, ValueError) as error:
@@ -169,6 +171,7 @@ class Session:
         )
         scheduler = make_scheduler(config.strategy, timing, config.blend_steps, config.ensemble_decay)
         mover = Mover(self._arm, action_filter, guard, lambda row: recorder.add_rows([row]), prepared.robot.hand)
+        recorder.add_rows([{"event": "run", **prepared.facts}])
         record_filter(action_filter, recorder)
         with InferenceWorker(prepared.decide) as worker, LiveLine(prepared.console, frequency) as live:
 

@@ -103,7 +103,14 @@ CONFIGURED = {  # of one word or two
         "Let a policy drive an arm, simulated or real: filtered, watched, measured and recorded.",
         "real_robot.deploy:DeployConfig",
         "real_robot.deploy:deploy",
-        "vla deploy policy=runs/sft robot=so101 port=/dev/ttyACM0 calibration=so101.json cameras.front=0 task='lift it'",
+        "vla deploy policy=runs/sft robot=so101 port=/dev/ttyACM0 calibration=arm.json cameras.front=0 task='lift it'",
+    ),
+    "robot replay": ConfiguredCommand(
+        "Ask the action filter again what a recording says it was asked, or play an episode on an arm.",
+        "real_robot.recording.replay:ReplayConfig",
+        "real_robot.recording.replay:replay_episode",
+        "vla robot replay dataset=runs/deploy/dataset episode=0",
+        simulates=False,
     ),
     "robot emulate": ConfiguredCommand(
         "Run a robot made of software, with the wire protocol of the real one.",

@@ -1,4 +1,4 @@
-"""Moves without a policy: hold, go to a pose, come to rest; at the loop's rate, through the filter, under the watchdog."""
+"""Moves without a policy: hold, go to a pose, come to rest; through the filter and under the watchdog, as the loop."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ class Mover:
         if (ending := self._run("approach", path)) is not None:
             return ending
         return self.come_to_rest()
+
+    def follow(self, actions: NDArray[np.float64]) -> Ending | None:
+        """Command actions [T, J], one a control step; what the filter changes is changed."""
+        return self._run("replay", actions)
 
     def come_to_rest(self, most_seconds: float = 5.0) -> Ending | None:
         """Slow down within the limits until the commands stand still."""

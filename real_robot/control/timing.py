@@ -120,7 +120,10 @@ def percentiles(values: NDArray[np.float64], count: int | None = None) -> dict[s
 def latency_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Rows of a table: stage, count, p50, p95, p99 and worst in ms."""
     return [
-        (stage.replace("_", " "), f"{values['count']:.0f}")
-        + tuple(f"{values[name]:.2f}" for name in ("p50", "p95", "p99", "worst"))
+        (
+            stage.replace("_", " "),
+            f"{values['count']:.0f}",
+            *(f"{values[name]:.2f}" for name in ("p50", "p95", "p99", "worst")),
+        )
         for stage, values in report.items()
     ]

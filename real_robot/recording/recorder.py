@@ -24,6 +24,7 @@ from vla.data.episode import Episode
 from vla.data.frame_store import allocate_frames
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError, writing
+from vla.run.jsonl import read_lines
 from vla.safety.decision import Decision
 from vla.safety.log import Row
 
@@ -134,6 +135,7 @@ class Recorder:
         self._waiting = threading.Semaphore(queue_steps)
         self._episode: EpisodeBuffer | None = None
         self._error: Exception | None = None
+        self._closing = self._closed = 0
         self._kept: list[dict[str, Any]] = []
         self.dropped = 0
         """Steps that the writer was too far behind to take."""
@@ -160,12 +162,13 @@ class Recorder:
 
     def close_episode(self, success: bool, keep: bool = True) -> None:
         """The episode is over; it is staged in the writer's thread, unless it is not to be kept."""
+        self._closing += 1
         self._queue.put(_Close(success, keep))
 
     @property
     def busy(self) -> bool:
-        """Whether something is not yet written."""
-        return self._queue.unfinished_tasks > 0
+        """Whether an episode that is over is not yet written."""
+        return self._closed < self._closing
 
     def check(self) -> None:
         """Raise what went wrong in the writer's thread, such as a full disk."""
@@ -201,7 +204,8 @@ class Recorder:
             finally:
                 if isinstance(item, Step):
                     self._waiting.release()
-                self._queue.task_done()
+                elif isinstance(item, _Close):
+                    self._closed += 1
 
     def _write(self, item: Row | Step | _Open | _Close) -> None:
         if isinstance(item, Step):
@@ -233,8 +237,6 @@ class Recorder:
 
 def read_log(path: Path) -> list[Row]:
     """All whole lines of a control log. Raises `ReflexError` naming the file when there is none."""
-    from vla.run.jsonl import read_lines
-
     if not path.is_file():
         raise ReflexError(f"{path} is missing: only what vla deploy recorded can be replayed with its filter")
     return read_lines(path)
