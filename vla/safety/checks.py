@@ -51,7 +51,7 @@ def check_request(
 
     `position` [J] was sent last, at `last_time`, from chunk `last_chunk`.
     """
-    action, hold = _read_action(request.action, setup)
+    action, hold = read_positions(request.action, setup)
     if request.units is not None and tuple(request.units) != setup.limits.units:
         hold += _differing_units(request.units, setup)
     hold += _check_times(request, last_time, last_chunk, setup)
@@ -61,7 +61,8 @@ def check_request(
     return RequestProblems(action, hold + lost + tracking, ())
 
 
-def _read_action(value: Any, setup: FilterSetup) -> tuple[Array | None, tuple[str, ...]]:
+def read_positions(value: Any, setup: FilterSetup) -> tuple[Array | None, tuple[str, ...]]:
+    """J finite numbers as float64, or None and what is wrong with them. Never raises."""
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, tensors on a device
@@ -103,7 +104,7 @@ def _check_tracking(measured: Any, position: Array, setup: FilterSetup) -> tuple
     """Joints that are not where they were told to be, and measurements that cannot be read."""
     if measured is None or setup.config.max_tracking_error is None:
         return (), ()
-    values, problems = _read_action(measured, setup)
+    values, problems = read_positions(measured, setup)
     if values is None:
         return (), tuple(f"measured:{problem}" for problem in problems)
     far = np.abs(values - position) > np.asarray(setup.config.max_tracking_error)

@@ -30,4 +30,4 @@ class Filtered:
     """[J] what may be sent: within the limits, whatever was asked for."""
     decision: Decision
     reasons: tuple[str, ...]
-    """Codes, e.g. "velocity:elbow_flex.pos"; of a pass at most "seam:..." codes, which remark on it and change nothing."""
+    """Codes, e.g. "velocity:elbow_flex.pos". A pass has at most remarks, "seam:..." ones, which change nothing."""

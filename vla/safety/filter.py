@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla.safety.checks import ActionRequest, RequestProblems, check_request, seam_jumps
+from vla.safety.checks import ActionRequest, RequestProblems, check_request, read_positions, seam_jumps
 from vla.safety.config import FilterConfig
 from vla.safety.decision import Decision, Filtered
 from vla.safety.limits import MotionLimits
@@ -27,9 +27,11 @@ from vla.safety.stopping import (
     ACCELERATION,
     JERK,
     POSITION,
+    PURSUIT,
     VELOCITY,
     Array,
-    limit_positions,
+    admissible_bounds,
+    follow_positions,
     stopping_path,
     stopping_positions,
 )
@@ -38,7 +40,13 @@ from vla.safety.workspace import HandModel, keep_inside, make_stop, violated
 if TYPE_CHECKING:
     from vla.safety.log import FilterLog
 
-_LIMITS = ((POSITION, "position"), (VELOCITY, "velocity"), (ACCELERATION, "acceleration"), (JERK, "jerk"))
+_LIMITS = (
+    (POSITION, "position"),
+    (VELOCITY, "velocity"),
+    (ACCELERATION, "acceleration"),
+    (JERK, "jerk"),
+    (PURSUIT, "pursuit"),
+)
 _STILL = 1e-6
 """Share of the greatest step below which a joint counts as still: rounding of positions lies below, motion above."""
 _FARTHEST_START = 0.05
@@ -60,7 +68,9 @@ class FilterState:
     chunk_id: int | None = None
     """Of the last action that was used."""
     asked: Array | None = None
-    """[J] the last action that was used, as it was asked for."""
+    """[J] the last action that was used, as it was asked for; None before the first."""
+    followed: NDArray[np.bool_] | None = None
+    """[J] whether the last command was what was asked for; None before the first, as if it was."""
     time: float = -math.inf
     """Seconds of the last request."""
 
@@ -105,9 +115,10 @@ def _moved(
     wanted = problems.action
     assert wanted is not None
     seams = seam_jumps(request, wanted, state.chunk_id, state.asked, setup)
-    positions, codes = limit_positions(
-        wanted, state.position, state.velocity, state.acceleration, setup.table, setup.period
-    )
+    asked = state.position if state.asked is None else state.asked
+    followed = np.ones(setup.size, dtype=np.bool_) if state.followed is None else state.followed
+    motion = (state.position, state.velocity, state.acceleration, setup.table, setup.period)
+    positions, codes = follow_positions(wanted, asked, followed, *motion)
     reasons = _limit_reasons(codes, setup) if codes.any() else ()
     if setup.volumes is not None:
         inside, broken = _keep_hand_inside(state, positions, setup)
@@ -115,15 +126,21 @@ def _moved(
             return _braked(state, Decision.HOLD, (*reasons, *broken, *seams), setup)
         positions, reasons = inside, (*reasons, *broken)
     decision = Decision.CLIP if reasons else Decision.PASS
-    state = dataclasses.replace(_commanded(state, positions, setup), chunk_id=request.chunk_id, asked=wanted)
-    return Filtered(positions, decision, (*reasons, *seams)), state
+    state = dataclasses.replace(
+        _commanded(state, positions, setup),
+        chunk_id=request.chunk_id,
+        asked=wanted,
+        followed=positions == wanted,
+    )
+    return Filtered(positions.copy(), decision, (*reasons, *seams)), state
 
 
 def _braked(
     state: FilterState, decision: Decision, reasons: tuple[str, ...], setup: FilterSetup
 ) -> tuple[Filtered, FilterState]:
     positions = stopping_positions(state.position, state.velocity, state.acceleration, setup.table, setup.period)
-    return Filtered(positions, decision, reasons), _commanded(state, positions, setup)
+    state = dataclasses.replace(_commanded(state, positions, setup), followed=np.zeros(setup.size, dtype=np.bool_))
+    return Filtered(positions.copy(), decision, reasons), state
 
 
 def _commanded(state: FilterState, positions: Array, setup: FilterSetup) -> FilterState:
@@ -159,14 +176,22 @@ def _keep_hand_inside(state: FilterState, positions: Array, setup: FilterSetup) 
     floor = min(0.0, make_stop(path_after(braking), hand, volumes).clearance)
     if stop.clearance >= floor:
         return positions, ()
-    ends = np.full(setup.size, np.inf)
-    bounds = (limit_positions(-ends, *motion)[0], limit_positions(ends, *motion)[0])
+    bounds = admissible_bounds(*motion)
     return keep_inside(stop, braking, bounds, path_after, floor, hand, volumes), violated(stop, volumes)
 
 
 def latch(state: FilterState, reason: str) -> FilterState:
     """The state with a stop that stays; the first reason stays first."""
     return dataclasses.replace(state, stopped=tuple(dict.fromkeys((*state.stopped, reason))))
+
+
+def anchored(state: FilterState, measured: Any, setup: FilterSetup) -> FilterState:
+    """The state with its last position at a measured one [J]; itself where that is not J finite numbers."""
+    positions, _ = read_positions(measured, setup)
+    if positions is None:
+        return state
+    nearest = np.clip(positions, setup.table[0], setup.table[1])
+    return dataclasses.replace(state, position=nearest, asked=nearest)
 
 
 class ActionFilter:
@@ -195,9 +220,11 @@ class ActionFilter:
         """Run everything once, so that the first action of an arm is not the slowest."""
         middle = 0.5 * (self.setup.table[0] + self.setup.table[1])
         still = np.zeros(self.setup.size)
-        limit_positions(middle, middle, still, still, self.setup.table, self.setup.period)
-        stopping_positions(middle, still, still, self.setup.table, self.setup.period)
-        stopping_path(middle, still, still, self.setup.table, self.setup.period, 1)
+        motion = (middle, still, still, self.setup.table, self.setup.period)
+        follow_positions(middle, middle, np.ones(self.setup.size, dtype=np.bool_), *motion)
+        admissible_bounds(*motion)
+        stopping_positions(*motion)
+        stopping_path(*motion, 1)
 
     def start(self, measured: Any) -> None:
         """Begin, or begin again after a stop, with an arm that rests at these positions [J].
@@ -207,6 +234,16 @@ class ActionFilter:
         self._state = start_state(measured, self.setup)
         if self._log is not None:
             self._log.add_start(self._state.position)
+
+    def anchor(self, measured: Any) -> None:
+        """Count further commands from these positions [J], without a change of velocity or acceleration.
+
+        For robots that are told changes. Positions beyond the limits count as at them, and what is not J finite
+        numbers changes nothing: the next request says so. Raises `RuntimeError` before the first `start`.
+        """
+        self._state = anchored(self.state, measured, self.setup)
+        if self._log is not None:
+            self._log.add_anchor(self._state.position)
 
     def filter(self, request: ActionRequest) -> Filtered:
         """What may be sent now. Raises `RuntimeError` before the first `start`."""

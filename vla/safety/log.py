@@ -25,7 +25,7 @@ from vla.safety.stopping import Array
 from vla.safety.workspace import HandModel
 
 Row = dict[str, Any]
-"""JSON-ready, with an "event": open, start, action or stop."""
+"""JSON-ready, with an "event": open, start, anchor, action or stop."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class FilterLog:
     def add_start(self, measured: Array) -> None:
         """The filter started from these positions [J]."""
         self._events.append({"event": "start", "measured": write_array(measured)})
+
+    def add_anchor(self, positions: Array) -> None:
+        """The filter counts from these positions [J] on."""
+        self._events.append({"event": "anchor", "measured": write_array(positions)})
 
     def add_stop(self, reason: str) -> None:
         """Somebody stopped the filter."""
@@ -157,6 +161,8 @@ def replay(rows: Sequence[Row], hand: HandModel | None = None) -> Replay:
                 continue
             elif row["event"] == "start":
                 asked.start(read_array(row["measured"]))
+            elif row["event"] == "anchor":
+                asked.anchor(read_array(row["measured"]))
             elif row["event"] == "stop":
                 asked.stop(row["reason"])
             else:

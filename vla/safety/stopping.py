@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-POSITION, VELOCITY, ACCELERATION, JERK = 1, 2, 4, 8
-"""Which limit changed a command: bits of the codes of `limit_positions`."""
+POSITION, VELOCITY, ACCELERATION, JERK, PURSUIT = 1, 2, 4, 8, 16
+"""What changed a command: bits of the codes of `follow_positions`. The last is the way back to the asked motion."""
 
 LOW, HIGH, TOP_SPEED, TOP_ACCELERATION, STEP = 0, 1, 2, 3, 4
 """Rows of a table [9, J] of limits: lowest and highest position, greatest velocity and acceleration, and the greatest
@@ -33,7 +33,7 @@ change of the acceleration in one period (jerk times period)."""
 POSITION_SLACK, VELOCITY_SLACK, ACCELERATION_SLACK, STEP_SLACK = 5, 6, 7, 8
 """The other rows: what rounding may add to each."""
 
-_BISECTIONS = 60
+_BISECTIONS = 45
 _REST = 1e-12
 """Share of the greatest step below which a velocity or an acceleration is rounding."""
 
@@ -129,25 +129,35 @@ def _limit_rates(
 
 
 @numba.njit(cache=True)
-def _limit_joint(
+def _is_admissible(
     wanted: float, position: float, velocity: float, acceleration: float, limits: Array, period: float
-) -> tuple[float, int]:
-    """The admissible position nearest to `wanted`, which itself is returned bit for bit if it is admissible."""
+) -> bool:
+    """Whether a next position, and the fastest stop after it, are within the limits and what rounding may add."""
     low, high, fastest, top, step = limits[0], limits[1], limits[2], limits[3], limits[4]
-    next_acceleration = ((wanted - position) / period - velocity) / period
-    next_velocity = velocity + next_acceleration * period
+    next_velocity = (wanted - position) / period
+    next_acceleration = (next_velocity - velocity) / period
     peak = velocity + ramp_gain(next_acceleration, step, period)
-    inner, outer = low - limits[5], high + limits[5]
-    if (
+    return (
         low <= wanted <= high
         and abs(next_acceleration - acceleration) <= step + limits[8]
         and abs(next_acceleration) <= top + limits[7]
         and abs(next_velocity) <= fastest + limits[6]
         and abs(peak) <= fastest + limits[6]
-        and _stays_inside(wanted, next_velocity, next_acceleration, inner, outer, top, step, period)
-    ):
-        return wanted, 0
-    nearest, code = _limit_rates(next_acceleration, velocity, acceleration, fastest, top, step, period)
+        and _stays_inside(
+            wanted, next_velocity, next_acceleration, low - limits[5], high + limits[5], top, step, period
+        )
+    )
+
+
+@numba.njit(cache=True)
+def _nearest_admissible(
+    wanted: float, position: float, velocity: float, acceleration: float, limits: Array, period: float
+) -> tuple[float, int]:
+    """The admissible position nearest to one that is not, and the limits that bind."""
+    low, high, fastest, top, step = limits[0], limits[1], limits[2], limits[3], limits[4]
+    inner, outer = low - limits[5], high + limits[5]
+    asked = ((wanted - position) / period - velocity) / period
+    nearest, code = _limit_rates(asked, velocity, acceleration, fastest, top, step, period)
     if not low <= wanted <= high:
         code |= POSITION
     if not _next_inside(position, velocity, nearest, inner, outer, top, step, period):
@@ -165,19 +175,139 @@ def _limit_joint(
 
 
 @numba.njit(cache=True)
-def limit_positions(
-    wanted: Array, position: Array, velocity: Array, acceleration: Array, limits: Array, period: float
-) -> tuple[Array, NDArray[np.int64]]:
-    """The admissible positions [J] nearest to `wanted` [J], each joint by itself, and the limits that bind [J].
+def _meets(
+    wanted: float, speed: float, position: float, velocity: float, acceleration: float, limits: Array, period: float
+) -> bool:
+    """Whether an arm that goes to `wanted` now can stay with an asked motion that goes on at this speed."""
+    next_velocity = (wanted - position) / period
+    next_acceleration = (next_velocity - velocity) / period
+    correction = (speed - next_velocity) / period
+    step = limits[4]
+    meets: bool = abs(correction) <= min(step, limits[3]) and abs(correction - next_acceleration) <= step
+    return meets
 
-    `limits` [9, J] is `limit_table`'s. A wanted position that is infinite gives the end of the admissible interval.
+
+@numba.njit(cache=True)
+def _overshoot(
+    chosen: float, gap: float, velocity: float, speed: float, top: float, step: float, period: float
+) -> float:
+    """How far beyond a motion at `speed`, which is `gap` ahead, the fastest stop after this acceleration ends.
+
+    Everything is seen from that motion, so that its end is where both go on together.
+    """
+    acceleration = chosen
+    velocity += acceleration * period - speed
+    distance = (velocity + speed) * period - gap
+    while not _at_rest(velocity, acceleration, step, period):
+        acceleration = stopping_acceleration(velocity, acceleration, top, step, period)
+        velocity += acceleration * period
+        distance += velocity * period
+    return distance
+
+
+@numba.njit(cache=True)
+def _pursue(
+    wanted: float, speed: float, position: float, velocity: float, acceleration: float, limits: Array, period: float
+) -> float:
+    """The next position of the fastest way to a motion through `wanted` at this speed that does not overshoot it."""
+    top, step, gap = limits[3], limits[4], wanted - position
+    low, high = max(acceleration - step, -top), min(acceleration + step, top)
+    below = _overshoot(low, gap, velocity, speed, top, step, period)
+    above = _overshoot(high, gap, velocity, speed, top, step, period)
+    chosen = low if below >= 0.0 else high
+    # The root of a growing function: regula falsi, where an end that stays counts half (Dowell and Jarratt 1971).
+    if below < 0.0 < above:
+        side = 0
+        for _ in range(_BISECTIONS):
+            chosen = low - below * (high - low) / (above - below)
+            here = _overshoot(chosen, gap, velocity, speed, top, step, period)
+            if abs(here) <= _REST * step * period * period or high - low <= _REST * step:
+                break
+            if here > 0.0:
+                high, above = chosen, here
+                below = 0.5 * below if side == 1 else below
+                side = 1
+            else:
+                low, below = chosen, here
+                above = 0.5 * above if side == -1 else above
+                side = -1
+    landed: float = position + (velocity + chosen * period) * period
+    return landed
+
+
+@numba.njit(cache=True)
+def _limit_joint(
+    wanted: float,
+    asked: float,
+    followed: bool,
+    position: float,
+    velocity: float,
+    acceleration: float,
+    limits: Array,
+    period: float,
+) -> tuple[float, int]:
+    """See `follow_positions`, for one joint."""
+    admissible = _is_admissible(wanted, position, velocity, acceleration, limits, period)
+    if followed:
+        if admissible:
+            return wanted, 0
+        return _nearest_admissible(wanted, position, velocity, acceleration, limits, period)
+    fastest = limits[2]
+    goal = min(max(wanted, limits[0]), limits[1])
+    speed = min(max((goal - asked) / period, -fastest), fastest)
+    if admissible and _meets(goal, speed, position, velocity, acceleration, limits, period):
+        return wanted, 0
+    goal = _pursue(goal, speed, position, velocity, acceleration, limits, period)
+    if _is_admissible(goal, position, velocity, acceleration, limits, period):
+        return goal, PURSUIT if limits[0] <= wanted <= limits[1] else PURSUIT | POSITION
+    return _nearest_admissible(goal, position, velocity, acceleration, limits, period)
+
+
+@numba.njit(cache=True)
+def follow_positions(
+    wanted: Array,
+    asked: Array,
+    followed: NDArray[np.bool_],
+    position: Array,
+    velocity: Array,
+    acceleration: Array,
+    limits: Array,
+    period: float,
+) -> tuple[Array, NDArray[np.int64]]:
+    """What to send [J] when `wanted` [J] is asked for, and the limits that bind [J]; each joint by itself.
+
+    A joint that `followed` [J], whose last command was what was asked, goes to the wanted position, bit for bit, if it
+    is admissible, and else to the admissible one nearest to it. A joint that did not follow is on its way to the asked
+    motion, whose speed is that from the position `asked` [J] before to the wanted one. It goes there as fast as the
+    limits allow without overshooting: the nearest positions alone would, again and again, because a joint that reaches
+    a position at speed cannot stay there. `limits` [9, J] is `limit_table`'s.
     """
     positions, codes = np.empty_like(position), np.zeros(position.shape[0], dtype=np.int64)
     for joint in range(position.shape[0]):
         positions[joint], codes[joint] = _limit_joint(
-            wanted[joint], position[joint], velocity[joint], acceleration[joint], limits[:, joint], period
+            wanted[joint],
+            asked[joint],
+            followed[joint],
+            position[joint],
+            velocity[joint],
+            acceleration[joint],
+            limits[:, joint],
+            period,
         )
     return positions, codes
+
+
+@numba.njit(cache=True)
+def admissible_bounds(
+    position: Array, velocity: Array, acceleration: Array, limits: Array, period: float
+) -> tuple[Array, Array]:
+    """The lowest and the highest admissible positions ([J], [J])."""
+    lowest, highest = np.empty_like(position), np.empty_like(position)
+    for joint in range(position.shape[0]):
+        motion = (position[joint], velocity[joint], acceleration[joint], limits[:, joint], period)
+        lowest[joint], _ = _nearest_admissible(-np.inf, *motion)
+        highest[joint], _ = _nearest_admissible(np.inf, *motion)
+    return lowest, highest
 
 
 @numba.njit(cache=True)
