@@ -76,7 +76,8 @@ class Calibration:
     @property
     def step(self) -> NDArray[np.float64]:
         """[J] how far one step of the servo moves a position."""
-        return np.abs(self._scale)
+        step: NDArray[np.float64] = np.abs(self._scale)
+        return step
 
     def to_positions(self, steps: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
         """Positions [J] of what the servos report [J].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,14 @@ from typing import Any
 from real_robot.arms.arm import ArmError
 from real_robot.arms.registers import Register, describe_errors
 from vla.errors import require_module
+
+if sys.platform == "win32":
+    PORT_ERRORS: tuple[type[Exception], ...] = (OSError,)
+else:
+    import termios
+
+    PORT_ERRORS = (OSError, termios.error)
+"""What pyserial raises when a port cannot be opened or is gone; its own exception is an OSError."""
 
 _POLL = 0.0005
 """Seconds that a read of the port waits for bytes: the SDK would poll as fast as the processor can."""
@@ -55,12 +64,14 @@ class FeetechBus:
 
     def open(self, baud_rate: int = 1_000_000) -> None:
         """Open the port. Raises `ArmError` naming it when it cannot be."""
+        require_module(
+            "serial", "Feetech's SDK", "pip install 'reflex-vla[robots]'"
+        )  # which it does not ask for itself
         sdk: Any = require_module("scservo_sdk", "an arm with Feetech servos", "pip install 'reflex-vla[robots]'")
-        serial: Any = require_module("serial", "an arm with Feetech servos", "pip install 'reflex-vla[robots]'")
         handler = _port_handler(sdk)(self.port, self._timeout)
         try:
             opened = handler.setBaudRate(baud_rate)
-        except (serial.SerialException, OSError) as error:
+        except PORT_ERRORS as error:
             raise ArmError(
                 f"cannot open {self.port} ({error}); is the arm plugged in, and may this user use the port "
                 "(on Linux: be in the group dialout)?"
@@ -69,7 +80,6 @@ class FeetechBus:
             raise ArmError(f"{self.port} does not work at {baud_rate} baud; these servos are made for 1000000")
         with self._lock:
             self._handler, self._packets = handler, sdk.PacketHandler(0)
-        self._serial_error: Any = serial.SerialException
 
     def close(self) -> None:
         """Close the port; closing twice is harmless."""
@@ -171,7 +181,7 @@ class FeetechBus:
                     found, result, blamed = once()
                     if result == 0:
                         return found
-            except (self._serial_error, OSError) as error:
+            except PORT_ERRORS as error:
                 self.statistics.failures += 1
                 raise ArmError(f"{self.port} is gone: cannot {what} ({error}); check the cable to the arm") from error
             finally:

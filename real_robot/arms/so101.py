@@ -94,6 +94,7 @@ class SO101Arm:
         self._bus = FeetechBus(settings.port, ids, settings.timeout, settings.read_retries)
         self._goal: NDArray[np.float64] | None = None
         self._is_holding = False
+        self._let_go = False
 
     @property
     def statistics(self) -> BusStatistics:
@@ -108,12 +109,14 @@ class SO101Arm:
         Raises `ArmError` for a servo that is missing, of another model or firmware, calibrated otherwise than the
         calibration file says, or that reports an error.
         """
+        self._bus.close()
         self._bus.open()
         try:
             self._check_servos()
             self._check_calibration()
             self._configure()
             self._power_up()
+            self.observe()
         except BaseException:
             self._bus.close()
             raise
@@ -176,7 +179,7 @@ class SO101Arm:
                 answers.goals[index] = answers.positions[index]
             if not answers.powered[index]:
                 self._bus.write(name, registers.TORQUE_ENABLE, 1)
-        self._goal, self._is_holding = answers.goals.copy(), True
+        self._goal, self._is_holding, self._let_go = answers.goals.copy(), True, False
 
     # ---- driving ---------------------------------------------------------------------------------------------------
 
@@ -189,7 +192,7 @@ class SO101Arm:
         if errors := self._bus.name_errors(feeling.errors):
             raise ArmError(f"a servo reports an error: {errors}; relieve the arm, then connect to it again")
         limp = [name for name, powered in zip(self._bus.ids, feeling.powered, strict=True) if not powered]
-        if limp and self._goal is not None:
+        if limp and not self._let_go:
             raise ArmError(
                 f"{', '.join(limp)} lost power (torque is off): the supply broke down or somebody switched it off; "
                 "support the arm, check the supply, then connect again"
@@ -198,6 +201,8 @@ class SO101Arm:
 
     def send(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Command positions [6]; returns what was sent: within the calibrated range and the limits, in whole steps."""
+        if self._let_go:
+            raise ArmError("the arm was let go (its torque is off); connect to it again before it is told anything")
         wanted = np.asarray(positions, np.float64)
         if wanted.shape != (len(JOINTS),):
             raise ArmError(f"an SO-101 is told {len(JOINTS)} positions, not an array of shape {wanted.shape}")
@@ -209,18 +214,21 @@ class SO101Arm:
         return sent
 
     def hold(self) -> None:
-        """Stay where it is, under power. Holding again keeps the same goal, so that the arm does not creep down."""
+        """Stay where it is, under power. Holding again keeps the same goal, so that the arm does not creep down.
+
+        What the servos took is read back. Raises `ArmError` naming those that did not take it.
+        """
+        if self._let_go:
+            raise ArmError("the arm was let go (its torque is off) and cannot hold; connect to it again")
         if self._is_holding and self._goal is not None:
-            self._write_goals(self._goal)
+            self._confirm_goals(self._goal)
             return
         feeling = self._read()
-        goal = self._goal
+        goal = feeling.positions if self._goal is None else self._goal
         at_rest = np.abs(feeling.velocities) < _AT_REST
-        if goal is None:
-            goal = feeling.positions
         near = np.abs(goal - feeling.positions) < self.settings.hold_tolerance
         # A goal near a joint at rest is what holds it up against gravity; any other would still move it.
-        self._write_goals(np.where(at_rest & near, goal, feeling.positions))
+        self._confirm_goals(np.where(at_rest & near, goal, feeling.positions))
         self._is_holding = True
 
     def stop(self, torque_off: bool = False) -> None:
@@ -230,18 +238,20 @@ class SO101Arm:
         if not torque_off:
             self.hold()
             return
-        self._goal = None
-        self._bus.sync_write(registers.TORQUE_ENABLE, dict.fromkeys(self._bus.ids, 0))
-        powered = [name for name, on in zip(self._bus.ids, self._read().powered, strict=True) if on]
-        if powered:
-            raise ArmError(f"torque is still on at {', '.join(powered)}; cut the arm's power")
+        self._let_go = True
+        for _ in range(self.settings.read_retries + 1):
+            self._bus.sync_write(registers.TORQUE_ENABLE, dict.fromkeys(self._bus.ids, 0))
+            powered = [name for name, on in zip(self._bus.ids, self._read().powered, strict=True) if on]
+            if not powered:
+                return
+        raise ArmError(f"torque is still on at {', '.join(powered)}; cut the arm's power")
 
     def disconnect(self) -> None:
         """Close the port. The servos keep what they have: the last goal, under power, or limp after a stop."""
         if not self._bus.is_open:
             return
         try:
-            if self._goal is not None:
+            if not self._let_go:
                 self.hold()
         except ArmError:
             _log.warning("the arm could not be told to hold while it was disconnected", exc_info=True)
@@ -263,6 +273,16 @@ class SO101Arm:
         )
         self._goal = self.calibration.to_positions(steps)
         return self._goal.copy()
+
+    def _confirm_goals(self, positions: NDArray[np.float64]) -> None:
+        """Nobody answers a write to all servos: ask, and write again what was lost."""
+        for _ in range(self.settings.read_retries + 1):
+            goals = self._write_goals(positions)
+            missed = np.abs(self._read().goals - goals) > self.calibration.step / 2.0
+            if not missed.any():
+                return
+        names = ", ".join(name for name, lost in zip(JOINTS, missed, strict=True) if lost)
+        raise ArmError(f"the servo of {names} does not take its goal, so that the arm does not hold; cut its power")
 
     def _read(self) -> _Feeling:
         size = LAST.address + LAST.size - FIRST.address

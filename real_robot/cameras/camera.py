@@ -18,6 +18,8 @@ from vla.errors import ReflexError
 
 RECONNECT_EVERY = 0.5
 """Seconds between attempts at a camera that is gone."""
+_PATIENCE = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 5000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 2000]
+"""Milliseconds that a stream may take to begin and to send its next picture; by default half a minute."""
 _log = logging.getLogger(__name__)
 
 
@@ -173,7 +175,10 @@ class Camera:
     def _capture(self) -> Any:
         source = self.config.source
         try:
-            capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
+            if "://" in source:
+                capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, _PATIENCE)
+            else:
+                capture = cv2.VideoCapture(int(source) if source.isdigit() else source)
         except cv2.error as error:
             _log.debug("camera %s: %s", self.config.name, error)
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -49,16 +50,20 @@ Emulator = Callable[[EmulateConfig], AbstractContextManager[Mapping[str, str]]]
 
 
 def emulate(config: EmulateConfig) -> None:
-    """Run the robot until it is interrupted. Raises `ReflexError` when it cannot start."""
+    """Run the robot until it is interrupted or told to end (SIGTERM). Raises `ReflexError` when it cannot start."""
+    ended = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
     emulator: Emulator = load_object(config.robot, EMULATORS, "robot")
     with emulator(config) as said:
         sys.stdout.writelines(f"{name}: {value}\n" for name, value in said.items())
         sys.stdout.write("Ctrl-C ends it\n")
         sys.stdout.flush()
         try:
-            threading.Event().wait()
+            ended.wait()
         except KeyboardInterrupt:
-            return
+            ended.set()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -156,7 +156,8 @@ class ServoMemory:
         self._pending = None
 
     def read(self, address: int, size: int) -> bytes:
-        """Bytes from `address` on; zeros beyond the memory's end."""
+        """Bytes from `address` on, as many as a packet holds at most; zeros beyond the memory's end."""
+        size = min(size, LONGEST - 2)
         return bytes(self.bytes[address : address + size]).ljust(size, b"\0")
 
     def write(self, address: int, data: bytes) -> None:
