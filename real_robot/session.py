@@ -32,7 +32,7 @@ from real_robot.live import LiveLine, show_result
 from real_robot.recording.recorder import EpisodeLabel, Recorder
 from real_robot.robots import Robot, SimulatedHere, open_robot
 from real_robot.watchdog.guard import Guard, latch_path
-from real_robot.watchdog.settings import Latch
+from real_robot.watchdog.settings import Latch, alone_with_arm
 from sim.contract import Observation
 from vla.errors import ReflexError
 from vla.policies import load_policy
@@ -75,8 +75,8 @@ def run_session(config: DeployConfig, output: Path, console: Console) -> dict[st
     latch = latch_path(config.robot, config.arm_settings())
     Latch(latch).check(config.reset_watchdog)
     set_threads(config.threads or max(1, available_cpus() - 1))
-    policy = load_policy(config.policy, str(resolve_device(config.device)))
-    with open_robot(config.robot, config.arm_settings(), config.cameras) as robot:
+    with alone_with_arm(latch), open_robot(config.robot, config.arm_settings(), config.cameras) as robot:
+        policy = load_policy(config.policy, str(resolve_device(config.device)))
         connect(policy, robot.embodiment, side="robot")
         check_strategy(config, policy, robot)
         decide = decide_with(policy)

@@ -107,14 +107,14 @@ def play(config: ReplayConfig, actions: NDArray[np.float64], names: tuple[str, .
     from real_robot.control.moves import Mover
     from real_robot.robots import open_robot
     from real_robot.watchdog.guard import Guard, latch_path
-    from real_robot.watchdog.settings import Latch
+    from real_robot.watchdog.settings import Latch, alone_with_arm
     from vla.safety.filter import ActionFilter
 
     output = Path(config.output)
     latch = latch_path(config.robot, config.arm_settings())
     Latch(latch).check(config.reset_watchdog)
     rows: list[Row] = []
-    with open_robot(config.robot, config.arm_settings(), {}) as robot:
+    with alone_with_arm(latch), open_robot(config.robot, config.arm_settings(), {}) as robot:
         arm = robot.arm
         if names != arm.limits.names:
             raise ReflexError(f"the dataset's actions are {', '.join(names)}; the arm's are {', '.join(arm.limits.names)}")

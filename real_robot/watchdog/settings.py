@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from real_robot.arms.arm import Arm
-from vla.errors import ReflexError
+from vla.errors import ReflexError, writing
 
 Reaction = Literal["hold", "stop", "torque_off"]
 """What the watchdog commands: hold where the arm is; come to rest and stay; or that and let go, which drops an arm that
@@ -99,3 +101,21 @@ class Latch:
             f"the watchdog stopped this arm: {said}. Look at the arm and its surroundings, then give "
             f"reset_watchdog=true (it removes {self.path})"
         )
+
+
+@contextmanager
+def alone_with_arm(latch: Path) -> Iterator[None]:
+    """Keep other commands of this user away from the arm meanwhile: a serial port itself lets any number open it.
+
+    Raises `ReflexError` when another command drives it.
+    """
+    path = latch.with_suffix(".lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ReflexError("another command drives this arm; wait for it, or stop it first") from error
+        yield
