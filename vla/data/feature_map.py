@@ -131,7 +131,8 @@ def check_fits(policy: Embodiment, other: Embodiment, feature_map: FeatureMap, s
         problems.append(f"rate: {policy.control_frequency:g} Hz and {other.control_frequency:g} Hz")
     if problems:
         remedy = "set embodiment=dataset to make the policy one for that robot" if side == "dataset" else ""
-        remedy = remedy or f"choose a {side} that the policy was made for, or fine-tune the policy on data of this one"
+        choose = "a suite of the policy's robot" if side == "suite" else "a policy of this robot"
+        remedy = remedy or f"choose {choose}, or fine-tune the policy on data of this one"
         raise ReflexError(
             f"the policy and the {side} do not fit: {'; '.join(problems)}. The policy is for {policy.describe()}. "
             f"The {side} is of {other.describe()}. {remedy[0].upper()}{remedy[1:]}, or where only names differ, "
