@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from real_robot.arms.arm import Arm, ArmError
-from real_robot.control.inference import Answer, InferenceWorker, Request
+from real_robot.control.inference import InferenceWorker, Request
 from real_robot.control.schedulers import DelayForecast, Planned, Scheduler
 from real_robot.control.seams import SeamLog
 from real_robot.control.sensors import Camera, Seen, look
@@ -88,9 +88,8 @@ class ControlLoop:
         self._scheduler, self._worker, self._settings = scheduler, worker, settings
         self._latency, self._pulse, self._on_step = latency, pulse or NoPulse(), on_step
         self.seams = SeamLog(arm.limits.names, arm.limits.units)
-        self._requests = 0
+        self._requests = self._first_request = 0
         self._forecast = DelayForecast(settings.frequency)
-        self._arrived: Answer | None = None
 
     def run(self, instruction: str, max_steps: int, done: Callable[[], bool] = lambda: False) -> EpisodeResult:
         """One episode of at most `max_steps` control steps; `done` says that the task is, where something knows.
@@ -100,6 +99,7 @@ class ControlLoop:
         episode = _Episode(instruction)
         rejected_before = self._scheduler.rejected
         self._scheduler.reset(self._requests)
+        self._first_request = self._requests
         self.seams.restart()
         rate = FixedRate(self._settings.frequency)
         while episode.ending is None:
@@ -151,8 +151,8 @@ class ControlLoop:
     def _receive(self, tick: Tick, episode: _Episode) -> None:
         """Take the policy's answer, if there is one."""
         answer = self._worker.poll()
-        if answer is None:
-            return
+        if answer is None or answer.request.number < self._first_request:
+            return  # the latter was asked in the episode before
         request = answer.request
         self._latency.add("inference", answer.ended - answer.began)
         self._latency.add("queue_wait", answer.began - request.asked + max(0.0, tick.began - answer.ended))

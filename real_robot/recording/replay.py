@@ -117,7 +117,9 @@ def play(config: ReplayConfig, actions: NDArray[np.float64], names: tuple[str, .
     with alone_with_arm(latch), open_robot(config.robot, config.arm_settings(), {}) as robot:
         arm = robot.arm
         if names != arm.limits.names:
-            raise ReflexError(f"the dataset's actions are {', '.join(names)}; the arm's are {', '.join(arm.limits.names)}")
+            raise ReflexError(
+                f"the dataset's actions are {', '.join(names)}; the arm's are {', '.join(arm.limits.names)}"
+            )
         action_filter = ActionFilter(arm.limits, 1.0 / arm.embodiment.control_frequency, hand=robot.hand)
         output.mkdir(parents=True, exist_ok=True)
         with Guard(robot.spec, output / "watchdog.jsonl", latch, stdin=True) as guard:

@@ -49,8 +49,9 @@ class Keyboard:
 class Lines:
     """Words on lines of their own, from a pipe."""
 
-    def __init__(self, descriptor: int, source: str) -> None:
-        self._descriptor, self.source = descriptor, source
+    def __init__(self, descriptor: int, source: str, close: bool = True) -> None:
+        """`close`: whether the descriptor is closed with this object."""
+        self._descriptor, self.source, self._close = descriptor, source, close
         self._rest = b""
 
     @classmethod
@@ -79,15 +80,15 @@ class Lines:
         return [WORDS[word] for word in words if word in WORDS]
 
     def close(self) -> None:
-        """Close the pipe, unless it is standard input."""
-        if self._descriptor != sys.stdin.fileno():
+        """Close the pipe, where it is this object's."""
+        if self._close:
             os.close(self._descriptor)
 
 
 def standard_input() -> Keyboard | Lines:
     """Keys where standard input is a terminal, else lines."""
     descriptor = sys.stdin.fileno()
-    return Keyboard(descriptor) if os.isatty(descriptor) else Lines(descriptor, "standard input")
+    return Keyboard(descriptor) if os.isatty(descriptor) else Lines(descriptor, "standard input", close=False)
 
 
 def switch_says_stop(path: Path, stop_value: str) -> str | None:

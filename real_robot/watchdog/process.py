@@ -79,6 +79,8 @@ class Watchdog:
             return None
         if self._exited():
             return "the control loop's process ended without releasing the arm", self._pulse.last_beat
+        if self._settings.arm is None:
+            return None  # a simulated arm that waits for its loop does no harm
         silent = now - self._pulse.last_beat
         if silent > self._settings.timeout:
             return f"the control loop was silent for {silent:.3f} s", self._pulse.last_beat
@@ -121,9 +123,12 @@ class Watchdog:
             seconds_from_fault=ended - since,
             **stopped.details,
         )
-        message = f"\nWATCHDOG: {cause}. The arm is at rest ({self._settings.reaction}), which was read back from it.\n"
-        sys.stderr.write(message if stopped.verified else f"\n{NOT_STOPPED} {self._settings.log}\n")
-        sys.stderr.flush()
+        if self._settings.arm is not None:
+            rests = f"The arm is at rest ({self._settings.reaction}), which was read back from it."
+            sys.stderr.write(
+                f"\nWATCHDOG: {cause}. {rests}\n" if stopped.verified else f"\n{NOT_STOPPED} {self._settings.log}\n"
+            )
+            sys.stderr.flush()
         return 3 if stopped.verified else 4
 
     def _take_the_arm(self) -> bool:

@@ -23,7 +23,12 @@ class SwayPolicy(BasePolicy):
     family = "tests.real_robot.sway_policy:SwayPolicy"
 
     def __init__(
-        self, embodiment: Embodiment, policy_id: str = "sway", step: float = 1.0, seconds: float = 0.0, horizon: int = 16
+        self,
+        embodiment: Embodiment,
+        policy_id: str = "sway",
+        step: float = 1.0,
+        seconds: float = 0.0,
+        horizon: int = 16,
     ) -> None:
         super().__init__(embodiment, policy_id)
         self.step, self.seconds, self.horizon = step, seconds, horizon

@@ -48,7 +48,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
 def recorded(policy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of two short episodes on the simulated arm."""
     run = tmp_path_factory.mktemp("deploy") / "run"
-    deploy(DeployConfig(policy=policy, max_seconds=1.5, episodes=2, output=str(run), park_pose=[0, -60, 30, 90, 90, 20]))
+    deploy(
+        DeployConfig(policy=policy, max_seconds=1.5, episodes=2, output=str(run), park_pose=[0, -60, 30, 90, 90, 20])
+    )
     return run
 
 
@@ -171,6 +173,7 @@ def settings(emulator: SO101Emulator, policy: str, run: Path) -> DeployConfig:
         max_seconds=60.0,
         output=str(run),
         threads=1,
+        watchdog_timeout=0.5,  # a machine that tests share may well stop for a quarter of a second
     )
 
 
@@ -179,6 +182,7 @@ def start(config: DeployConfig) -> subprocess.Popen[bytes]:
     run = Path(config.output)
     words = [f"{name}={getattr(config, name)}" for name in ("policy", "robot", "port", "calibration", "task", "output")]
     words += [f"max_seconds={config.max_seconds}", f"threads={config.threads}"]
+    words += [f"watchdog_timeout={config.watchdog_timeout}"]
     words += [f"cameras.{name}={source}" for name, source in config.cameras.items()]
     command = [sys.executable, "-m", "vla.cli", "deploy", *words]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
