@@ -185,8 +185,10 @@ class ControlLoop:
     def _note(
         self, used: Planned | None, seen: Seen, observed: float, sent: NDArray[np.float64], sent_time: float
     ) -> None:
-        self.seams.add(None if used is None else used.chunk, sent)
-        if used is not None:
+        if used is None:
+            self.seams.add(None, sent)
+        else:
+            self.seams.add(used.chunk, used.action)
             self._latency.add("observation_age", sent_time - used.observed)
         if seen.image_times:
             self._latency.add("camera_age", observed - min(seen.image_times.values()))

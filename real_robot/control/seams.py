@@ -1,4 +1,4 @@
-"""How far the command jumps from one control step to the next: where chunks meet, and within them."""
+"""How far the action jumps from one control step to the next: where chunks meet, and within them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CAPACITY = 100_000
 
 
 class SeamLog:
-    """Changes of the command, kept apart by whether a new chunk began with it.
+    """Changes of the action that is due, before the filter, kept apart by whether a new chunk began with it.
 
     A strategy is smooth where the two look alike. Joints of each unit are reported by themselves.
     """
@@ -28,17 +28,17 @@ class SeamLog:
         self._chunk: int | None = None
 
     def restart(self) -> None:
-        """An episode begins: its first command follows none."""
+        """An episode begins: its first action follows none."""
         self._last = self._chunk = None
 
-    def add(self, chunk: int | None, sent: NDArray[np.float64]) -> None:
-        """The command [J] of a control step and the chunk that it comes from; None while the arm holds."""
+    def add(self, chunk: int | None, action: NDArray[np.float64]) -> None:
+        """The action [J] of a control step and the chunk that it comes from; None with what holds the arm."""
         if self._last is not None and chunk is not None:
             kind = "within" if chunk == self._chunk else "seam"
             rows, count = self._jumps[kind], self._counts[kind]
-            np.abs(sent - self._last, out=rows[count % len(rows)])
+            np.abs(action - self._last, out=rows[count % len(rows)])
             self._counts[kind] = count + 1
-        self._last = sent
+        self._last = action
         if chunk is not None:
             self._chunk = chunk
 
