@@ -112,6 +112,13 @@ CONFIGURED = {  # of one word or two
         "vla robot replay dataset=runs/deploy/dataset episode=0",
         simulates=False,
     ),
+    "robot calibrate": ConfiguredCommand(
+        "Move an arm by hand, and let its servos and a file remember its ranges.",
+        "real_robot.arms.calibrate:CalibrateConfig",
+        "real_robot.arms.calibrate:calibrate",
+        "vla robot calibrate robot=so101 port=/dev/ttyACM0 calibration=my_arm.json",
+        simulates=False,
+    ),
     "robot emulate": ConfiguredCommand(
         "Run a robot made of software, with the wire protocol of the real one.",
         "real_robot.emulators.command:EmulateConfig",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ class BusStatistics:
     """Reads that were repeated because an answer was lost or damaged."""
     failures: int = 0
     """Transactions that were given up."""
+    implausible: int = 0
+    """Readings that a second one did not confirm."""
     worst: float = 0.0
     """Seconds of the longest transaction, its retries included."""
 
@@ -50,11 +53,12 @@ class Answer:
 class FeetechBus:
     """Servos by name on one serial port. Its methods may be called from several threads."""
 
-    def __init__(self, port: str, ids: Mapping[str, int], timeout: float = 0.02, retries: int = 2) -> None:
+    def __init__(self, port: str, ids: Mapping[str, int], timeout: float = 0.03, retries: int = 2) -> None:
         """`timeout` is how long (s) an answer may take beside its time on the wire. Nothing is opened yet."""
         self.port, self.ids, self.retries = port, dict(ids), retries
         self.statistics = BusStatistics()
-        self._timeout = timeout
+        self.timeout = timeout
+        self._quiet_until = 0.0
         self._names = {number: name for name, number in self.ids.items()}
         self._lock = threading.RLock()
         self._handler: Any = None
@@ -68,7 +72,7 @@ class FeetechBus:
             "serial", "Feetech's SDK", "pip install 'reflex-vla[robots]'"
         )  # which it does not ask for itself
         sdk: Any = require_module("scservo_sdk", "an arm with Feetech servos", "pip install 'reflex-vla[robots]'")
-        handler = _port_handler(sdk)(self.port, self._timeout)
+        handler = _port_handler(sdk)(self.port, lambda: self.timeout)
         try:
             opened = handler.setBaudRate(baud_rate)
         except PORT_ERRORS as error:
@@ -87,6 +91,15 @@ class FeetechBus:
             if self._handler is not None:
                 handler, self._handler = self._handler, None
                 handler.closePort()
+
+    @contextmanager
+    def patient(self, timeout: float) -> Iterator[None]:
+        """Wait for answers up to `timeout` seconds meanwhile, if that is longer than usual: where nothing is urgent."""
+        usual, self.timeout = self.timeout, max(timeout, self.timeout)
+        try:
+            yield
+        finally:
+            self.timeout = usual
 
     @property
     def is_open(self) -> bool:
@@ -132,24 +145,43 @@ class FeetechBus:
         Raises `ArmError` naming the servos that did not answer.
         """
         names = list(self.ids) if names is None else list(names)
+        answers: dict[str, Answer] = {}
 
         def once() -> tuple[Any, int, list[str]]:
-            # The SDK's own group reader throws the error bytes away, so its two halves are called here.
-            numbers = [self.ids[name] for name in names]
+            missing = [name for name in names if name not in answers]
+            numbers = [self.ids[name] for name in missing]
             result = self._packets.syncReadTx(self._handler, address, size, numbers, len(numbers))
-            answers: dict[str, Answer] = {}
-            for name, number in zip(names, numbers, strict=True):
-                if result != 0:
-                    break
-                data, result, error = self._packets.readRx(self._handler, number, size)
-                if result == 0 and len(data) != size:
-                    result = _CORRUPT
-                if result == 0:
-                    answers[name] = Answer(bytes(data), error)
+            if result == 0:
+                result = self._collect(answers, missing, size)
             return answers, result, [name for name in names if name not in answers]
 
-        found: dict[str, Answer] = self._transact(f"read addresses {address} to {address + size - 1}", once)
-        return found
+        self._transact(f"read addresses {address} to {address + size - 1}", once)
+        return {name: answers[name] for name in names}
+
+    def _collect(self, answers: dict[str, Answer], missing: Sequence[str], size: int) -> int:
+        """Take the answers of servos as they come; returns the SDK's result.
+
+        Its own group reader throws the error bytes away, and with one lost answer those that come after it.
+        """
+        heard: list[str] = []
+        corrupt = False
+        while not set(missing) <= set(heard):
+            packet, result = self._packets.rxPacket(self._handler)
+            if result == _CORRUPT:
+                corrupt = True
+                continue
+            if result != 0:
+                break
+            name, data = self._names.get(packet[2], ""), bytes(packet[5:-1])
+            if name in missing and len(data) == size:
+                heard.append(name)
+                answers[name] = Answer(data, packet[4])
+        # Two answers in one name: one of them is another servo's, and nobody knows which.
+        for name in {name for name in heard if heard.count(name) > 1}:
+            del answers[name]
+        if all(name in answers for name in missing):
+            return 0
+        return _CORRUPT if corrupt else _TIMEOUT
 
     def sync_write(self, register: Register, values: Mapping[str, int]) -> None:
         """Write one register of several servos with one packet, which nobody confirms.
@@ -178,9 +210,12 @@ class FeetechBus:
             try:
                 for attempt in range(self.retries + 1):
                     self.statistics.retries += attempt > 0
+                    # Answers have no numbers: one that comes late would be taken for the next one's.
+                    time.sleep(max(0.0, self._quiet_until - time.monotonic()))
                     found, result, blamed = once()
                     if result == 0:
                         return found
+                    self._quiet_until = time.monotonic() + self.timeout
             except PORT_ERRORS as error:
                 self.statistics.failures += 1
                 raise ArmError(f"{self.port} is gone: cannot {what} ({error}); check the cable to the arm") from error
@@ -199,12 +234,12 @@ class FeetechBus:
         return "; ".join(f"{name}: {describe_errors(bits)}" for name, bits in errors.items() if bits)
 
 
-_CORRUPT = -7
+_TIMEOUT, _CORRUPT = -6, -7
 _RESULTS = {
     -1: "the port was busy, no answer",
     -2: "the bytes could not be sent, no answer",
     -3: "no answer",
-    -6: "no answer",
+    _TIMEOUT: "no answer",
     _CORRUPT: "a damaged answer",
 }
 
@@ -213,9 +248,9 @@ def _port_handler(sdk: Any) -> Any:
     """The SDK's port with its faults mended."""
 
     class Port(sdk.PortHandler):  # type: ignore[misc, unused-ignore]
-        def __init__(self, name: str, timeout: float) -> None:
+        def __init__(self, name: str, timeout: Callable[[], float]) -> None:
             super().__init__(name)
-            self._answer_timeout = 1000.0 * timeout
+            self._answer_timeout = timeout
 
         def setupPort(self, cflag_baud: int) -> bool:
             opened = bool(super().setupPort(cflag_baud))
@@ -229,7 +264,11 @@ def _port_handler(sdk: Any) -> Any:
         def setPacketTimeout(self, packet_length: int) -> None:
             # The SDK's own allows for a USB adapter of 16 ms and for nothing else.
             self.packet_start_time = self.getCurrentTime()
-            self.packet_timeout = self.tx_time_per_byte * (packet_length + 3.0) + self._answer_timeout
+            self.packet_timeout = self.tx_time_per_byte * (packet_length + 3.0) + 1000.0 * self._answer_timeout()
+
+        def isPacketTimeout(self) -> bool:
+            # A busy machine may let this process sleep between the last look at the port and this one at the clock.
+            return bool(super().isPacketTimeout()) and not self.ser.in_waiting
 
         def getCurrentTime(self) -> float:
             return 1000.0 * time.monotonic()  # the SDK's wall clock jumps when it is set

@@ -43,6 +43,8 @@ FIRST, LAST = registers.TORQUE_ENABLE, registers.PRESENT_VELOCITY
 
 _AT_REST = 10.0
 """Degrees or per cent a second below which a joint counts as being at rest."""
+_PATIENCE = 0.25
+"""Seconds that an answer may take while nothing moves yet."""
 _log = logging.getLogger(__name__)
 
 
@@ -56,8 +58,9 @@ class SO101Settings:
     """Path of its calibration file, as `lerobot-calibrate` writes it."""
     robot_file: str = "so101"
     """Path of the file with its limits; `so101` is the one that comes with Reflex."""
-    timeout: float = 0.02
-    """Seconds within which a servo answers, beside the time on the wire."""
+    timeout: float = 0.03
+    """Seconds within which a servo answers, beside the time on the wire. After a failure the line is left alone for as
+    long, so that a late answer is not taken for the next one."""
     read_retries: int = 2
     """How often an answer that is lost or damaged is asked for again."""
     hold_tolerance: float = 10.0
@@ -95,6 +98,7 @@ class SO101Arm:
         self._goal: NDArray[np.float64] | None = None
         self._is_holding = False
         self._let_go = False
+        self._last: _Feeling | None = None
 
     @property
     def statistics(self) -> BusStatistics:
@@ -111,12 +115,14 @@ class SO101Arm:
         """
         self._bus.close()
         self._bus.open()
+        self._last = None
         try:
-            self._check_servos()
-            self._check_calibration()
-            self._configure()
-            self._power_up()
-            self.observe()
+            with self._bus.patient(_PATIENCE):
+                self._check_servos()
+                self._check_calibration()
+                self._configure()
+                self._power_up()
+                self.observe()
         except BaseException:
             self._bus.close()
             raise
@@ -188,7 +194,7 @@ class SO101Arm:
 
         Raises `ArmError` naming the servos that do not answer, that report an error, or that are no longer powered.
         """
-        feeling = self._read()
+        feeling = self._confirmed(self._read())
         if errors := self._bus.name_errors(feeling.errors):
             raise ArmError(f"a servo reports an error: {errors}; relieve the arm, then connect to it again")
         limp = [name for name, powered in zip(self._bus.ids, feeling.powered, strict=True) if not powered]
@@ -198,6 +204,19 @@ class SO101Arm:
                 "support the arm, check the supply, then connect again"
             )
         return ArmReading(feeling.positions.astype(np.float32), feeling.positions, feeling.velocities, feeling.time)
+
+    def _confirmed(self, feeling: _Feeling) -> _Feeling:
+        """A reading that no servo is fast enough for is read again, and the second one counts: encoders misread."""
+        last = self._last
+        if last is not None:
+            far = 2.0 * np.array(self.limits.velocity) * (feeling.time - last.time) + self.settings.hold_tolerance
+            if (np.abs(feeling.positions - last.positions) > far).any():
+                again = self._read()
+                moved = np.abs(again.positions - feeling.positions) <= self.settings.hold_tolerance
+                self._bus.statistics.implausible += not moved.all()
+                feeling = again
+        self._last = feeling
+        return feeling
 
     def send(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Command positions [6]; returns what was sent: within the calibrated range and the limits, in whole steps."""

@@ -108,6 +108,10 @@ class SO101Emulator:
         """Let the voltage of some servos (none given: of all) break down. Returns the status."""
         return self._request("brown_out", {"joints": list(joints)})
 
+    def guide(self, positions: Sequence[float] | None) -> dict[str, Any]:
+        """Lead the arm by the hand to positions [6] (degrees, per cent), or let go of it. Returns the status."""
+        return self._request("guide", {"positions": None if positions is None else list(map(float, positions))})
+
     def _request(self, name: str, values: dict[str, Any] | None) -> dict[str, Any]:
         data = None if values is None else json.dumps(values).encode()
         try:

@@ -19,7 +19,7 @@ from real_robot.arms.calibration import Calibration, JointCalibration
 from real_robot.arms.registers import RESOLUTION
 from real_robot.emulators.servo_bus import ServoMemory
 from sim.contract import Split
-from sim.so101.embodiment import GRIPPER, JOINT_LIMITS, JOINTS, from_radians
+from sim.so101.embodiment import GRIPPER, JOINT_LIMITS, JOINTS, from_radians, to_radians
 from sim.so101.environment import SO101Environment
 from sim.so101.scene import SUBSTEPS, TIMESTEP
 
@@ -30,6 +30,8 @@ MODEL_P_GAIN = 16
 """The P coefficient that the model's stiffness was measured with; LeRobot sets it."""
 STALL_CURRENT = 2.7
 """Amperes."""
+_HAND_STIFFNESS, _HAND_DAMPING = 20.0, 1.5
+"""Newton metres a radian, and a radian a second."""
 _HALF_TURN = 2047
 """Where LeRobot's calibration puts the middle of a joint's range."""
 
@@ -63,6 +65,7 @@ class SO101Physics:
         self._strength = model.actuator_forcerange[:6, 1].copy()
         self._jammed = np.zeros(6, bool)
         self._jammed_at = np.zeros(6)
+        self._hand: NDArray[np.float64] | None = None
         self.held = held
         self.reset(split, init_state)
 
@@ -85,6 +88,7 @@ class SO101Physics:
         self._peaks = np.zeros((3, 6))
         self._last_speed, self._last_acceleration = np.zeros(6), np.zeros(6)
         self._jammed[:] = False
+        self.guide(None)
         self.apply()
 
     def brown_out(self, joints: Sequence[str] = ()) -> None:
@@ -94,6 +98,16 @@ class SO101Physics:
             if not joints or name in joints:
                 servo.power_up()
         self.apply()
+
+    def guide(self, positions: Sequence[float] | None) -> None:
+        """Somebody takes the arm by the hand and leads it to positions [6] (degrees, per cent); None: lets go of it.
+
+        Raises `ValueError` for positions that are not six finite numbers.
+        """
+        if positions is not None and not (len(positions) == 6 and np.isfinite(positions).all()):
+            raise ValueError(f"a hand needs six finite positions, not {list(positions)}")
+        self._hand = None if positions is None else to_radians(np.array(positions))
+        self.environment.data.qfrc_applied[:6] = 0.0
 
     def jam(self, joints: Sequence[str]) -> None:
         """These servos stay where their goals are now, whatever goals come; the others work again."""
@@ -135,6 +149,9 @@ class SO101Physics:
         """Run 1/480 s."""
         environment = self.environment
         environment.data.ctrl[:6] = np.where(self._jammed, self._jammed_at, self._targets())
+        if self._hand is not None:
+            pull = _HAND_STIFFNESS * (self._hand - self._angles) - _HAND_DAMPING * self._speeds
+            environment.data.qfrc_applied[:6] = pull + environment.data.qfrc_bias[:6]
         mujoco.mj_step(environment.model, environment.data)
         np.maximum(self._peaks[0], np.abs(self._speeds), out=self._peaks[0])
         self._ticks += 1

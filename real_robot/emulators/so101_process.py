@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 import queue
 import random
@@ -34,6 +35,8 @@ MOST_TICKS_AT_ONCE = 24
 """Physics steps (50 ms) made up for at once; what is more is left out, and counted."""
 SILENCE = 0.05
 """Seconds after which a packet that was begun is given up."""
+_NICENESS = -15
+_log = logging.getLogger(__name__)
 BITS_PER_BYTE = 10
 """With start and stop bit."""
 
@@ -236,8 +239,10 @@ class EmulatorLoop:
             self._set_faults(Faults.from_dict(values))
         elif name == "brown_out":
             physics.brown_out(values.get("joints", ()))
+        elif name == "guide":
+            physics.guide(values.get("positions"))
         elif name != "status":
-            raise ValueError(f"there is no command {name!r}; it is one of status, reset, faults, brown_out")
+            raise ValueError(f"there is no command {name!r}; it is one of status, reset, faults, brown_out, guide")
         counts = self._counts | {"rejected_bytes": self.parser.rejected, "worst_lateness": self._worst_lateness}
         return physics.status() | {"time": time.monotonic(), "bus": counts, "faults": self.injector.faults.to_dict()}
 
@@ -278,9 +283,18 @@ def _draw(loop: EmulatorLoop, pictures: Pictures) -> None:
         time.sleep(max(0.0, due - time.monotonic()))
 
 
+def _go_first() -> None:
+    """Have this process run before others, where that is allowed: servos do not wait for a machine's other work."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    except PermissionError:
+        _log.debug("this user may not raise a process's priority; on a busy machine the emulated servos answer late")
+
+
 def serve(settings: EmulatorSettings, connection: Connection) -> None:
     """Run an emulator; the body of its process. Says where it is over `connection`, and ends when that is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started it, and ends it by the connection
+    _go_first()
     sys.setswitchinterval(5e-4)  # a thread that draws must not keep the loop waiting for longer
     try:
         loop = EmulatorLoop(settings)

@@ -188,6 +188,12 @@ def test_requests_that_cannot_be_carried_out(emulator: SO101Emulator) -> None:
         SO101Emulator(task_id=9).start()
 
 
+def test_it_runs_before_others_where_that_is_allowed(running: SO101Emulator) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may raise a process's priority")
+    assert os.getpriority(os.PRIO_PROCESS, running._process.pid or 0) < os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_it_ends_with_its_handle() -> None:
     with SO101Emulator(frames_per_second=0) as emulator:
         port, files = emulator.port, emulator.calibration_file
