@@ -26,7 +26,8 @@ from vla.safety.checks import ActionRequest
 from vla.safety.config import FilterConfig
 from vla.safety.filter import ActionFilter
 from vla.safety.limits import Box, MotionLimits
-from vla.safety.log import FilterLog, replay
+from vla.safety.log import FilterLog
+from vla.safety.replay import replay
 from vla.safety.setup import FilterSetup
 from vla.safety.stopping import Array
 from vla.safety.workspace import Volumes, make_stop

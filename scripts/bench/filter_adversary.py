@@ -20,7 +20,8 @@ from vla.safety.config import FilterConfig
 from vla.safety.decision import Decision, Filtered
 from vla.safety.filter import ActionFilter, FilterState
 from vla.safety.limits import MotionLimits
-from vla.safety.log import FilterLog, replay
+from vla.safety.log import FilterLog
+from vla.safety.replay import replay
 from vla.safety.setup import TOLERANCE, time_to_rest
 from vla.safety.stopping import Array
 
@@ -84,8 +85,9 @@ def random_limits(generator: np.random.Generator, joints: int) -> MotionLimits:
     acceleration = velocity * 10.0 ** generator.uniform(0.0, 2.0, joints)
     jerk = acceleration * 10.0 ** generator.uniform(0.3, 2.5, joints)
     names = tuple(f"joint_{index}" for index in range(joints))
-    values = (tuple(map(float, numbers)) for numbers in (low, high, velocity, acceleration, jerk))
-    return MotionLimits(names, ("rad",) * joints, *values)
+    fields_of = {"low": low, "high": high, "velocity": velocity, "acceleration": acceleration, "jerk": jerk}
+    values: dict[str, Any] = {name: tuple(map(float, numbers)) for name, numbers in fields_of.items()}
+    return MotionLimits(names, ("rad",) * joints, **values)
 
 
 def stops_within(joint: int, position: float, state: FilterState, limits: MotionLimits, period: float) -> float:

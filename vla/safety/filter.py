@@ -2,7 +2,7 @@
 
 `filter_action` is a pure function of state, request and setup: no clock, no random numbers, no files. Times are
 arguments. `ActionFilter` keeps the state and, where asked, a log that gives the same answers again
-(`vla.safety.log.replay`).
+(`vla.safety.replay`).
 
 What is sent is always within the limits, whatever was asked for. It is not safety-rated: it runs on a computer that
 can crash, and a robot that can hurt somebody needs a switch that cuts its power.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from vla.safety.checks import ActionRequest, RequestProblems, check_request, rea
 from vla.safety.config import FilterConfig
 from vla.safety.decision import Decision, Filtered
 from vla.safety.limits import MotionLimits
+from vla.safety.log import FilterLog
 from vla.safety.setup import FilterSetup, time_to_rest
 from vla.safety.stopping import (
     ACCELERATION,
@@ -36,9 +37,6 @@ from vla.safety.stopping import (
     stopping_positions,
 )
 from vla.safety.workspace import HandModel, keep_inside, make_stop, violated
-
-if TYPE_CHECKING:
-    from vla.safety.log import FilterLog
 
 _LIMITS = (
     (POSITION, "position"),

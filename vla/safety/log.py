@@ -1,28 +1,22 @@
 """What an action filter was asked and what it answered, so that anybody can ask it again.
 
-A log begins with the filter's limits, period and settings. `replay` builds the same filter, asks it the same, and
-compares the answers bit by bit.
+A log begins with the filter's limits, period and settings. `vla.safety.replay` asks a filter again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla.errors import ReflexError
 from vla.safety.checks import ActionRequest
-from vla.safety.config import FilterConfig
-from vla.safety.decision import Decision, Filtered
-from vla.safety.filter import ActionFilter
-from vla.safety.limits import MotionLimits
+from vla.safety.decision import Filtered
 from vla.safety.setup import FilterSetup
 from vla.safety.stopping import Array
-from vla.safety.workspace import HandModel
 
 Row = dict[str, Any]
 """JSON-ready, with an "event": open, start, anchor, action or stop."""
@@ -100,10 +94,10 @@ def action_row(request: ActionRequest, filtered: Filtered) -> Row:
         "event": "action",
         "action": write_array(request.action),
         "measured": None if request.measured is None else write_array(request.measured),
-        "now": _write(request.now),
-        "observation_time": _write(request.observation_time),
-        "deadline": _write(request.deadline),
-        "chunk_id": request.chunk_id,
+        "now": _write(float(request.now)),
+        "observation_time": _write(float(request.observation_time)),
+        "deadline": _write(float(request.deadline)),
+        "chunk_id": None if request.chunk_id is None else int(request.chunk_id),
         "units": None if request.units is None else list(request.units),
         "sent": write_array(filtered.action),
         "decision": filtered.decision.value,
@@ -131,74 +125,6 @@ def read_array(row: Mapping[str, Any]) -> Any:
         return np.zeros(row["shape"], dtype=row["dtype"])
     values = [float(value) if isinstance(value, str) else value for value in row["values"]]
     return np.array(values, dtype=row["dtype"]).reshape(row["shape"])
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What came of asking again."""
-
-    actions: int
-    """Requests that were asked again."""
-    differences: tuple[str, ...]
-    """What differs, e.g. "action 12: sent"; empty when every answer has the same bits."""
-
-
-def replay(rows: Sequence[Row], hand: HandModel | None = None) -> Replay:
-    """Ask a filter of the log's limits and settings what the log's filter was asked, and compare every answer.
-
-    Raises `ReflexError` where the rows are no log of a filter, or of one whose code or limits were another.
-    """
-    if not rows or rows[0].get("event") != "open":
-        raise ReflexError("this is no log of an action filter: it does not begin with the filter's limits")
-    asked: ActionFilter | None = None
-    differences: list[str] = []
-    actions = 0
-    try:
-        for row in rows:
-            if row["event"] == "open":
-                asked = _open(row, hand)
-            elif asked is None:
-                continue
-            elif row["event"] == "start":
-                asked.start(read_array(row["measured"]))
-            elif row["event"] == "anchor":
-                asked.anchor(read_array(row["measured"]))
-            elif row["event"] == "stop":
-                asked.stop(row["reason"])
-            else:
-                differences += [f"action {actions}: {what}" for what in _compare(asked.filter(_request(row)), row)]
-                actions += 1
-    except (KeyError, TypeError, ValueError) as error:
-        raise ReflexError(f"the log of the action filter lacks or garbles {error} at action {actions}") from error
-    return Replay(actions, tuple(differences))
-
-
-def _open(row: Row, hand: HandModel | None) -> ActionFilter:
-    asked = ActionFilter(MotionLimits.from_dict(row["limits"]), row["period"], FilterConfig(**row["config"]), hand)
-    if asked.setup.digest() != row["digest"]:
-        raise ReflexError("the log's limits and settings were changed since it was written: its digest is of others")
-    return asked
-
-
-def _compare(filtered: Filtered, row: Row) -> list[str]:
-    differing = [] if filtered.action.tobytes() == read_array(row["sent"]).tobytes() else ["sent"]
-    if filtered.decision is not Decision(row["decision"]):
-        differing.append("decision")
-    if list(filtered.reasons) != row["reasons"]:
-        differing.append("reasons")
-    return differing
-
-
-def _request(row: Row) -> ActionRequest:
-    return ActionRequest(
-        action=read_array(row["action"]),
-        now=float(row["now"]),
-        observation_time=float(row["observation_time"]),
-        deadline=float(row["deadline"]),
-        chunk_id=row["chunk_id"],
-        measured=None if row["measured"] is None else read_array(row["measured"]),
-        units=None if row["units"] is None else tuple(row["units"]),
-    )
 
 
 def _copied(request: ActionRequest) -> ActionRequest:

@@ -254,7 +254,8 @@ def _limit_joint(
         return _nearest_admissible(wanted, position, velocity, acceleration, limits, period)
     fastest = limits[2]
     goal = min(max(wanted, limits[0]), limits[1])
-    speed = min(max((goal - asked) / period, -fastest), fastest)
+    before = min(max(asked, limits[0]), limits[1])
+    speed = min(max((goal - before) / period, -fastest), fastest)
     if admissible and _meets(goal, speed, position, velocity, acceleration, limits, period):
         return wanted, 0
     goal = _pursue(goal, speed, position, velocity, acceleration, limits, period)

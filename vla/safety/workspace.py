@@ -26,6 +26,8 @@ from vla.safety.limits import MotionLimits
 from vla.safety.stopping import Array
 
 ITERATIONS = 2
+CLOSER = (0.3,)
+"""Shares of the way from braking to the program's answer that are tried where the answer itself is outside."""
 NEAR = 0.05
 """Metres: what is farther from the hand during the whole stop is left out of the program, not out of the trial."""
 MARGIN = 1e-5
@@ -145,14 +147,17 @@ def keep_inside(
         rows, least = _linearise(stop, ends, bounds, floor, hand, volumes)
         solution = _solve(wanted, bounds, rows, least)
         if solution is None:
-            return None
+            break
         answer = solution
         stop = make_stop(path_after(answer), hand, volumes)
         if stop.clearance >= floor:
             return answer
-    # Around a corner the program may go back and forth; halfway to braking is often inside.
-    halfway: Array = 0.5 * (answer + braking)
-    return halfway if make_stop(path_after(halfway), hand, volumes).clearance >= floor else None
+    # In a corner the program may go back and forth, or find nothing. Closer to braking, something is often inside.
+    for share in CLOSER:
+        blend: Array = braking + share * (answer - braking)
+        if make_stop(path_after(blend), hand, volumes).clearance >= floor:
+            return blend
+    return None
 
 
 def _linearise(
