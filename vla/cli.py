@@ -125,6 +125,13 @@ CONFIGURED = {  # of one word or two
         "real_robot.emulators.command:emulate",
         "vla robot emulate robot=so101 task=1 init_state=0",
     ),
+    "serve": ConfiguredCommand(
+        "Serve a policy over a websocket, to robots and evaluations elsewhere.",
+        "real_robot.serving.command:ServeConfig",
+        "real_robot.serving.command:serve_policy",
+        "vla serve policy=runs/train port=8000",
+        simulates=False,
+    ),
 }
 
 PLAIN = {

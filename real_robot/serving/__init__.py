@@ -1,1 +1,1 @@
-"""Policies served over a websocket."""
+"""Policies served over a websocket, in openpi's wire format (`vla serve`)."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from sim.contract import Split, Suite
 from sim.pool import EnvironmentPool, EpisodeRequest
@@ -23,7 +20,9 @@ from vla.evaluation.results import EvaluationResult, episode_key
 from vla.evaluation.videos import write_videos
 from vla.policies import load_policy
 from vla.policies.connect import connect
+from vla.policies.fingerprint import policy_fingerprint
 from vla.policies.protocol import Policy
+from vla.policies.remote.address import is_address
 from vla.policies.sampling import GREEDY, Sampling, as_it_is
 from vla.rollout.actors import EXPERT
 from vla.rollout.pool_rollouts import play_rollouts
@@ -64,7 +63,8 @@ class EvaluationConfig:
     output: str = field(default_factory=partial(dated_folder, "eval"))
     """Run folder to write; it has the date where none is given."""
     policy: str = "reflex-tiny"
-    """Folder of a saved policy, the name of a shipped one, or "expert" for the suite's scripted experts (no videos)."""
+    """Folder of a saved policy, the name of a shipped one, the address of one that is served (ws://host:port), or
+    "expert" for the suite's scripted experts (no videos)."""
     suite: str = "tabletop"
     """Which suite: tabletop, libero_spatial, _object, _goal, _10 or _90 (with _512, _fast and _plain behind it),
     robosuite, metaworld, so101, or package.module:Class of your own."""
@@ -110,6 +110,8 @@ class EvaluationConfig:
             raise ReflexError("temperature is 0; mode=sample needs one above 0, mode=greedy none")
         if self.policy == EXPERT and self.mode != "greedy":
             raise ReflexError(f"mode={self.mode} is for policies; experts have no distribution to sample from")
+        if is_address(self.policy) and self.mode != "greedy":
+            raise ReflexError(f"mode={self.mode}: a policy that is served decides greedily; leave mode out")
 
     @property
     def sampling(self) -> Sampling:
@@ -307,16 +309,6 @@ def _open_run(run: RunFolder, config: EvaluationConfig, protocol: Protocol, fing
     return run.read_episodes()
 
 
-def policy_fingerprint(policy: Policy) -> str:
-    """SHA-256 of a policy's weights, by name; of its id when it has none of torch's."""
-    digest = hashlib.sha256(policy.policy_id.encode("utf-8"))
-    if isinstance(policy, torch.nn.Module):
-        for name, tensor in sorted(policy.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str, Any]:
     """Write the files that describe an evaluation whose episodes are written; returns its summary.
 
@@ -328,6 +320,7 @@ def finish(run: RunFolder, result: EvaluationResult, policy_id: str) -> dict[str
     summary: dict[str, Any] = {
         **result.summary(),
         "policy": policy_id,
+        "policy_sha256": run.read_config().get("policy_sha256"),
         "protocol": result.protocol_hash,
         "tasks": {str(task.task_id): task.success_rate for task in result.per_task},
     }

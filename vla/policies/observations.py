@@ -34,7 +34,7 @@ def as_observation(values: Observation | Mapping[str, Any], cameras: Sequence[st
     if "images" in given:
         return Observation(images=given["images"], state=given["state"], instruction=given["instruction"])
     images = {
-        find_camera(key, cameras) or key.removeprefix(CAMERA_PREFIX): _picture(key, value)
+        find_camera(key, cameras) or key.removeprefix(CAMERA_PREFIX): as_picture(key, value)
         for key, value in given.items()
         if key.startswith(CAMERA_PREFIX)
     }
@@ -56,14 +56,17 @@ def _array(value: Any) -> NDArray[Any]:
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
-def _picture(key: str, value: Any) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3]."""
+def as_picture(key: str, value: Any) -> NDArray[np.uint8]:
+    """A picture as uint8 [H, W, 3], from one in [H, W, 3] or [3, H, W], of uint8 or of numbers in [0, 1].
+
+    Raises `ReflexError` naming the `key` for anything else.
+    """
     array = _array(value)
     if array.ndim == 4 and len(array) == 1:
         array = array[0]
     if array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3:
         array = array.transpose(1, 2, 0)
-    if array.ndim != 3 or array.shape[-1] != 3:
+    if array.ndim != 3 or array.shape[-1] != 3 or not array.size:
         raise ReflexError(f"{key}: expected a picture [H, W, 3] or [3, H, W], got {list(array.shape)}")
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from vla.errors import ReflexError
-from vla.policies.protocol import TrainablePolicy
+from vla.errors import ReflexError, require_module
+from vla.policies.protocol import Policy, TrainablePolicy
+from vla.policies.remote.address import is_address
 from vla.policies.storage import CONFIG_FILE, read_config
 from vla.run.checkpoints import newest_checkpoint
 from vla.run.plugins import load_object
@@ -38,10 +39,13 @@ def shipped_names() -> list[str]:
 
 
 def load_policy(path_or_name: str | Path, device: str = "cpu") -> TrainablePolicy:
-    """Load a policy folder, a run folder (its last checkpoint), or a shipped policy by name.
+    """Load a policy folder, a run folder (its last checkpoint), a shipped policy by name, or one that is served.
 
-    Raises `ReflexError` naming what was looked for and the shipped names when nothing is found.
+    One behind a websocket (`ws://host:port`, `vla.policies.remote`) decides, and raises `ReflexError` when it is asked
+    to learn. Raises `ReflexError` naming what was looked for and the shipped names when nothing is found.
     """
+    if is_address(path_or_name):
+        return cast(TrainablePolicy, _open_remote(str(path_or_name)))
     path = Path(path_or_name)
     folder = _policy_folder(path)
     if folder is None and path.is_dir():
@@ -62,6 +66,14 @@ def load_policy(path_or_name: str | Path, device: str = "cpu") -> TrainablePolic
     _refuse_foreign(folder, config)
     policy: TrainablePolicy = family_class(config, str(folder / CONFIG_FILE)).from_pretrained(folder, device)
     return policy
+
+
+def _open_remote(address: str) -> Policy:
+    for module in ("msgpack", "websockets"):
+        require_module(module, "a policy behind a websocket", "install the extra: pip install 'reflex-vla[serve]'")
+    from vla.policies.remote.policy import RemotePolicy  # here, because only the extra has what it needs
+
+    return RemotePolicy.open(address)
 
 
 def family_class(config: Mapping[str, Any], source: str) -> Any:

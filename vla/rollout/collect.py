@@ -47,7 +47,8 @@ class CollectConfig:
     suite: str = "tabletop"
     """Suite to record in, such as tabletop or libero_spatial."""
     policy: str = EXPERT
-    """Who acts: expert (only its successes are kept), random, or a policy folder or name (every episode is kept)."""
+    """Who acts: expert (only its successes are kept), random, or a policy's folder, name or address (ws://host:port);
+    of a policy every episode is kept, and one that is served decides greedily."""
     tasks: list[int] | None = None
     """Task numbers; null records every task of the suite."""
     episodes_per_task: int = 40
@@ -179,9 +180,9 @@ def collect(config: CollectConfig, factory: str = "sim.suites:get_suite") -> Pat
         settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in varying}
         check_same_settings(writer.staging / "collect.json", settings)
         plans = _load_plans(writer.staging, task_ids, config.episodes_per_task)
-        _run_plans(config, factory, suite, plans, writer.staging)
+        acted = _run_plans(config, factory, suite, plans, writer.staging)
         tasks = {str(plan.task_id): _task_record(suite, plan) for plan in plans.values()}
-        folder = writer.finalize({"settings": settings, "tasks": tasks, "protocol": suite.protocol()})
+        folder = writer.finalize({"settings": settings, **acted, "tasks": tasks, "protocol": suite.protocol()})
     except KeyboardInterrupt:
         console.print(
             f"\nInterrupted: {writer.num_episodes} whole episodes are kept in {writer.staging}. "
@@ -208,8 +209,10 @@ def _load_plans(staging: Path, task_ids: Sequence[int], wanted: int) -> dict[int
     return plans
 
 
-def _run_plans(config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path) -> None:
-    """Make every outstanding attempt, with a progress bar."""
+def _run_plans(
+    config: CollectConfig, factory: str, suite: Suite, plans: dict[int, TaskPlan], staging: Path
+) -> dict[str, Any]:
+    """Make every outstanding attempt, with a progress bar. Returns what says which policy acted, if one did."""
     stage = partial(stage_episode, staging, pixel_format=config.pixel_format)
     attempts = [Attempt(plan.task_id, number) for plan in plans.values() for number in plan.outstanding()]
     with progress_bar(f"collect {config.suite}", config.episodes_per_task * len(plans), _num_kept(plans)) as show:
@@ -237,8 +240,8 @@ def _run_plans(config: CollectConfig, factory: str, suite: Suite, plans: dict[in
             workers = worker_count(config.num_workers, config.episodes_per_task * len(plans))
             # A single one would only be waited for.
             run_jobs(AttemptRunner, (config, factory, stage), 0 if workers == 1 else workers, attempts, on_result)
-        else:
-            _run_policy(config, factory, suite, attempts, stage, on_result)
+            return {}
+        return _run_policy(config, factory, suite, attempts, stage, on_result)
 
 
 def _num_kept(plans: dict[int, TaskPlan]) -> int:
@@ -252,13 +255,18 @@ def _run_policy(
     attempts: Sequence[Attempt],
     stage: Stage,
     on_result: Callable[[Attempt, bool], object],
-) -> None:
-    """Roll out a policy (sampled, temperature 1) with a frame at every control step."""
+) -> dict[str, Any]:
+    """Roll out a policy with a frame at every control step: sampled at temperature 1, or greedily behind a wire.
+
+    Returns its id and the hash of its weights.
+    """
     # Here, because torch and the policies take seconds to import and an expert needs neither.
     from sim.pool import EnvironmentPool
     from vla.policies import load_policy
     from vla.policies.connect import connect
-    from vla.policies.sampling import as_it_is
+    from vla.policies.fingerprint import policy_fingerprint
+    from vla.policies.remote.address import is_address
+    from vla.policies.sampling import GREEDY, as_it_is
     from vla.rollout.pool_rollouts import play_rollouts
 
     policy = load_policy(config.policy)
@@ -271,8 +279,10 @@ def _run_policy(
         on_result(attempts[index], True)
 
     workers = worker_count(config.num_workers, num_slots)
+    sampling = GREEDY if is_address(config.policy) else as_it_is(1.0)
     with EnvironmentPool(config.suite, num_slots, workers, config.image_size, factory=factory) as pool:
-        play_rollouts(policy, pool, suite, requests, keep, sampling=as_it_is(1.0), frame_stride=1)
+        play_rollouts(policy, pool, suite, requests, keep, sampling=sampling, frame_stride=1)
+    return {"policy": {"id": policy.policy_id, "sha256": policy_fingerprint(policy)}}
 
 
 def _task_record(suite: Suite, plan: TaskPlan) -> dict[str, Any]:
