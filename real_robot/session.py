@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from real_robot.arms.arm import ArmError
 from real_robot.control.inference import Decide, InferenceWorker, check_continues, decide_with
+from real_robot.control.interrupts import Interruptible
 from real_robot.control.loop import ControlLoop, LoopSettings
 from real_robot.control.moves import Mover
 from real_robot.control.schedulers import Timing, make_scheduler
@@ -37,6 +37,7 @@ from sim.contract import Observation
 from vla.errors import ReflexError
 from vla.policies import load_policy
 from vla.policies.connect import connect
+from vla.policies.fingerprint import policy_fingerprint
 from vla.policies.protocol import Policy
 from vla.run.cores import available_cpus
 from vla.run.devices import resolve_device, set_threads
@@ -92,19 +93,17 @@ def run_session(config: DeployConfig, output: Path, console: Console) -> dict[st
 
 def _measured(prepared: Prepared) -> dict[str, Any]:
     """Drive, then write and show what came of it, however it ended."""
-    session, interrupted = Session(prepared), None
+    session = Session(prepared)
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         session.drive()
-    except KeyboardInterrupt as error:
-        interrupted = error
     finally:
         sys.setswitchinterval(before)
     summary = session.write()
     show_result(prepared.console, prepared.run.path, summary, prepared.latency.report())
-    if interrupted is not None:
-        raise interrupted
+    if session.interrupted:
+        raise KeyboardInterrupt
     if session.ending in (Ending.STOPPED, Ending.FAULT):
         detail = session.results[-1].detail if session.results else ""
         raise ReflexError(
@@ -121,6 +120,8 @@ class Session:
         self.results: list[EpisodeResult] = []
         self.ending: Ending | None = None
         """What ended it before its time."""
+        self.interrupted = False
+        """Whether Ctrl-C ended it."""
         self.dropped = 0
         """Steps that the recorder could not take."""
         self._seams: dict[str, Any] = {}
@@ -170,10 +171,11 @@ class Session:
             frequency, config.execute_steps or spec.execute_steps, config.filter.max_age, config.max_action_delay
         )
         scheduler = make_scheduler(config.strategy, timing, config.blend_steps, config.ensemble_decay)
-        mover = Mover(self._arm, action_filter, guard, lambda row: recorder.add_rows([row]), prepared.robot.hand)
+        pulse = Interruptible(guard)
+        mover = Mover(self._arm, action_filter, pulse, lambda row: recorder.add_rows([row]), prepared.robot.hand)
         recorder.add_rows([{"event": "run", **prepared.facts}])
         record_filter(action_filter, recorder)
-        with InferenceWorker(prepared.decide) as worker, LiveLine(prepared.console, frequency) as live:
+        with pulse, InferenceWorker(prepared.decide) as worker, LiveLine(prepared.console, frequency) as live:
 
             def on_step(step: Step) -> None:
                 recorder.add(step)
@@ -181,15 +183,13 @@ class Session:
 
             loop = ControlLoop(
                 self._arm, prepared.robot.cameras, action_filter.filter, scheduler, worker,
-                LoopSettings(frequency, config.max_camera_age), prepared.latency, guard, on_step,
+                LoopSettings(frequency, config.max_camera_age), prepared.latency, pulse, on_step,
             )  # fmt: skip
             try:
-                self.ending = Episodes(prepared, loop, mover, action_filter, recorder, self.results).run()
-            except KeyboardInterrupt:
-                self.ending = mover.come_to_rest() or Ending.OPERATOR
-                raise
+                episodes = Episodes(prepared, loop, mover, action_filter, recorder, self.results, pulse)
+                self.ending = episodes.run()
             finally:
-                self._seams = loop.seams.report()
+                self._seams, self.interrupted = loop.seams.report(), pulse.interrupted
 
     def _leave(self, guard: Guard) -> None:
         """Let go of the arm: held under power, or stopped; the watchdog is told, and tries where this fails."""
@@ -249,6 +249,7 @@ class Episodes:
     action_filter: ActionFilter
     recorder: Recorder
     results: list[EpisodeResult]
+    pulse: Interruptible
 
     def run(self) -> Ending | None:
         """All episodes, then the park pose; the ending that cut it short, if any did."""
@@ -263,6 +264,8 @@ class Episodes:
                 return result.ending
             if (ending := self.mover.come_to_rest()) is not None:
                 return ending
+            if self.pulse.interrupted:
+                return Ending.OPERATOR
         return self._go_to(config.park_pose) or self._until_written(0.0)
 
     def _prepare(self, number: int) -> Ending | None:
@@ -349,20 +352,9 @@ def facts(config: DeployConfig, policy: Policy, robot: Robot, decision_seconds: 
         "strategy": config.strategy,
         "decision_ms": 1e3 * decision_seconds,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "policy_sha256": policy_digest(policy),
+        "policy_sha256": policy_fingerprint(policy),
         "embodiment": robot.embodiment.to_dict(),
     }
-
-
-def policy_digest(policy: Policy) -> str | None:
-    """SHA-256 of a policy's weights; None for one that is elsewhere."""
-    if not isinstance(policy, torch.nn.Module):
-        return None
-    digest = hashlib.sha256()
-    for name, values in sorted(policy.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def describe(result: EpisodeResult) -> str:

@@ -54,25 +54,30 @@ class Mover:
 
     def come_to_rest(self, most_seconds: float = 5.0) -> Ending | None:
         """Slow down within the limits until the commands stand still."""
-        return self.hold_while(lambda: not self._filter.at_rest, most_seconds)
+        return self._run("hold", self._holds(lambda: not self._filter.at_rest, most_seconds), (Ending.STOPPED,))
 
     def hold_while(self, condition: Callable[[], bool], most_seconds: float) -> Ending | None:
         """Hold while the condition is true, and at most so long."""
+        return self._run("hold", self._holds(condition, most_seconds))
+
+    @staticmethod
+    def _holds(condition: Callable[[], bool], most_seconds: float) -> Iterator[None]:
         until = time.monotonic() + most_seconds
+        while condition() and time.monotonic() < until:
+            yield None
 
-        def holds() -> Iterator[None]:
-            while condition() and time.monotonic() < until:
-                yield None
-
-        return self._run("hold", holds())
-
-    def _run(self, phase: str, targets: Iterable[NDArray[np.float64] | None]) -> Ending | None:
+    def _run(
+        self,
+        phase: str,
+        targets: Iterable[NDArray[np.float64] | None],
+        interrupting: tuple[Ending, ...] = (Ending.STOPPED, Ending.OPERATOR),
+    ) -> Ending | None:
         rate = FixedRate(self._frequency)
         failures = 0
         for target in targets:
             tick = rate.wait()
             self._pulse.beat(tick.number)
-            if (ending := self._pulse.order()) is Ending.STOPPED:
+            if (ending := self._pulse.order()) in interrupting:
                 return ending
             try:
                 measured = self._arm.observe().positions

@@ -80,7 +80,7 @@ def ask_again(rows: list[Row], episode: int, actions: NDArray[np.float32]) -> di
     Raises `ReflexError` naming what differs.
     """
     from real_robot.robots import hand_by_name
-    from vla.safety.log import replay
+    from vla.safety.replay import replay
 
     robot = next((row["robot"] for row in rows if row["event"] == "run"), "")
     asked = replay([row for row in rows if row["event"] in FILTER_EVENTS], hand_by_name(robot))

@@ -153,6 +153,23 @@ def test_stop_by_the_operator_ends_the_deployment_and_keeps_what_was_recorded(po
     assert [line["event"] for line in read_lines(run / "watchdog.jsonl")] == ["ready", "tripped", "stopped"]
 
 
+def test_ctrl_c_ends_the_episode_keeps_it_and_then_interrupts(policy: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def press() -> None:
+        while not (run / "control.jsonl").exists() or (run / "control.jsonl").stat().st_size < 50_000:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        deploy(DeployConfig(policy=policy, max_seconds=20.0, episodes=3, output=str(run)))
+    summary = json.loads((run / "summary.json").read_text())
+    assert [result["ending"] for result in summary["results"]] == ["operator"]
+    assert LeRobotDataset(run / "dataset").length(0) == summary["control_steps"]
+    assert [line["event"] for line in read_lines(run / "watchdog.jsonl")] == ["ready"]
+
+
 # ---- on the emulated servo bus ---------------------------------------------------------------------------------------
 
 
