@@ -27,7 +27,7 @@ from real_robot.control.moves import Mover
 from real_robot.control.schedulers import Timing, make_scheduler
 from real_robot.control.steps import Ending, EpisodeResult, Step
 from real_robot.control.timing import LatencyLog
-from real_robot.deploy import DeployConfig
+from real_robot.deploy_settings import DeployConfig
 from real_robot.live import LiveLine, show_result
 from real_robot.recording.recorder import EpisodeLabel, Recorder
 from real_robot.robots import Robot, SimulatedHere, open_robot

@@ -101,7 +101,7 @@ CONFIGURED = {  # of one word or two
     ),
     "deploy": ConfiguredCommand(
         "Let a policy drive an arm, simulated or real: filtered, watched, measured and recorded.",
-        "real_robot.deploy:DeployConfig",
+        "real_robot.deploy_settings:DeployConfig",
         "real_robot.deploy:deploy",
         "vla deploy policy=runs/sft robot=so101 port=/dev/ttyACM0 calibration=arm.json cameras.front=0 task='lift it'",
     ),
