@@ -99,11 +99,17 @@ CONFIGURED = {  # of one word or two
         "vla.evaluation.runner:run_evaluation",
         "vla eval policy=runs/train suite=tabletop output=runs/eval",
     ),
-    "serve": ConfiguredCommand(
-        "Serve a policy over a websocket, to robots and evaluations elsewhere.",
-        "real_robot.serving.command:ServeConfig",
-        "real_robot.serving.command:serve_policy",
-        "vla serve policy=runs/train port=8000",
+    "deploy": ConfiguredCommand(
+        "Let a policy drive an arm, simulated or real: filtered, watched, measured and recorded.",
+        "real_robot.deploy_settings:DeployConfig",
+        "real_robot.deploy:deploy",
+        "vla deploy policy=runs/sft robot=so101 port=/dev/ttyACM0 calibration=arm.json cameras.front=0 task='lift it'",
+    ),
+    "robot replay": ConfiguredCommand(
+        "Ask the action filter again what a recording says it was asked, or play an episode on an arm.",
+        "real_robot.recording.replay:ReplayConfig",
+        "real_robot.recording.replay:replay_episode",
+        "vla robot replay dataset=runs/deploy/dataset episode=0",
         simulates=False,
     ),
     "robot calibrate": ConfiguredCommand(
@@ -118,6 +124,13 @@ CONFIGURED = {  # of one word or two
         "real_robot.emulators.command:EmulateConfig",
         "real_robot.emulators.command:emulate",
         "vla robot emulate robot=so101 task=1 init_state=0",
+    ),
+    "serve": ConfiguredCommand(
+        "Serve a policy over a websocket, to robots and evaluations elsewhere.",
+        "real_robot.serving.command:ServeConfig",
+        "real_robot.serving.command:serve_policy",
+        "vla serve policy=runs/train port=8000",
+        simulates=False,
     ),
 }
 
