@@ -157,6 +157,8 @@ class TrainConfig:
     """Tasks to train on; null for all of the suite."""
     policy: str = "reflex-tiny"
     """Policy to start from: a folder, or a shipped name. Normally a fine-tuned one."""
+    feature_map: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the suite calls the policy's cameras, where names do not say, e.g. feature_map.cameras.wrist_image=hand."""
     output: str = field(default_factory=partial(dated_folder, "train"))
     """Run folder to write; it has the date where none is given."""
     algo: AlgoConfig = field(default_factory=AlgoConfig)

@@ -84,7 +84,7 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
     tasks = chosen_tasks(config, suite)
     algo = config.algo
     with RunFolder(config.output, config.resume, config.logger) as run:
-        load_policy = policies_for(suite, components.load_policy)
+        load_policy = policies_for(suite, components.load_policy, config.feature_map)
         state = open_state(run, config, load_policy)
         check_frame_memory(config, state.policy.spec, suite, tasks)
         run.write_config(asdict(config))
