@@ -12,6 +12,7 @@ from sim.contract import ObservationBatch
 from vla.data.episode import Episode
 from vla.data.images import resize_into
 from vla.errors import ReflexError
+from vla.policies.normalisation import ScaleFrom
 from vla.policies.protocol import TrainablePolicy
 
 
@@ -68,11 +69,12 @@ def cameras_for(policy: TrainablePolicy) -> list[str]:
     return [policy.feature_map.camera(name) for name in policy.spec.embodiment.camera_names]
 
 
-def fit_normalisation(policy: TrainablePolicy, episodes: Sequence[Episode]) -> None:
+def fit_normalisation(policy: TrainablePolicy, episodes: Sequence[Episode], scale: ScaleFrom = "quantiles") -> None:
     """Give the policy the scale of these episodes' actions and states."""
     policy.fit_normalisation(
         np.concatenate([actions_for(policy, episode) for episode in episodes]),
         np.concatenate([states_for(policy, episode) for episode in episodes]),
+        scale,
     )
 
 
