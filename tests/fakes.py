@@ -55,6 +55,7 @@ class FakePolicy(torch.nn.Module):
         self.gain = torch.nn.Parameter(torch.tensor(gain))
         self.bias = torch.nn.Parameter(torch.full((7,), bias))
         self.policy_id = "fake-policy"
+        self.feature_map: FeatureMap = SAME_NAMES
         self._spec = PolicySpec(
             embodiment=PANDA_EEF.with_image_size(16),
             uses_state=True,
@@ -66,10 +67,6 @@ class FakePolicy(torch.nn.Module):
     @property
     def spec(self) -> PolicySpec:
         return self._spec
-
-    @property
-    def feature_map(self) -> FeatureMap:
-        return SAME_NAMES
 
     def act(
         self,

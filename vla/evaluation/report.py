@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,21 @@ def render_report(data: RunData) -> str:
         last_tasks={task.task_id: task for task in data.last_tasks},
         instructions={task.task_id: task.instruction for task in data.first_tasks},
         films=films,
+        cameras=_camera_caption(data.protocol),
         films_left_out=len({video.task_id for video in data.videos}) - len(films),
         max_telemetry=MAX_TELEMETRY,
         settings={name: text for name, text in settings.items() if text},
     )
+
+
+def _camera_caption(protocol: Mapping[str, Any]) -> str:
+    """Which camera is where in a film, as far as the protocol's facts name them."""
+    facts = protocol.get("facts") or {}
+    cameras = facts.get("cameras") or (facts.get("embodiment") or {}).get("cameras") or ()
+    names = [str(camera["name"] if isinstance(camera, Mapping) else camera) for camera in cameras]
+    if len(names) == 1:
+        return f"Camera: {names[0]}."
+    return f"Cameras, from left to right: {', '.join(names)}." if names else "All cameras, side by side."
 
 
 def _base64(path: Path) -> str:

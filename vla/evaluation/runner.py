@@ -65,6 +65,8 @@ class EvaluationConfig:
     policy: str = "reflex-tiny"
     """Folder of a saved policy, the name of a shipped one, the address of one that is served (ws://host:port), or
     "expert" for the suite's scripted experts (no videos)."""
+    feature_map: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the suite calls the policy's cameras, where names do not say, e.g. feature_map.cameras.wrist_image=hand."""
     suite: str = "tabletop"
     """Which suite: tabletop, libero_spatial, _object, _goal, _10 or _90 (with _512, _fast and _plain behind it),
     robosuite, metaworld, so101, or package.module:Class of your own."""
@@ -235,7 +237,7 @@ def run_evaluation(config: EvaluationConfig) -> dict[str, Any]:
     wanted = _requests(suite, config.tasks, config.episodes_per_task, config.split, config.seed, config.shard)
     policy = None if config.policy == EXPERT else _load(config)
     if policy is not None:
-        connect(policy, suite.embodiment)
+        connect(policy, suite.embodiment, config.feature_map)
     findings = suite.self_test(pictures=policy is not None)
     for reason in findings["off_protocol"]:
         _log.warning("off the published protocol: %s", reason)

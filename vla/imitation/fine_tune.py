@@ -26,6 +26,7 @@ from vla.policies import TinyPolicy, load_policy, reflex_tiny_config
 from vla.policies.connect import connected, what_it_needs
 from vla.policies.decisions import Decision, with_decision
 from vla.policies.flow.configuration import FlowConfig
+from vla.policies.normalisation import ScaleFrom
 from vla.policies.protocol import AdaptablePolicy, Adapted, TrainablePolicy
 from vla.run.cores import worker_count
 from vla.run.devices import in_float32, resolve_device, set_threads
@@ -82,6 +83,8 @@ class FineTuneConfig(ImitationConfig):
     """Under "progress": the smaller, the more the best moments stand out."""
     normalisation: Literal["keep", "dataset"] = "keep"
     """"keep" the base policy's action quantiles (so its action space stays), or take the dataset's."""
+    normalisation_scale: ScaleFrom = "quantiles"
+    """What a dataset's scale is taken by: "quantiles" (1 % and 99 %), or "mean_std" where numbers hardly ever move."""
     embodiment: Literal["policy", "dataset"] = "policy"
     """Whose robot the result is for: "policy" as the base policy is, which the dataset must fit, or "dataset": the
     weights that depend on cameras, state, action and chunk are then learnt anew where these differ. A policy from
@@ -184,7 +187,7 @@ def scale_actions(config: FineTuneConfig, policy: TrainablePolicy, episodes: Seq
         actions = np.concatenate([actions_for(policy, episode) for episode in episodes])
         check_actions(actions, policy.spec.embodiment, config.dataset)
     if config.normalisation == "dataset" or not policy.has_normalisation:
-        fit_normalisation(policy, episodes)
+        fit_normalisation(policy, episodes, config.normalisation_scale)
 
 
 def _restart_point(run: RunFolder, config: FineTuneConfig) -> Path | None:

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from sim.contract import ObservationBatch
 from vla.data.episode import Episode
+from vla.data.feature_map import SAME_NAMES, infer
 from vla.data.images import resize_into
 from vla.errors import ReflexError
+from vla.policies.connect import what_it_needs
+from vla.policies.normalisation import ScaleFrom
 from vla.policies.protocol import TrainablePolicy
 
 
@@ -68,11 +71,12 @@ def cameras_for(policy: TrainablePolicy) -> list[str]:
     return [policy.feature_map.camera(name) for name in policy.spec.embodiment.camera_names]
 
 
-def fit_normalisation(policy: TrainablePolicy, episodes: Sequence[Episode]) -> None:
+def fit_normalisation(policy: TrainablePolicy, episodes: Sequence[Episode], scale: ScaleFrom = "quantiles") -> None:
     """Give the policy the scale of these episodes' actions and states."""
     policy.fit_normalisation(
         np.concatenate([actions_for(policy, episode) for episode in episodes]),
         np.concatenate([states_for(policy, episode) for episode in episodes]),
+        scale,
     )
 
 
@@ -84,11 +88,14 @@ class EpisodeSamples:
     ) -> None:
         """`weights` [N] says what each sample counts (`vla.imitation.weighting`); None for all the same.
 
+        A policy that nobody told what the episodes call its cameras and numbers gets the feature map that fits.
         Raises `ReflexError` when there is nothing to train on, or an action is not finite.
         """
         self.weights = weights
         if not episodes:
             raise ReflexError("no demonstrations to train on; check the dataset and the chosen tasks")
+        if policy.feature_map == SAME_NAMES:
+            policy.feature_map = infer(what_it_needs(policy.spec), episodes[0].embodiment)
         self._policy = policy
         self._episodes = list(episodes)
         self._horizon = policy.spec.chunk_horizon

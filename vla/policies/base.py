@@ -21,6 +21,7 @@ from sim.embodiments import Embodiment
 from vla.data.feature_map import SAME_NAMES, FeatureMap
 from vla.data.images import resize_frames
 from vla.errors import ReflexError
+from vla.policies.normalisation import ScaleFrom
 from vla.policies.observations import greedy_chunk
 from vla.policies.protocol import PolicyOutput, PolicySpec
 from vla.policies.sampling import GREEDY, Sampling
@@ -202,8 +203,10 @@ class BasePolicy(torch.nn.Module, ABC):
         """Whether the scale of its actions and states was taken from data."""
         return bool(self.action_scale.fitted)
 
-    def fit_normalisation(self, actions: NDArray[np.float32], states: NDArray[np.float32]) -> None:
-        """Take the scale of actions [N, A] and states [N, S] from data."""
+    def fit_normalisation(
+        self, actions: NDArray[np.float32], states: NDArray[np.float32], scale: ScaleFrom = "mean_std"
+    ) -> None:
+        """Take the scale of actions [N, A] and states [N, S] from data: mean and deviation, whatever `scale` says."""
         self.action_scale.fit(actions)
         self.state_scale.fit(states)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,14 @@ def what_it_needs(spec: PolicySpec) -> Embodiment:
     return spec.embodiment if spec.uses_state else dataclasses.replace(spec.embodiment, state=State(()))
 
 
-def connect(policy: Policy, robot: Embodiment, side: Side = "suite") -> None:
-    """Let a policy act on a suite's robot, or a real one. Raises `ReflexError` showing both sides when they do not fit.
+def connect(
+    policy: Policy, robot: Embodiment, overrides: Mapping[str, Any] | None = None, side: Side = "suite"
+) -> None:
+    """Let a policy act on a suite's robot, or a real one; `overrides` are as `infer` takes them, where names do not say.
 
-    `side` is what messages call the robot's side.
+    `side` is what messages call the robot's side. Raises `ReflexError` showing both sides when they do not fit.
     """
-    found = infer(what_it_needs(policy.spec), robot, side=side)
+    found = infer(what_it_needs(policy.spec), robot, overrides, side)
     for part, chosen, ours, theirs in (
         ("state", found.states_for, what_it_needs(policy.spec).state.size, robot.state.size),
         ("action", found.actions_for, policy.spec.embodiment.action.size, robot.action.size),

@@ -1,9 +1,9 @@
-"""Actions and states from their quantiles to [-1, 1] and back, as in OpenVLA."""
+"""Actions and states to [-1, 1] and back, by their quantiles as in OpenVLA or by mean and deviation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,18 @@ from vla.errors import ReflexError
 
 _EPSILON = 1e-8  # OpenVLA's guard for a dimension whose quantiles coincide
 
+GAUSSIAN_Q99 = 2.3263479
+"""Standard deviations between a Gaussian's mean and its 99 % quantile."""
+
 Array = NDArray[Any]
+ScaleFrom = Literal["quantiles", "mean_std"]
+"""What a scale is taken from data by. "quantiles": 1 % and 99 %, which a few wild values do not move. "mean_std": where
+mean and standard deviation put these quantiles of a Gaussian, for numbers that so seldom move that theirs coincide."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """1 % and 99 % quantiles that map actions and states to [-1, 1]."""
+    """What maps actions and states to [-1, 1]: their 1 % and 99 % quantiles, or a Gaussian's (`ScaleFrom`)."""
 
     action_q01: NDArray[np.float32]
     """[A]"""
@@ -63,7 +69,13 @@ def unnormalise(values: Array, low: Array, high: Array) -> Array:
     return 0.5 * (values + 1.0) * (high - low + _EPSILON) + low
 
 
-def quantiles(values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """1 % and 99 % quantiles over the first axis."""
-    low, high = np.quantile(values, [0.01, 0.99], axis=0)
+def quantiles(
+    values: NDArray[np.floating[Any]], scale: ScaleFrom = "quantiles"
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """1 % and 99 % quantiles over the first axis; under "mean_std" those of a Gaussian with its mean and deviation."""
+    if scale == "mean_std":
+        mean, reach = np.mean(values, axis=0, dtype=np.float64), GAUSSIAN_Q99 * np.std(values, axis=0, dtype=np.float64)
+        low, high = mean - reach, mean + reach
+    else:
+        low, high = np.quantile(values, [0.01, 0.99], axis=0)
     return low.astype(np.float32), high.astype(np.float32)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sim.contract import Observation, ObservationBatch
 from sim.embodiments import Embodiment
 from vla.data.feature_map import FeatureMap
+from vla.policies.normalisation import ScaleFrom
 from vla.policies.sampling import GREEDY, Sampling
 
 
@@ -119,8 +120,10 @@ class TrainablePolicy(Policy, Protocol):
     def has_normalisation(self) -> bool:
         """Whether the scale of its actions and states was taken from data."""
 
-    def fit_normalisation(self, actions: NDArray[np.float32], states: NDArray[np.float32]) -> None:
-        """Take the scale of actions [N, A] and states [N, S] from data."""
+    def fit_normalisation(
+        self, actions: NDArray[np.float32], states: NDArray[np.float32], scale: ScaleFrom = "quantiles"
+    ) -> None:
+        """Take the scale of actions [N, A] and states [N, S] from data; a family may have one way only."""
 
     def load_weights_from(self, folder: Path) -> None:
         """Take weights and normalisation of a folder that such a policy wrote, in place."""

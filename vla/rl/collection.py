@@ -51,7 +51,7 @@ class Collector:
         ever. Rewards are scored over everything rolled out in the iteration: under SRPO the successes of a dropped
         group still are references, and a group without any success is kept when another group of its task succeeded.
 
-        With an estimator that does not replace groups every group teaches.
+        With an estimator that does not replace groups every group is trained on.
 
         `success_rates` are the shares of successes of each start's newest group.
         """
@@ -169,11 +169,11 @@ def set_advantages(batch: Batch, estimator: AdvantageEstimator, variants: Sequen
 
 
 def batch_metrics(batch: Batch) -> dict[str, float]:
-    """What the batch looked like, before any update. A group is kept when it teaches: some advantage is not 0."""
+    """What the batch looked like, before any update. A group is kept when some advantage is not 0."""
     successes, tasks, groups = batch.successes, batch.task_ids, np.array(batch.groups)
     seen = np.unique(groups).tolist()
-    teaches = np.array([np.any(advantages) for advantages in batch.decision_advantages], dtype=bool)
-    kept = [group for group in seen if teaches[groups == group].any()]
+    has_advantage = np.array([np.any(advantages) for advantages in batch.decision_advantages], dtype=bool)
+    kept = [group for group in seen if has_advantage[groups == group].any()]
     share = {group: float(successes[groups == group].mean()) for group in seen}
     failures = ~successes
     steps = np.array([rollout.record["steps"] for rollout in batch.rollouts])

@@ -25,7 +25,7 @@ class AlgoConfig:
     advantage: str = "group_mean"
     """How a rollout's or a decision's advantage is estimated: "group_mean" is its reward less its group's mean over the
     group's deviation; "critic" tells decisions apart, by a small network that learns from the iterations before, and
-    then every group teaches. Others are in `vla/rl/variants/`; one of your own is package.module:Class."""
+    then every group is trained on. Others are in `vla/rl/variants/`; one of your own is package.module:Class."""
     variants: list[str] = field(default_factory=list)
     """Published methods to add, from `vla/rl/variants/` or package.module:Class of your own."""
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -82,7 +82,8 @@ class AlgoConfig:
     aggregation: Literal["token", "episode"] = "episode"
     """"token": each token counts the same. "episode": each episode does, so that long failures do not outweigh."""
     target_kl: float | None = 0.2
-    """Stop an update when the mean KL per token to the sampling policy passes this; null for never."""
+    """When an update's mean KL per token to the sampling policy passes this, its last step is taken back, the update
+    ends, and the learning rate is halved from then on; null for never."""
 
     def __post_init__(self) -> None:
         """Check every value. Raises `ReflexError`."""
@@ -156,6 +157,8 @@ class TrainConfig:
     """Tasks to train on; null for all of the suite."""
     policy: str = "reflex-tiny"
     """Policy to start from: a folder, or a shipped name. Normally a fine-tuned one."""
+    feature_map: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the suite calls the policy's cameras, where names do not say, e.g. feature_map.cameras.wrist_image=hand."""
     output: str = field(default_factory=partial(dated_folder, "train"))
     """Run folder to write; it has the date where none is given."""
     algo: AlgoConfig = field(default_factory=AlgoConfig)

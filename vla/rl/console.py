@@ -19,6 +19,8 @@ def iteration_line(iteration: int, iterations: int, metrics: Mapping[str, float]
             f"clipped {metrics['update/clip_share']:.1%}",
             f"entropy {metrics['update/entropy']:.2f}",
         ]
+        if metrics["update/stopped_early"]:
+            parts.append(f"[yellow]stopped at kl {metrics['update/refused_kl']:.2g}: learning rate halved[/yellow]")
     else:
         parts.append(f"[yellow]nothing to learn from{_why(metrics['train/success_rate'])}[/yellow]")
     parts += [f"{metrics['time/iteration_seconds']:.1f} s", f"{duration(seconds_left)} left"]

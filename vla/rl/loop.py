@@ -84,7 +84,7 @@ def train(config: TrainConfig, components: Components | None = None) -> dict[str
     tasks = chosen_tasks(config, suite)
     algo = config.algo
     with RunFolder(config.output, config.resume, config.logger) as run:
-        load_policy = policies_for(suite, components.load_policy)
+        load_policy = policies_for(suite, components.load_policy, config.feature_map)
         state = open_state(run, config, load_policy)
         check_frame_memory(config, state.policy.spec, suite, tasks)
         run.write_config(asdict(config))
@@ -214,13 +214,14 @@ class Loop:
 
     def _update(self, samples: Samples | None, generator: np.random.Generator) -> dict[str, float]:
         """The policy's update, where there is something to learn from."""
-        algo, iteration = self.config.algo, self.state.counters.iteration
+        algo, counters = self.config.algo, self.state.counters
+        iteration, scale = counters.iteration, counters.learning_rate_scale
         if samples is None:
-            return {"update/samples": 0.0, "update/learning_rate": learning_rate(algo, iteration)}
+            return {"update/samples": 0.0, "update/learning_rate": learning_rate(algo, iteration, scale)}
         weight = algo.kl_coefficient
         for variant in self.collector.variants:
             weight = variant.kl_weight(weight)
-        return update_policy(
+        metrics = update_policy(
             self.state.policy,
             self.state.optimiser,
             samples,
@@ -229,7 +230,11 @@ class Loop:
             generator=generator,
             reference=self.reference,
             kl_weight=weight,
+            learning_rate_scale=scale,
         )
+        if metrics["update/stopped_early"]:
+            counters.learning_rate_scale /= 2
+        return metrics
 
     def _record(self, batch: Batch, measured: dict[str, float]) -> dict[str, float]:
         """Write an iteration's metrics and episodes; returns the metrics."""

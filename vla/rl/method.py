@@ -42,7 +42,7 @@ class AdvantageEstimator(Method, ABC):
     """From rewards to advantages."""
 
     replaces_groups: ClassVar[bool] = True
-    """Whether a group whose rewards are all equal teaches nothing, so that another takes its place."""
+    """Whether a group whose rewards are all equal gives no gradient, so that another takes its place."""
 
     @abstractmethod
     def estimate(

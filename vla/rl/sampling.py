@@ -111,7 +111,7 @@ def state_weight(success_rate: float | None, group_size: int) -> float:
 
     The chance of success is estimated as (k + 1) / (n + 2) from the k successes of its last group of n (Laplace's rule
     of succession), so that one success among eight rollouts outweighs none: 4 p (1 - p) is 0.64 and 0.36. A state that
-    succeeded throughout teaches nothing while it does so, and gets `SOLVED_WEIGHT`.
+    succeeded throughout gives no gradient while it does so, and gets `SOLVED_WEIGHT`.
     """
     if success_rate is None:
         return 1.0

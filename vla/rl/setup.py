@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -43,15 +44,15 @@ def make_suite(factory: str, config: TrainConfig) -> Suite:
     return suite
 
 
-def policies_for(suite: Suite, load_policy: PolicyLoader) -> PolicyLoader:
-    """Loads policies as `load_policy` does, and lets each act on the suite's robot.
+def policies_for(suite: Suite, load_policy: PolicyLoader, feature_map: Mapping[str, Any] | None = None) -> PolicyLoader:
+    """Loads policies as `load_policy` does, and lets each act on the suite's robot, by a `feature_map` as of `connect`.
 
     It raises `ReflexError` showing both sides for a policy that does not fit the suite.
     """
 
     def load(source: str, device: str) -> TrainablePolicy:
         policy = load_policy(source, device)
-        connect(policy, suite.embodiment)
+        connect(policy, suite.embodiment, feature_map)
         return policy
 
     return load

@@ -39,6 +39,8 @@ class Counters:
     """Simulated control steps of those rollouts, those that lead into them included."""
     seconds: float = 0.0
     """Wall-clock time so far, over all resumes."""
+    learning_rate_scale: float = 1.0
+    """What multiplies the configured learning rate: halved after each update that `target_kl` stopped."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,15 +61,16 @@ def make_optimiser(policy: TrainablePolicy, algo: AlgoConfig) -> torch.optim.Ada
     return torch.optim.AdamW(parameters, lr=algo.learning_rate, weight_decay=algo.weight_decay)
 
 
-def learning_rate(algo: AlgoConfig, iteration: int) -> float:
+def learning_rate(algo: AlgoConfig, iteration: int, scale: float = 1.0) -> float:
     """The learning rate of an iteration (0 is the first): linear warm-up, constant, then as 1 / sqrt(iteration).
 
-    The end of a run need not be known, so a run that is resumed for longer goes on as if it had been meant to.
+    `scale` multiplies it: what is left of it after updates that went too far. The end of a run need not be known, so a
+    run that is resumed for longer goes on as if it had been meant to.
     """
     warm_up = min(1.0, (iteration + 1) / max(1, algo.warmup_iterations))
     constant = algo.constant_iterations
     decay = 1.0 if constant is None else min(1.0, math.sqrt(constant / (iteration + 1)))
-    return algo.learning_rate * warm_up * decay
+    return algo.learning_rate * warm_up * decay * scale
 
 
 def update_policy(
@@ -81,12 +83,16 @@ def update_policy(
     generator: np.random.Generator,
     reference: TrainablePolicy | None = None,
     kl_weight: float = 0.0,
+    learning_rate_scale: float = 1.0,
 ) -> dict[str, float]:
     """`update_epochs` passes over the samples; one optimiser step for each minibatch.
 
-    Stops before the step of the first minibatch whose mean KL per unit to the sampling policy exceeds `target_kl`. The
-    ratio of the very first minibatch must be 1: `update/first_ratio_error` is its largest deviation, and a large value
-    means that sampling and training do not compute the same probabilities.
+    Ends at the first minibatch whose mean KL per unit to the sampling policy exceeds `target_kl`, and takes the step
+    before it back, which led there: `update/stopped_early` is 1 and `update/refused_kl` that KL. The caller lowers
+    `learning_rate_scale` then, or the next update may go as far.
+
+    The ratio of the very first minibatch must be 1: `update/first_ratio_error` is its largest deviation, and a large
+    value means that sampling and training do not compute the same probabilities.
 
     `kl_weight` is that of the penalty on distance from `reference`.
 
@@ -97,18 +103,22 @@ def update_policy(
         samples = replace(samples, inputs=policy.encode_vision(samples.inputs))
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     samples = samples.to(parameters[0].device)
+    rate = learning_rate(algo, iteration, learning_rate_scale)
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate(algo, iteration)
+        group["lr"] = rate
     totals = Totals()
     norms: list[float] = []
-    first_ratio_error, stopped = 0.0, False
+    first_ratio_error, stopped, refused_kl = 0.0, False, 0.0
+    before = [parameter.detach().clone() for parameter in parameters]
     for order in minibatches(len(samples), algo.minibatch_size, algo.update_epochs, generator):
         optimiser.zero_grad(set_to_none=True)
         minibatch, ratio_error = accumulate_gradient(policy, samples, order, algo, reference, kl_weight)
         if not norms:
             first_ratio_error = ratio_error
-        if algo.target_kl is not None and minibatch.approximate_kl > algo.target_kl * minibatch.units:
-            stopped = True
+        if algo.target_kl is not None and not minibatch.approximate_kl <= algo.target_kl * minibatch.units:
+            stopped, refused_kl = True, minibatch.approximate_kl / minibatch.units
+            _copy(before, parameters)
+            norms = norms[:-1]
             break
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, algo.max_gradient_norm))
         if not math.isfinite(norm):
@@ -116,6 +126,7 @@ def update_policy(
                 f"the policy gradient of iteration {iteration + 1} is not finite; resume from the last checkpoint with "
                 "a lower algo.learning_rate in a new output folder"
             )
+        _copy(parameters, before)
         optimiser.step()
         norms.append(norm)
         totals.merge(minibatch)
@@ -126,9 +137,16 @@ def update_policy(
         "update/steps": float(len(norms)),
         "update/samples": float(len(samples)),
         "update/stopped_early": float(stopped),
-        "update/learning_rate": learning_rate(algo, iteration),
+        "update/refused_kl": refused_kl,
+        "update/learning_rate": rate,
         "update/first_ratio_error": first_ratio_error,
     }
+
+
+@torch.no_grad()
+def _copy(values: Sequence[torch.Tensor], into: Sequence[torch.Tensor]) -> None:
+    for value, target in zip(values, into, strict=True):
+        target.copy_(value)
 
 
 def minibatches(count: int, size: int, epochs: int, generator: np.random.Generator) -> list[torch.Tensor]:

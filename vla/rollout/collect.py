@@ -49,6 +49,8 @@ class CollectConfig:
     policy: str = EXPERT
     """Who acts: expert (only its successes are kept), random, or a policy's folder, name or address (ws://host:port);
     of a policy every episode is kept, and one that is served decides greedily."""
+    feature_map: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the suite calls the policy's cameras, where names do not say, e.g. feature_map.cameras.wrist_image=hand."""
     tasks: list[int] | None = None
     """Task numbers; null records every task of the suite."""
     episodes_per_task: int = 40
@@ -270,7 +272,7 @@ def _run_policy(
     from vla.rollout.pool_rollouts import play_rollouts
 
     policy = load_policy(config.policy)
-    connect(policy, suite.embodiment)
+    connect(policy, suite.embodiment, config.feature_map)
     requests = [attempt.wanted(suite, config) for attempt in attempts]
     num_slots = max(1, min(len(attempts), POLICY_SLOTS))
 

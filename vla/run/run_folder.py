@@ -20,8 +20,11 @@ resumed has the same lines as one never killed (``comparable_metrics``).
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -75,8 +78,8 @@ class RunFolder:
             logger: "tensorboard", or "wandb" to log to Weights & Biases too.
 
         Raises:
-            ReflexError: the folder already holds something and ``resume`` is false, or something that is no run; it
-                cannot be created, or the logger is unknown or cannot start.
+            ReflexError: the folder already holds something and ``resume`` is false, or something that is no run;
+                another process has it open; it cannot be created, or the logger is unknown or cannot start.
         """
         if logger not in LOGGERS:
             raise ReflexError(f"logger={logger!r} must be one of {', '.join(LOGGERS)}")
@@ -97,6 +100,7 @@ class RunFolder:
             )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+        self._unlock = weakref.finalize(self, os.close, _lock(self.path))
         if resume:
             remove_temporaries(self.path)
             remove_temporaries(self.checkpoints_path)
@@ -106,6 +110,7 @@ class RunFolder:
             try:
                 self._sinks.append(WandbSink(self.path))
             except ReflexError:
+                self._unlock()
                 self._take_back()
                 raise
 
@@ -215,9 +220,10 @@ class RunFolder:
         write_lines(self.episodes_path, [dict(record) for record in records])
 
     def close(self) -> None:
-        """Flush and close TensorBoard and W&B."""
+        """Flush and close TensorBoard and W&B, and let another process have the folder."""
         for sink in self._sinks:
             sink.close()
+        self._unlock()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -241,6 +247,19 @@ class RunFolder:
                 entry.unlink(missing_ok=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder until the descriptor that is returned is closed. Raises `ReflexError` where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ReflexError(
+            f"another process is writing into {folder}; wait for it, end it, or choose another output folder"
+        ) from error
+    return descriptor
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -249,6 +250,23 @@ def test_what_is_no_run_is_refused_and_a_broken_file_is_named(tmp_path: Path) ->
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(ReflexError, match=r"config\.yaml is not valid YAML"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "caption"),
+    [
+        ({"cameras": [{"name": "corner"}]}, "Camera: corner."),
+        ({"cameras": ["agentview", "eye_in_hand"]}, "Cameras, from left to right: agentview, eye_in_hand."),
+        (
+            {"embodiment": {"cameras": [{"name": "front"}, {"name": "wrist"}]}},
+            "Cameras, from left to right: front, wrist.",
+        ),
+        ({}, "All cameras, side by side."),
+    ],
+)
+def test_films_say_which_camera_is_where(trained: Path, facts: dict[str, object], caption: str) -> None:
+    (trained / "protocol.json").write_text(json.dumps({"facts": facts}), encoding="utf-8")
+    assert caption in write_report(trained).read_text(encoding="utf-8")
 
 
 def test_the_command_prints_the_path(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,9 +27,12 @@ from vla.run.cores import available_cpus
 from vla.run.run_folder import RunFolder
 from vla.run.seeding import derive_seed
 
+SWAPPED = {"image": "wrist_image", "wrist_image": "image"}
+
 REACHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "output": ({"output": "elsewhere"}, {"folder": "elsewhere"}),
     "policy": ({"policy": "0.7"}, {"policy": "0.7"}),
+    "feature_map": ({"feature_map": {"cameras": SWAPPED}}, {"cameras": SWAPPED}),
     "suite": ({"suite": "other"}, {"suite": "other", "simulated": "other"}),
     "protocol": (
         {"suite": "libero_spatial", "protocol": "libero-512"},
@@ -60,6 +63,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, pool: EnvironmentPool) -> dict[str, An
     class Recording(FakePolicy):
         def act(self, observations: Any, sampling: Sampling = GREEDY, generators: Any = None) -> PolicyOutput:
             found.update(mode="greedy" if sampling.greedy else "sample", temperature=sampling.temperature)
+            found.update(cameras=self.feature_map.cameras)
             return super().act(observations, sampling, generators)
 
     def suite(name: str, image_size: int | None = None) -> Suite:

@@ -130,6 +130,17 @@ def test_dataset_normalisation_and_selection(workplace: Path, tmp_path: Path) ->
     np.testing.assert_allclose(load_policy(tmp_path / "run").normalisation.action_q01, expected, atol=1e-5)
 
 
+def test_normalisation_by_mean_and_deviation(workplace: Path, tmp_path: Path) -> None:
+    config = make_config(
+        workplace, tmp_path / "run", steps=1, evaluate_every=0, tasks=[1], episodes_per_task=1,
+        normalisation="dataset", normalisation_scale="mean_std",
+    )  # fmt: skip
+    fine_tune(config)
+    actions = make_episode(1).actions.astype(np.float64)
+    expected = actions.mean(axis=0) + 2.3263 * actions.std(axis=0)
+    np.testing.assert_allclose(load_policy(tmp_path / "run").normalisation.action_q99, expected, atol=1e-3)
+
+
 def test_a_run_takes_the_threads_it_is_given_and_says_how_many(workplace: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:

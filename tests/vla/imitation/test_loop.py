@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tests.vla.imitation.helpers import make_episode
 from tests.vla.policies.helpers import make_observations, small_policy
 from vla.data.episode import Episode
+from vla.data.feature_map import FeatureMap
 from vla.errors import ReflexError
 from vla.imitation.augmentation import AugmentationConfig
 from vla.imitation.loop import (
@@ -65,6 +66,17 @@ def test_samples_pair_an_observation_with_the_actions_that_follow_it() -> None:
     np.testing.assert_array_equal(actions[1:], chunk_targets(episodes[1].actions, 4)[1:2])
     with pytest.raises(ReflexError, match="no demonstrations"):
         EpisodeSamples(policy, [])
+
+
+def test_a_policy_that_was_told_nothing_finds_the_names_of_the_episodes() -> None:
+    episode, told = make_episode(0), small_policy()
+    action = replace(episode.embodiment.action, names=tuple(f"action_{number}" for number in range(7)))
+    other = replace(episode, embodiment=replace(episode.embodiment, action=action))
+    _, actions = EpisodeSamples(small_policy(), [other]).batch(np.array([0]))
+    np.testing.assert_array_equal(actions[0], episode.actions[:4])
+    told.feature_map = FeatureMap(action={"x": 1})
+    with pytest.raises(ReflexError, match="'y'"):
+        EpisodeSamples(told, [other])
 
 
 def test_arrays_give_the_same_samples_as_episodes() -> None:

@@ -15,6 +15,14 @@ from vla.policies.connect import connect, connected
 OTHER_NAMES = dataclasses.replace(PANDA_EEF, cameras=(Camera("wrist", 32, 32), Camera("agentview", 128, 128)))
 
 
+def test_where_names_do_not_say_the_user_does() -> None:
+    policy, swapped = small_policy(), {"cameras": {"image": "wrist", "wrist_image": "agentview"}}
+    connect(policy, OTHER_NAMES, swapped)
+    assert policy.feature_map == FeatureMap({"image": "wrist", "wrist_image": "agentview"})
+    with pytest.raises(ReflexError, match="hand"):
+        connect(policy, OTHER_NAMES, {"cameras": {"image": "hand"}})
+
+
 def test_cameras_are_found_by_what_they_show_and_the_names_come_back_afterwards() -> None:
     policy = small_policy()
     seen = make_observations(1)

@@ -155,6 +155,25 @@ def test_groups_go_on_from_demonstrations_and_a_resumed_run_chooses_the_same(tmp
     assert lines(whole)[-1]["progress/control_steps"] == simulated
 
 
+def test_updates_that_go_too_far_halve_the_learning_rate_over_a_resume_too(tmp_path):
+    settings = {
+        "algo_learning_rate": 0.5, "algo_target_kl": 1e-3, "algo_warmup_iterations": 0, "algo_minibatch_size": 8,
+        "algo_reward": "srpo", "checkpoint_every": 2, "evaluate_every": 0,
+    }  # fmt: skip
+    messages: list[str] = []
+    train(small_config(tmp_path / "run", iterations=4, **settings), components(messages))
+    train(small_config(tmp_path / "half", iterations=2, **settings), components())
+    train(small_config(tmp_path / "half", iterations=4, resume=True, **settings), components())
+    updates = [line for line in lines(tmp_path / "run") if "update/stopped_early" in line]
+    assert any("learning rate halved" in message for message in messages)
+    rate = 0.5
+    for line in updates:
+        assert line["update/learning_rate"] == pytest.approx(rate)
+        rate /= 2 if line["update/stopped_early"] else 1
+    assert rate < 0.5
+    assert comparable_metrics(lines(tmp_path / "half")) == comparable_metrics(lines(tmp_path / "run"))
+
+
 def test_resuming_without_a_checkpoint_starts_over(tmp_path):
     RunFolder(tmp_path / "run").append_metrics(3, {"train/reward": 0.5})
     train(small_config(tmp_path / "run", iterations=1, resume=True), components())

@@ -101,6 +101,18 @@ def _policy(runs: Runs, stronger: bool) -> float:
     return float(start["gain"])
 
 
+SWAPPED = {"image": "wrist_image", "wrist_image": "image"}
+
+
+def _feature_map(runs: Runs, given: dict[str, Any]) -> dict[str, str]:
+    """What the suite calls the cameras of the policy in training."""
+    policies: list[TrainableFakePolicy] = []
+    load = runs.load
+    runs.load = lambda *source: policies.append(load(*source)) or policies[-1]  # type: ignore[method-assign, func-returns-value]
+    runs.run(feature_map=given)
+    return dict(policies[0].feature_map.cameras)
+
+
 def _output(runs: Runs, name: str) -> list[str]:
     config = replace(runs.config(), output=str(runs.folder / name))
     train(config, Components(f"{__name__}:any_suite", runs.load, lambda _: None))
@@ -217,6 +229,7 @@ CASES: dict[str, tuple[Callable[[Runs, Any], Any], list[tuple[Any, Any]]]] = {
         lambda runs, value: {line["task_id"] for line in runs.run(tasks=value, algo_groups_per_iteration=3).episodes},
         [(None, {0, 1, 2}), ([1], {1})],
     ),
+    "feature_map": (_feature_map, [({}, {}), ({"cameras": SWAPPED}, SWAPPED)]),
     "policy": (_policy, [(False, 0.25), (True, 0.75)]),
     "output": (_output, [("here", ["here"]), ("there", ["there"])]),
     "algo": (_algo, [(2, 2), (3, 3)]),

@@ -109,8 +109,31 @@ def test_a_temperature_that_does_not_match_the_recorded_log_probs_shows():
 
 def test_the_kl_target_stops_the_update_before_the_offending_step():
     policy = TrainableFakePolicy(gain=0.4)
-    metrics = run(policy, samples_of(policy), learning_rate=0.5, update_epochs=50, target_kl=0.01)
-    assert metrics["update/stopped_early"] == 1 and 1 <= metrics["update/steps"] < 10
+    metrics = run(policy, samples_of(policy), learning_rate=0.002, update_epochs=50, target_kl=0.01)
+    assert metrics["update/stopped_early"] == 1 and 1 <= metrics["update/steps"] < 50
+    assert metrics["update/refused_kl"] > 0.01
+
+
+def test_a_step_that_goes_too_far_is_taken_back():
+    policy = TrainableFakePolicy(gain=0.4)
+    before = [parameter.detach().clone() for parameter in policy.parameters()]
+    metrics = run(policy, samples_of(policy), learning_rate=50.0, update_epochs=2, target_kl=0.01)
+    assert metrics["update/stopped_early"] == 1 and metrics["update/steps"] == 0
+    assert all(torch.equal(old, new) for old, new in zip(before, policy.parameters(), strict=True))
+
+
+def test_a_divergence_that_is_no_number_stops_the_update_too():
+    policy = TrainableFakePolicy(gain=0.4)
+    samples = samples_of(policy)
+    broken = replace(samples, old_log_probs=torch.full_like(samples.old_log_probs, np.nan))
+    metrics = run(policy, broken, target_kl=0.01)
+    assert metrics["update/stopped_early"] == 1 and metrics["update/steps"] == 0
+
+
+def test_a_lower_scale_is_a_lower_learning_rate():
+    algo = AlgoConfig(reward="binary", learning_rate=1e-3, warmup_iterations=2, constant_iterations=4)
+    assert learning_rate(algo, 0, 0.5) == pytest.approx(2.5e-4)
+    assert learning_rate(algo, 15, 0.25) == pytest.approx(1e-3 * 0.5 * 0.25)
 
 
 def test_a_gradient_that_is_not_finite_is_an_error_and_changes_nothing():

@@ -12,12 +12,14 @@ import pytest
 from sim.contract import EnvironmentRequestError
 from vla.data.episode import Episode
 from vla.data.lerobot_reader import read_demonstrations
+from vla.errors import ReflexError
 from vla.rollout.collect import CollectConfig, collect
 
 FACTORY = "tests.fake_suite:get_suite"
 BASE: dict[str, Any] = {
     "suite": "fake",
     "policy": "expert",
+    "feature_map": {},
     "tasks": [2],
     "episodes_per_task": 2,
     "split": "train",
@@ -60,6 +62,11 @@ def test_tasks_and_how_many_of_each(tmp_path: Path) -> None:
 def test_the_suite_is_asked_for_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentRequestError, match="unknown suite 'other'"):
         recorded(tmp_path / "demos", suite="other")
+
+
+def test_the_feature_map_says_which_camera_a_policy_looks_through(tmp_path: Path) -> None:
+    with pytest.raises(ReflexError, match="no_such_camera"):
+        recorded(tmp_path / "demos", policy="reflex-tiny", feature_map={"cameras": {"image": "no_such_camera"}})
 
 
 def test_the_split_decides_where_episodes_start(tmp_path: Path, usual: list[Episode]) -> None:

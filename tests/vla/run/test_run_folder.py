@@ -62,6 +62,18 @@ def test_an_existing_run_is_refused_with_the_way_out(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file", resume=True)
 
 
+def test_a_run_that_goes_on_is_not_resumed_beside_itself(tmp_path: Path) -> None:
+    going_on = RunFolder(tmp_path / "run")
+    going_on.append_metrics(1, {"train/loss": 0.5})
+    half_written = tmp_path / "run/.summary.json.tmp"
+    half_written.touch()
+    with pytest.raises(ReflexError, match="another process is writing into"):
+        RunFolder(tmp_path / "run", resume=True)
+    assert half_written.exists(), "the other run's files are its own"
+    going_on.close()
+    assert RunFolder(tmp_path / "run", resume=True).read_metrics() == [{"step": 1, "train/loss": 0.5}]
+
+
 def test_another_protocol_is_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.write_protocol({"suite": "a", "facts": (1, 2)})
@@ -272,6 +284,7 @@ def test_a_kill_between_any_two_steps_leaves_a_whole_checkpoint(tmp_path: Path) 
             run.save_checkpoint(2, weights("new"))
             run.save_checkpoint(3, weights("3"), keep=1)
             break
+        run.close()  # as a killed process does
         last = RunFolder(path, resume=True).last_checkpoint()
         assert last is not None and last[0] in (2, 3)
         assert (last[1] / "policy" / "weights").read_text() in ("2", "new", "3")
@@ -309,6 +322,7 @@ def test_a_checkpoint_moved_aside_comes_back_on_resume(tmp_path: Path) -> None:
     path.rename(path.with_name(".replaced-5"))
     (path.with_name(".writing-6-0011aabb")).mkdir()
     assert run.last_checkpoint() is None
+    run.close()
     assert RunFolder(tmp_path, resume=True).last_checkpoint() == (5, path)
     assert sorted(entry.name for entry in run.checkpoints_path.iterdir()) == ["5", "last"]
 

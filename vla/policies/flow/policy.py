@@ -24,6 +24,7 @@ from vla.policies.flow.configuration import FlowConfig
 from vla.policies.flow.head import FlowHead, Known
 from vla.policies.flow.prefix import Prefix, guided_velocity
 from vla.policies.flow.storage import BACKBONE_FOLDER, read_flow_config, write_flow
+from vla.policies.normalisation import ScaleFrom
 from vla.policies.observations import greedy_chunk
 from vla.policies.protocol import Adapted, PolicyOutput, PolicySpec
 from vla.policies.registry import load_policy
@@ -139,9 +140,11 @@ class FlowPolicy(nn.Module):
         """Whether the scale of its actions and states was taken from data."""
         return self.backbone.has_normalisation
 
-    def fit_normalisation(self, actions: NDArray[np.float32], states: NDArray[np.float32]) -> None:
+    def fit_normalisation(
+        self, actions: NDArray[np.float32], states: NDArray[np.float32], scale: ScaleFrom = "quantiles"
+    ) -> None:
         """Take the scale of actions [N, A] and states [N, S] from data."""
-        self.backbone.fit_normalisation(actions, states)
+        self.backbone.fit_normalisation(actions, states, scale)
 
     def prepare(self, observations: ObservationBatch) -> ModelInputs:
         """Observations to tensors on the CPU. Raises `ReflexError` on bad input."""

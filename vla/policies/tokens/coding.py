@@ -11,7 +11,7 @@ from torch import nn
 
 from sim.embodiments import Embodiment
 from vla.errors import ReflexError
-from vla.policies.normalisation import Normalisation, normalise, quantiles, unnormalise
+from vla.policies.normalisation import Normalisation, ScaleFrom, normalise, quantiles, unnormalise
 from vla.policies.tokens.configuration import TokenPolicyConfig
 from vla.policies.tokens.tokenizer import ActionTokenizer, BinLayout
 
@@ -45,11 +45,13 @@ class ActionCoding(nn.Module):
         self._apply_normalisation(normalisation)
         self.has_normalisation = True
 
-    def fit_normalisation(self, actions: NDArray[np.float32], states: NDArray[np.float32]) -> None:
-        """Set the 1 % and 99 % quantiles of actions [N, A] and states [N, S]."""
-        state_low, state_high = quantiles(states)
+    def fit_normalisation(
+        self, actions: NDArray[np.float32], states: NDArray[np.float32], scale: ScaleFrom = "quantiles"
+    ) -> None:
+        """Set the quantiles by actions [N, A] and states [N, S]."""
+        state_low, state_high = quantiles(states, scale)
         size = self._state_size
-        self.set_normalisation(*quantiles(actions), state_low[:size], state_high[:size])
+        self.set_normalisation(*quantiles(actions, scale), state_low[:size], state_high[:size])
 
     def _apply_normalisation(self, normalisation: Normalisation) -> None:
         self.normalisation = normalisation

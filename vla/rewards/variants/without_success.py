@@ -1,4 +1,4 @@
-"""Failures are paid only where no rollout of their group succeeded.
+"""Failures are rewarded only where no rollout of their group succeeded.
 
 Where one did, success tells rollouts apart, and what tells failures apart is less certain than that. Groups without a
 success then come on top of those that an update wants: GRPO, and what its replaced groups can teach. Measured over
@@ -23,11 +23,11 @@ class WithoutSuccess(WrappedReward):
     ) -> Scores:
         """Groups of successes and failures are those that count."""
         scores = self.inner.score(embeddings, successes, task_ids, groups)
-        rewards = paid_without_success(scores.rewards, successes, groups)
+        rewards = rewards_without_success(scores.rewards, successes, groups)
         return replace(scores, rewards=rewards, telling=successes.astype(np.float32))
 
 
-def paid_without_success(rewards: ArrayLike, successes: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
+def rewards_without_success(rewards: ArrayLike, successes: ArrayLike, groups: ArrayLike) -> NDArray[np.float32]:
     """Rewards [N] with 0 for the failures of every group in which a rollout succeeded.
 
     There success and failure differ already, and what tells failures apart is less certain than that. A group without
@@ -38,6 +38,6 @@ def paid_without_success(rewards: ArrayLike, successes: ArrayLike, groups: Array
         successes: [N] bool.
         groups: [N] int, which group each rollout belongs to.
     """
-    paid, succeeded, ids = np.array(rewards, dtype=np.float32), np.asarray(successes, dtype=bool), np.asarray(groups)
-    paid[~succeeded & np.isin(ids, ids[succeeded])] = 0.0
-    return paid
+    kept, succeeded, ids = np.array(rewards, dtype=np.float32), np.asarray(successes, dtype=bool), np.asarray(groups)
+    kept[~succeeded & np.isin(ids, ids[succeeded])] = 0.0
+    return kept

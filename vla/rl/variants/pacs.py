@@ -57,7 +57,7 @@ def pacs_advantages(rewards: ArrayLike, groups: ArrayLike, log_ratios: ArrayLike
         A_i = (y_i - sigmoid(psi_i)) - mean over j != i of (y_j - sigmoid(psi_j))
 
     With psi = 0 (at the reference) it is RLOO's. A success that already is much likelier than its group's others
-    teaches little, and so does a failure that is much less likely. Log-ratios are means over units, so that long
+    says little, and so does a failure that is much less likely. Log-ratios are means over units, so that long
     rollouts do not have larger ones. Rewards between 0 and 1 are soft outcomes. A group whose rewards differ by less
     than `MINIMUM_SPREAD` gets 0.
 

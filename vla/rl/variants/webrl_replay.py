@@ -2,8 +2,8 @@
 
 WebRL (arXiv 2411.02337) replays one success of each task and keeps of it the decisions whose tokens its policy finds
 neither certain nor unlikely (probabilities of 0.5 to 0.95). Tokens of a continuous action are never that probable, so
-that here they are compared with what they were when the policy sampled them: what it has not forgotten teaches nothing,
-and what has become foreign to it is left alone. Measured from a weak start on ten tabletop tasks, one seed
+that here they are compared with what they were when the policy sampled them: what it has not forgotten gives no
+gradient, and what has become foreign to it is left alone. Measured from a weak start on ten tabletop tasks, one seed
 (docs/results/advantages.md): within what GRPO's seeds span.
 """
 

@@ -21,7 +21,7 @@ from vla.rewards.reward import Scores
 from vla.rewards.srpo import RewardError, srpo_rewards
 from vla.rewards.variants.calibrated import calibrated_rewards
 from vla.rewards.variants.siirl import siirl_rewards
-from vla.rewards.variants.without_success import paid_without_success
+from vla.rewards.variants.without_success import rewards_without_success
 
 
 def sigmoid(x: float) -> float:
@@ -120,11 +120,11 @@ def batches(draw):
 class TestPaidWithoutSuccess:
     def test_failures_beside_a_success_get_nothing_and_others_keep_theirs(self):
         rewards, successes, groups = [1, 0.5, 0.2, 0.6, 0.3], [1, 0, 0, 0, 0], [4, 4, 4, 2, 2]
-        assert paid_without_success(rewards, successes, groups).tolist() == pytest.approx([1, 0, 0, 0.6, 0.3])
+        assert rewards_without_success(rewards, successes, groups).tolist() == pytest.approx([1, 0, 0, 0.6, 0.3])
 
     def test_the_rewards_given_stay_as_they_are(self):
         rewards = np.array([1, 0.5], dtype=np.float32)
-        paid_without_success(rewards, [True, False], [0, 0])
+        rewards_without_success(rewards, [True, False], [0, 0])
         assert rewards.tolist() == [1, 0.5]
 
 
