@@ -23,7 +23,7 @@ def what_it_needs(spec: PolicySpec) -> Embodiment:
 def connect(
     policy: Policy, robot: Embodiment, overrides: Mapping[str, Any] | None = None, side: Side = "suite"
 ) -> None:
-    """Let a policy act on a suite's robot, or a real one; `overrides` are as `infer` takes them, where names do not say.
+    """Let a policy act on a suite's robot, or a real one; `overrides` are as of `infer`, where names do not say.
 
     `side` is what messages call the robot's side. Raises `ReflexError` showing both sides when they do not fit.
     """
