@@ -165,7 +165,11 @@ class ControlLoop:
 
     def _ask(self, tick: Tick, seen: Seen, instruction: str) -> None:
         """Ask for the next chunk where the strategy wants one, the policy is free and every picture is fresh."""
-        if self._worker.pending is not None or seen.stale or not self._scheduler.wants(tick.deadline):
+        if (
+            self._worker.pending is not None
+            or seen.stale
+            or not self._scheduler.wants(tick.deadline, self._forecast.steps)
+        ):
             return
         under_way = self._scheduler.under_way(tick.deadline, self._forecast.steps)
         observation = seen.observation(instruction)

@@ -6,8 +6,8 @@ takes time, in which the arm moves on. A strategy says when to ask for the next 
 | strategy | asks | meanwhile | its first action |
 | --- | --- | --- | --- |
 | sync | when `execute_steps` actions are done | the arm holds | the chunk's first |
-| ensemble | at every step | goes on | the one that the elapsed time has come to, averaged with those of older chunks |
-| async | `execute_steps` after the last observation | goes on | the one that the elapsed time has come to, blended in |
+| ensemble | at every step | goes on | the one that is due by then, averaged with those of older chunks |
+| async | `execute_steps` on, or before the chunk ends | goes on | the one that is due by then, blended in |
 | rtc | the same | goes on | the same without a blend: the policy made the chunk continue what was under way |
 """
 
@@ -118,8 +118,11 @@ class Scheduler(ABC):
         return None
 
     @abstractmethod
-    def wants(self, now: float) -> bool:
-        """Whether to ask for a chunk from an observation of now. The caller asks for one at a time."""
+    def wants(self, now: float, delay: int = 1) -> bool:
+        """Whether to ask for a chunk from an observation of now. The caller asks for one at a time.
+
+        `delay` is in how many control steps it is expected to be there.
+        """
 
     @abstractmethod
     def due(self, now: float) -> Planned | None:
@@ -152,7 +155,7 @@ class Synchronous(Scheduler):
         super().reset(first)
         self._chunk, self._place, self._began = None, 0, None
 
-    def wants(self, now: float) -> bool:
+    def wants(self, now: float, delay: int = 1) -> bool:
         return self._chunk is None or self._place >= self._usable(self._chunk)
 
     def _usable(self, chunk: Chunk) -> int:
@@ -191,7 +194,7 @@ class Ensemble(Scheduler):
         super().reset(first)
         self._chunks = []
 
-    def wants(self, now: float) -> bool:
+    def wants(self, now: float, delay: int = 1) -> bool:
         return True
 
     def _take(self, chunk: Chunk, now: float) -> None:
@@ -234,9 +237,12 @@ class Asynchronous(Scheduler):
         super().reset(first)
         self._chunk = self._before = None
 
-    def wants(self, now: float) -> bool:
+    def wants(self, now: float, delay: int = 1) -> bool:
         chunk = self._chunk
-        return chunk is None or self._starts_at(chunk, now) >= min(self.timing.execute_steps, len(chunk.actions))
+        if chunk is None:
+            return True
+        # In time for the answer to be there when the chunk's last action is done: the arm would hold until then.
+        return self._starts_at(chunk, now) >= min(self.timing.execute_steps, len(chunk.actions) - delay)
 
     def _take(self, chunk: Chunk, now: float) -> None:
         self._before, self._chunk, self._since = self._chunk, chunk, now

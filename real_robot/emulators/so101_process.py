@@ -26,6 +26,7 @@ from real_robot.emulators.faults import Faults
 from real_robot.emulators.pictures import Pictures, PictureServer
 from real_robot.emulators.servo_bus import Instruction, Packet, PacketParser, ServoBus, ServoMemory
 from real_robot.emulators.so101_physics import SO101Physics
+from real_robot.priority import EMULATOR, go_first
 from sim.contract import EnvironmentRequestError, Image, Split
 from sim.core.rendering import PrimitiveRenderer
 from sim.so101.embodiment import JOINTS
@@ -35,7 +36,6 @@ MOST_TICKS_AT_ONCE = 24
 """Physics steps (50 ms) made up for at once; what is more is left out, and counted."""
 SILENCE = 0.05
 """Seconds after which a packet that was begun is given up."""
-_NICENESS = -15
 _log = logging.getLogger(__name__)
 BITS_PER_BYTE = 10
 """With start and stop bit."""
@@ -283,18 +283,10 @@ def _draw(loop: EmulatorLoop, pictures: Pictures) -> None:
         time.sleep(max(0.0, due - time.monotonic()))
 
 
-def _go_first() -> None:
-    """Have this process run before others, where that is allowed: servos do not wait for a machine's other work."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
-    except PermissionError:
-        _log.debug("this user may not raise a process's priority; on a busy machine the emulated servos answer late")
-
-
 def serve(settings: EmulatorSettings, connection: Connection) -> None:
     """Run an emulator; the body of its process. Says where it is over `connection`, and ends when that is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started it, and ends it by the connection
-    _go_first()
+    go_first(EMULATOR)
     sys.setswitchinterval(5e-4)  # a thread that draws must not keep the loop waiting for longer
     try:
         loop = EmulatorLoop(settings)

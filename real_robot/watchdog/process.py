@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from real_robot.priority import WATCHDOG, go_first
 from real_robot.watchdog.operator import Keyboard, Lines, standard_input, switch_says_stop
 from real_robot.watchdog.pulse import Order, Phase, SharedPulse, WatchdogState
 from real_robot.watchdog.settings import WatchdogSettings
@@ -158,5 +159,6 @@ def main(arguments: list[str]) -> int:
     # A Ctrl-C, or a terminal that closes, concerns the control loop, which then parks the arm, or dies and is missed.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    go_first(WATCHDOG)
     settings = WatchdogSettings.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
     return Watchdog(settings).run()

@@ -59,6 +59,7 @@ def test_async_begins_where_the_time_has_come_to_and_blends() -> None:
     assert planned is not None and (planned.index, value(planned)) == (2, 2.0)
     assert planned.deadline == pytest.approx(0.35), "meant for 0.2"
     assert not scheduler.wants(0.2) and scheduler.wants(0.3)
+    assert not scheduler.wants(0.1, delay=4) and scheduler.wants(0.2, delay=4), "or the chunk would end before"
     scheduler.add(chunk(1, 0.3, first=100.0), 0.5)
     blended = scheduler.due(0.5)
     assert value(blended) == pytest.approx(0.5 * 102.0 + 0.5 * 5.0), "the middle of both at one of one blend steps"
