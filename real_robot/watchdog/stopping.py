@@ -54,7 +54,7 @@ def bring_to_rest(make: Callable[[], Arm], reaction: Reaction) -> Stopped:
             arm.connect()
         except (ArmError, ReflexError) as error:
             arm = None
-            details["failures"].append(f"connect: {error}")
+            _note(details, f"connect: {error}")
             time.sleep(0.05)
     if arm is None:
         return Stopped(False, details)
@@ -76,7 +76,7 @@ def _command_and_verify(arm: Arm, reaction: Reaction, details: dict[str, Any], b
                 details["commanded_after"] = time.monotonic() - began
             reading = arm.observe()
         except ArmError as error:
-            details["failures"].append(str(error))
+            _note(details, str(error))
             reads = 0
             continue
         shares = np.abs(reading.velocities) / np.asarray(arm.limits.velocity)
@@ -87,6 +87,12 @@ def _command_and_verify(arm: Arm, reaction: Reaction, details: dict[str, Any], b
             time.sleep(READ_EVERY)
     details["rests_after"] = time.monotonic() - began if resting else None
     return Stopped(commanded and resting and _torque_is_right(arm, reaction, details), details)
+
+
+def _note(details: dict[str, Any], failure: str) -> None:
+    """Each failure once: an arm that is gone is tried many times."""
+    if failure not in details["failures"]:
+        details["failures"].append(failure)
 
 
 def _command(arm: Arm, reaction: Reaction) -> None:
@@ -103,7 +109,7 @@ def _torque_is_right(arm: Arm, reaction: Reaction, details: dict[str, Any]) -> b
     try:
         enabled = arm.torque_enabled()
     except ArmError as error:
-        details["failures"].append(f"torque: {error}")
+        _note(details, f"torque: {error}")
         return False
     details["torque"] = list(enabled)
     return not any(enabled) if reaction == "torque_off" else all(enabled)
