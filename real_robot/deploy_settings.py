@@ -71,6 +71,9 @@ class DeployConfig:
     """Content of stop_file that means stop."""
     reset_watchdog: bool = False
     """The watchdog stopped this arm before; somebody has looked at it, and it may move again."""
+    page: int | None = None
+    """Port of a web page for this machine's browsers that shows what happens, with a stop button, such as 8080; 0 takes
+    a free port, null has no page."""
     record: bool = True
     """Write the episodes as a LeRobot dataset, in the run folder."""
     output: str = field(default_factory=partial(dated_folder, "deploy"))
@@ -87,6 +90,7 @@ class DeployConfig:
         check.at_least(0, "blend_steps", "pause_seconds", "ensemble_decay")
         check.positive("max_seconds", "speed", "max_camera_age", "max_action_delay")
         check.within(0, 1, "speed", reason="a share of full speed")
+        check.within(0, 65535, "page", reason="a port")
         check.within(0.1, 5, "watchdog_timeout", reason="shorter would trip by chance, longer would be no watchdog")
         if self.robot != "simulated" and not self.task:
             raise ReflexError("task is empty; say what the robot is to do, such as task='pick up the red block'")

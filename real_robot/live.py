@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from real_robot.control.steps import Step
+from real_robot.control.steps import EpisodeResult, Step
 from real_robot.control.timing import latency_rows
 
 REFRESH_PER_SECOND = 4.0
@@ -81,3 +81,11 @@ def show_result(console: Console, folder: Path, summary: dict[str, Any], latency
         f"{summary['successes']} of {summary['episodes']} episodes succeeded; {summary['control_steps']} control "
         f"steps, {summary['missed_steps']} missed; the filter: {decisions or 'nothing'}; {folder}"
     )
+
+
+def describe(result: EpisodeResult) -> str:
+    """An episode in one line."""
+    parts = [str(result.ending), f"{result.steps} control steps", f"{result.missed} missed"]
+    parts += [f"{count} {name.replace('_', ' ')}" for name, count in result.problems.items()]
+    parts += [f"{count} chunks {name.replace('_', ' ')}" for name, count in result.rejected.items()]
+    return ", ".join([*parts, result.detail] if result.detail else parts)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import socket
 import sys
 import time
 from collections import Counter
@@ -29,7 +30,8 @@ from real_robot.control.schedulers import Timing, make_scheduler
 from real_robot.control.steps import Ending, EpisodeResult, Step
 from real_robot.control.timing import LatencyLog
 from real_robot.deploy_settings import DeployConfig
-from real_robot.live import LiveLine, show_result
+from real_robot.live import LiveLine, describe, show_result
+from real_robot.page.feed import LivePage, listening
 from real_robot.priority import LOOP, go_first
 from real_robot.recording.recorder import EpisodeLabel, Recorder
 from real_robot.robots import Robot, SimulatedHere, open_robot
@@ -46,7 +48,7 @@ from vla.run.devices import resolve_device, set_threads
 from vla.run.files import write_json
 from vla.run.run_folder import RunFolder
 from vla.safety.filter import ActionFilter
-from vla.safety.log import FilterLog
+from vla.safety.log import FilterLog, Row
 
 SWITCH_INTERVAL = 0.0005
 """Seconds after which Python takes its lock from a thread that computes: the control loop must not wait for longer."""
@@ -70,6 +72,8 @@ class Prepared:
     latch: Path
     facts: dict[str, Any]
     """What makes this run repeatable: settings, hashes."""
+    listener: socket.socket | None = None
+    """Where the page's browsers connect."""
     latency: LatencyLog = field(default_factory=lambda: LatencyLog(LATENCY_STEPS))
 
 
@@ -78,7 +82,11 @@ def run_session(config: DeployConfig, output: Path, console: Console) -> dict[st
     latch = latch_path(config.robot, config.arm_settings())
     Latch(latch).check(config.reset_watchdog)
     set_threads(config.threads or max(1, available_cpus() - 1))
-    with alone_with_arm(latch), open_robot(config.robot, config.arm_settings(), config.cameras) as robot:
+    with (
+        alone_with_arm(latch),
+        listening(config.page) as listener,
+        open_robot(config.robot, config.arm_settings(), config.cameras) as robot,
+    ):
         policy = load_policy(config.policy, str(resolve_device(config.device)))
         connect(policy, robot.embodiment, side="robot")
         check_strategy(config, policy, robot)
@@ -89,7 +97,7 @@ def run_session(config: DeployConfig, output: Path, console: Console) -> dict[st
         with RunFolder(output) as run:
             run.write_config(config.to_dict())
             known = facts(config, policy, robot, seconds)
-            prepared = Prepared(config, run, console, robot, policy, decide, instruction, latch, known)
+            prepared = Prepared(config, run, console, robot, policy, decide, instruction, latch, known, listener)
             return _measured(prepared)
 
 
@@ -138,21 +146,25 @@ class Session:
             self._arm.limits, 1.0 / prepared.robot.embodiment.control_frequency, config.filter, prepared.robot.hand
         )
         recorder = Recorder(run, prepared.robot.embodiment, prepared.facts, dataset=config.record)
+        watchdog = self._guard()
+        page = self._page(watchdog)
         # The innermost ends first: the arm is let go of before the watchdog is, and that before the dataset is merged.
-        with recorder, self._guard() as guard:
+        # The page ends after the watchdog, whose last words it shows.
+        with recorder, page, watchdog as guard:
             try:
                 self._arm.connect()
                 action_filter.start(self._arm.observe().positions)
                 for camera in prepared.robot.cameras.values():
                     camera.latest()  # a simulated one prepares to draw at its first picture
                 guard.arm()
-                self._run_episodes(guard, action_filter, recorder)
+                self._run_episodes(guard, action_filter, recorder, page)
             except (ArmError, ValueError) as error:
                 self.ending = Ending.FAULT
                 raise ReflexError(f"robot={config.robot}: {error}") from error
             finally:
                 self._leave(guard)
                 self.dropped = recorder.dropped
+                page.end(self.ending)
 
     def _guard(self) -> Guard:
         config, run = self._config, self._prepared.run.path
@@ -168,7 +180,22 @@ class Session:
             stop_value=config.stop_value,
         )
 
-    def _run_episodes(self, guard: Guard, action_filter: ActionFilter, recorder: Recorder) -> None:
+    def _page(self, guard: Guard) -> LivePage:
+        prepared, config = self._prepared, self._config
+        about = {
+            "instruction": prepared.instruction,
+            "policy": prepared.policy.policy_id,
+            "strategy": config.strategy,
+            "horizon": prepared.policy.spec.chunk_horizon,
+            "episodes": config.episodes,
+            "max_seconds": config.max_seconds,
+            "max_camera_age": config.max_camera_age,
+            "run": str(prepared.run.path),
+        }
+        embodiment = prepared.robot.embodiment
+        return LivePage(prepared.listener, embodiment, guard.settings, prepared.latency, prepared.console, about)
+
+    def _run_episodes(self, guard: Guard, action_filter: ActionFilter, recorder: Recorder, page: LivePage) -> None:
         prepared, config = self._prepared, self._config
         spec, frequency = prepared.policy.spec, prepared.robot.embodiment.control_frequency
         timing = Timing(
@@ -176,7 +203,12 @@ class Session:
         )
         scheduler = make_scheduler(config.strategy, timing, config.blend_steps, config.ensemble_decay)
         pulse = Interruptible(guard)
-        mover = Mover(self._arm, action_filter, pulse, lambda row: recorder.add_rows([row]), prepared.robot.hand)
+
+        def on_row(row: Row) -> None:
+            recorder.add_rows([row])
+            page.show_move(row)
+
+        mover = Mover(self._arm, action_filter, pulse, on_row, prepared.robot.hand)
         recorder.add_rows([{"event": "run", **prepared.facts}])
         record_filter(action_filter, recorder)
         with pulse, InferenceWorker(prepared.decide) as worker, LiveLine(prepared.console, frequency) as live:
@@ -184,13 +216,14 @@ class Session:
             def on_step(step: Step) -> None:
                 recorder.add(step)
                 live.show(step)
+                page.show(step)
 
             loop = ControlLoop(
                 self._arm, prepared.robot.cameras, action_filter.filter, scheduler, worker,
                 LoopSettings(frequency, config.max_camera_age), prepared.latency, pulse, on_step,
             )  # fmt: skip
             try:
-                episodes = Episodes(prepared, loop, mover, action_filter, recorder, self.results, pulse)
+                episodes = Episodes(prepared, loop, mover, action_filter, recorder, page, self.results, pulse)
                 self.ending = episodes.run()
             finally:
                 self._seams, self.interrupted = loop.seams.report(), pulse.interrupted
@@ -252,6 +285,7 @@ class Episodes:
     mover: Mover
     action_filter: ActionFilter
     recorder: Recorder
+    page: LivePage
     results: list[EpisodeResult]
     pulse: Interruptible
 
@@ -288,8 +322,10 @@ class Episodes:
         steps = round(prepared.config.max_seconds * prepared.robot.embodiment.control_frequency)
         self.recorder.open_episode(EpisodeLabel(number, prepared.instruction, prepared.policy.policy_id), steps)
         success = False
+        self.page.begin(number)
         try:
             result = self.loop.run(prepared.instruction, steps, self._done)
+            self.page.finish(result)
             self.results.append(result)
             prepared.run.append_episodes([{"episode": number, **dataclasses.asdict(result)}], step=number)
             success = result.success
@@ -359,11 +395,3 @@ def facts(config: DeployConfig, policy: Policy, robot: Robot, decision_seconds: 
         "policy_sha256": policy_fingerprint(policy),
         "embodiment": robot.embodiment.to_dict(),
     }
-
-
-def describe(result: EpisodeResult) -> str:
-    """One line."""
-    parts = [str(result.ending), f"{result.steps} control steps", f"{result.missed} missed"]
-    parts += [f"{count} {name.replace('_', ' ')}" for name, count in result.problems.items()]
-    parts += [f"{count} chunks {name.replace('_', ' ')}" for name, count in result.rejected.items()]
-    return ", ".join([*parts, result.detail] if result.detail else parts)

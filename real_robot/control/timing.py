@@ -103,6 +103,13 @@ class LatencyLog:
         """The values of a stage that are kept, in seconds, in no order."""
         return self._values[stage][: min(self._counts[stage], len(self._values[stage]))]
 
+    def since(self, stage: str, count: int) -> tuple[list[float], int]:
+        """The values of a stage after its first `count`, in seconds and in order, as far as they are kept; and how many
+        there are now."""
+        values, total = self._values[stage], self._counts[stage]
+        first = max(count, total - len(values))
+        return [float(values[place % len(values)]) for place in range(first, total)], total
+
     def report(self) -> dict[str, dict[str, float]]:
         """Stage -> count, and p50, p95, p99 and worst in milliseconds. Stages without a value are left out."""
         return {stage: percentiles(1e3 * self.kept(stage), count) for stage, count in self._counts.items() if count}

@@ -43,19 +43,20 @@ class Guard:
     ) -> None:
         """See `WatchdogSettings`. Nothing starts before the block is entered."""
         self._folder = Path(tempfile.mkdtemp(prefix="reflex-watchdog-"))
-        self._settings = WatchdogSettings(
+        self.settings = WatchdogSettings(
             arm, os.getpid(), self._folder / "pulse", log, latch, reaction, timeout, stdin=stdin, **inputs
         )
-        self._pulse = SharedPulse(self._settings.pulse, create=True)
+        """What the watchdog is told."""
+        self._pulse = SharedPulse(self.settings.pulse, create=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        Latch(self._settings.latch).check(reset=False)
+        Latch(self.settings.latch).check(reset=False)
         settings = self._folder / "settings.json"
-        settings.write_text(self._settings.to_json(), encoding="utf-8")
+        settings.write_text(self.settings.to_json(), encoding="utf-8")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "real_robot.watchdog", str(settings)],
-            stdin=None if self._settings.stdin else subprocess.DEVNULL,
+            stdin=None if self.settings.stdin else subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         until = time.monotonic() + READY_WITHIN
