@@ -1,4 +1,4 @@
-"""`python -m real_robot.page LISTENER CHANNEL PICTURES` (descriptors): started by the control loop, never by hand."""
+"""`python -m real_robot.page LISTENER CHANNEL STEPS PICTURES` (descriptors): the control loop starts it, nobody else."""
 
 import sys
 

@@ -1,8 +1,9 @@
 """From the control loop to the page's process, without ever waiting.
 
-Messages go through a socket of the kernel, whose buffer has room for a few seconds of control steps; one that finds no
-room is dropped and counted. Pictures are too large for that: the newest of each camera lies in memory that both
-processes map, and is only copied there while somebody looks.
+Control steps and pictures lie in memory that both processes map. The loop writes there with no system call and no lock:
+a call would let Python's other threads run first, and a lock could be held by a process that hangs. Steps are in a ring
+whose oldest are overwritten, which the reader counts. Of each camera only the newest picture is there, and is only
+copied while somebody looks. What is rare and must not be lost goes through a socket.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import mmap
 import os
 import socket
-from collections import deque
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,43 +23,28 @@ from sim.embodiments import Camera
 
 COPY_EVERY = 0.095
 """Seconds between two copies of a camera's pictures: a page shows ten a second."""
-MOST_KEPT = 100
-"""Messages that must not be lost and wait for room."""
+SLOTS, SLOT_BYTES = 256, 4096
+"""Of the ring: eight seconds of control steps at 30 Hz."""
 LARGEST = 1 << 18
-"""Bytes of a message."""
+"""Bytes of a message through the socket."""
 
 
 class Sender:
-    """The loop's end of the socket. No method waits, and none raises when the other end is gone or asleep."""
+    """The loop's end of the socket, for a message an episode. It never waits, nor raises where nobody reads."""
 
     def __init__(self, channel: socket.socket) -> None:
         """`channel` keeps messages apart (SOCK_SEQPACKET)."""
         channel.setblocking(False)
         self._channel = channel
-        self._waiting: deque[bytes] = deque(maxlen=MOST_KEPT)
         self.dropped = 0
-        """Messages that found no room."""
+        """Messages that found no room, after hundreds, or nobody to read them."""
 
-    def send(self, message: Mapping[str, Any], keep: bool = False) -> None:
-        """Hand a message over; one to `keep` is tried again before later ones, others are dropped and counted."""
-        while self._waiting:
-            if not self._sent(self._waiting[0]):
-                break
-            self._waiting.popleft()
-        data = json.dumps(message).encode()
-        if not self._waiting and self._sent(data):
-            return
-        if keep:
-            self._waiting.append(data)
-        else:
-            self.dropped += 1
-
-    def _sent(self, data: bytes) -> bool:
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Hand a message over."""
         try:
-            self._channel.send(data)
-        except OSError:  # no room, or nobody there: either way the loop goes on, and `dropped` says so
-            return False
-        return True
+            self._channel.send(json.dumps(message).encode())
+        except OSError:  # the page is gone or hangs: the arm goes on without it
+            self.dropped += 1
 
     def close(self) -> None:
         """The other end reads what is there, and then that nothing follows."""
@@ -66,7 +52,7 @@ class Sender:
 
 
 def receive(channel: socket.socket) -> dict[str, Any] | None:
-    """The next message; None when nothing follows."""
+    """The next message; None when nothing follows. Raises `TimeoutError` when none comes in the socket's time."""
     data = channel.recv(LARGEST)
     if not data:
         return None
@@ -74,11 +60,56 @@ def receive(channel: socket.socket) -> dict[str, Any] | None:
     return message
 
 
+class StepRing:
+    """The newest control steps. One process puts, another takes."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Map the file, which is made large enough."""
+        os.ftruncate(descriptor, SLOTS * SLOT_BYTES + mmap.PAGESIZE)
+        self._memory = mmap.mmap(descriptor, SLOTS * SLOT_BYTES + mmap.PAGESIZE)
+        self._count: NDArray[np.int64] = np.frombuffer(self._memory, np.int64, 1)
+        self._taken = 0
+        self.dropped = 0
+        """Steps that were overwritten before they were taken, or too long to put."""
+
+    def put(self, step: Mapping[str, Any]) -> None:
+        """Write a step over the oldest."""
+        data = json.dumps(step).encode()
+        number = int(self._count[0])
+        start = mmap.PAGESIZE + number % SLOTS * SLOT_BYTES
+        if len(data) > SLOT_BYTES - 8:
+            data = b""  # its reader counts it as dropped
+        head = len(data).to_bytes(4, "little") + zlib.crc32(data).to_bytes(4, "little")
+        self._memory[start : start + 8 + len(data)] = head + data
+        self._count[0] = number + 1
+
+    def take(self) -> list[dict[str, Any]]:
+        """The steps that were put since, oldest first."""
+        count = int(self._count[0])
+        first = max(self._taken, count - SLOTS + 1)  # the oldest may be written over just now
+        self.dropped += first - self._taken
+        steps = []
+        for number in range(first, count):
+            start = mmap.PAGESIZE + number % SLOTS * SLOT_BYTES
+            slot = self._memory[start : start + SLOT_BYTES]
+            data = slot[8 : 8 + int.from_bytes(slot[:4], "little")]
+            if not data or zlib.crc32(data) != int.from_bytes(slot[4:8], "little"):
+                self.dropped += 1  # too long, or the writer has come round
+                continue
+            steps.append(json.loads(data))
+        self._taken = count
+        return steps
+
+    def close(self) -> None:
+        """Unmap the memory."""
+        del self._count
+        self._memory.close()
+
+
 class SharedPictures:
     """The newest picture of each camera, and whether anybody looks.
 
-    There is no lock, so neither process can keep the other waiting. A picture that was written while it was read is
-    left out; on a processor that reorders writes one may be half new.
+    A picture that was written while it was read is left out; on a processor that reorders writes one may be half new.
     """
 
     def __init__(self, descriptor: int, cameras: Sequence[Camera]) -> None:

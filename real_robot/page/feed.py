@@ -15,7 +15,7 @@ from rich.console import Console
 
 from real_robot.control.steps import EpisodeResult, Step
 from real_robot.control.timing import STAGES, LatencyLog
-from real_robot.page.channel import Sender, SharedPictures
+from real_robot.page.channel import Sender, SharedPictures, StepRing
 from real_robot.watchdog.settings import WatchdogSettings
 from sim.embodiments import Embodiment
 from vla.errors import ReflexError
@@ -69,32 +69,30 @@ class LivePage:
         self._latency, self._console, self._about = latency, console, dict(about)
         self._counts = dict.fromkeys(STAGES, 0)
         self._episode: int | None = None
+        self._ended = False
         self._sender: Sender | None = None
+        self._ring: StepRing | None = None
         self._pictures: SharedPictures | None = None
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def dropped(self) -> int:
-        """What the page was too slow to take."""
-        return 0 if self._sender is None else self._sender.dropped
 
     def __enter__(self) -> Self:
         if self._listener is None:
             return self
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        memory = os.memfd_create("reflex-page")
+        steps, pictures = os.memfd_create("reflex-steps"), os.memfd_create("reflex-pictures")
         with theirs:
-            descriptors = (self._listener.fileno(), theirs.fileno(), memory)
-            self._pictures = SharedPictures(memory, self._embodiment.cameras)
+            descriptors = (self._listener.fileno(), theirs.fileno(), steps, pictures)
+            self._ring, self._pictures = StepRing(steps), SharedPictures(pictures, self._embodiment.cameras)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "real_robot.page", *map(str, descriptors)],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        os.close(memory)
+        os.close(steps)
+        os.close(pictures)
         self._sender = Sender(ours)
-        self._sender.send({"kind": "about", **self._about, **self._facts()}, keep=True)
+        self._sender.send({"kind": "about", **self._about, **self._facts()})
         self._console.print(f"page: {address(self._listener)}", style="bold")
         return self
 
@@ -124,43 +122,44 @@ class LivePage:
 
     def end(self, ending: str | None) -> None:
         """The arm was let go of, and why, where that was before the deployment's time."""
+        self._ended = True
         self._say({"kind": "end", "ending": ending})
 
     def _say(self, message: Mapping[str, Any]) -> None:
         if self._sender is not None:
-            self._sender.send(message, keep=True)
+            self._sender.send(message)
 
     def show(self, step: Step) -> None:
         """A control step of the policy."""
-        if self._sender is None or self._pictures is None:
+        if self._ring is None or self._pictures is None:
             return
         for name, image in step.seen.images.items():
             self._pictures.put(name, image, step.seen.image_times[name])
         planned = step.planned
-        self._sender.send(
+        self._ring.put(
             {
-                "kind": "step", "phase": "policy", "time": step.sent_time, "number": step.tick.number,
+                "phase": "policy", "episode": self._episode, "time": step.sent_time, "number": step.tick.number,
                 "missed": step.tick.missed, "asked": None if planned is None else finite(planned.action.tolist()),
                 "sent": finite(step.sent.tolist()), "measured": finite(step.seen.reading.positions.tolist()),
                 "decision": step.filtered.decision.value, "reasons": step.reasons,
                 "chunk": None if planned is None or step.problem else planned.chunk,
                 "index": None if planned is None or step.problem else planned.index,
-                "stages": self._stages(), "dropped": self._sender.dropped,
+                "stages": self._stages(),
             }
         )  # fmt: skip
 
     def show_move(self, row: Row) -> None:
         """A control step without a policy: a line of the log that `Mover` made."""
-        if self._sender is None:
+        if self._ring is None:
             return
         asked, measured = row["action"]["values"], row["measured"]
-        self._sender.send(
+        self._ring.put(
             {
-                "kind": "step", "phase": row["phase"], "time": row["now"], "number": None, "missed": 0,
+                "phase": row["phase"], "episode": None, "time": row["now"], "number": None, "missed": 0,
                 "asked": finite(asked) if asked else None, "sent": finite(row["commanded"]),
                 "measured": None if measured is None else finite(measured["values"]),
                 "decision": row["decision"], "reasons": [reason for reason in row["reasons"] if row["phase"] != "hold"],
-                "chunk": None, "index": None, "stages": {}, "dropped": self._sender.dropped,
+                "chunk": None, "index": None, "stages": {},
             }
         )  # fmt: skip
 
@@ -174,8 +173,10 @@ class LivePage:
         return found
 
     def __exit__(self, *exception: object) -> None:
-        if self._sender is None or self._process is None or self._pictures is None:
+        if self._sender is None or self._process is None or self._ring is None or self._pictures is None:
             return
+        if not self._ended:  # it did not come so far that there was an arm to let go of
+            self.end(None)
         self._sender.close()
         try:
             status: int | None = self._process.wait(ENDS_WITHIN)
@@ -183,6 +184,7 @@ class LivePage:
             self._process.kill()
             self._process.wait()
             status = None
+        self._ring.close()
         self._pictures.close()
         if status:
             self._console.print(f"[bold red]the page's process failed (status {status}); its message is above[/]")

@@ -57,9 +57,7 @@ class Hub:
         """A message of the loop's."""
         with self._lock:
             kind = message["kind"]
-            if kind == "step":
-                self._add_step(message)
-            elif kind == "episode":
+            if kind == "episode":
                 self._episode = message | {"missed": 0, "steps": 0}
                 self._decisions.clear()
             elif kind == "result":
@@ -68,12 +66,18 @@ class Hub:
             elif kind == "end":
                 self._end = message
 
+    def add_steps(self, steps: list[dict[str, Any]], dropped: int) -> None:
+        """Control steps, oldest first, and how many were lost so far."""
+        with self._lock:
+            self._dropped = dropped
+            for step in steps:
+                self._add_step(step)
+
     def _add_step(self, step: dict[str, Any]) -> None:
         for stage, values in step.pop("stages").items():
             self._latencies[stage].extend(values)
-        self._dropped = step.pop("dropped")
         self._missed += step["missed"]
-        if self._episode is not None and step["phase"] == "policy":
+        if self._episode is not None and step["episode"] == self._episode["number"]:
             self._episode["missed"] += step["missed"]
             self._episode["steps"] += 1
             self._decisions[step["decision"]] += 1
@@ -137,7 +141,7 @@ def histogram(stage: str, values: NDArray[np.float64]) -> dict[str, Any]:
 def control_rate(times: NDArray[np.float64], now: float) -> float:
     """Control steps a second, from the times [N] of the newest; what the last two seconds say."""
     recent = times[times > now - 2.0]
-    if len(recent) < 2:
+    if len(recent) < 2 or recent[-1] <= recent[0]:
         return 0.0
     # Up to the last step while they come; up to now when they have stopped coming.
     spacing = float(recent[-1] - recent[0]) / (len(recent) - 1)

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 
-from real_robot.page.channel import SharedPictures, receive
+from real_robot.page.channel import SharedPictures, StepRing, receive
 from real_robot.page.hub import Hub
 from real_robot.page.server import UPDATE_EVERY, PageServer
 from real_robot.page.watching import WatchdogView
@@ -21,6 +21,8 @@ from sim.embodiments import Camera
 
 NICENESS = 0
 """As other programs: the loop's and the watchdog's processes go first."""
+LOOK_EVERY = 0.02
+"""Seconds between two looks at the ring."""
 VERDICT_WITHIN = 15.0
 """Seconds in which a watchdog whose loop died says what it did."""
 LAST_LOOK = 2.0
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-    listener, channel, memory = (int(descriptor) for descriptor in arguments)
+    listener, channel, steps, memory = (int(descriptor) for descriptor in arguments)
     with socket.socket(fileno=channel) as messages:
         about = receive(messages)
         if about is None:
@@ -44,10 +46,25 @@ def main(arguments: list[str]) -> int:
         hub = Hub(about, watchdog, pictures)
         server = PageServer(socket.socket(fileno=listener), hub, pictures, settings.pipe)
         threading.Thread(target=server.serve_forever, name="page", daemon=True).start()
-        while (message := receive(messages)) is not None:
-            hub.add(message)
+        listen(messages, StepRing(steps), hub)
     _end(hub, watchdog, server)
     return 0
+
+
+def listen(messages: socket.socket, ring: StepRing, hub: Hub) -> None:
+    """Pass on what the loop tells, until it closes the socket."""
+    messages.settimeout(LOOK_EVERY)
+    while True:
+        try:
+            message = receive(messages)
+        except TimeoutError:
+            pass
+        else:
+            if message is None:
+                break
+            hub.add(message)
+        hub.add_steps(ring.take(), ring.dropped)
+    hub.add_steps(ring.take(), ring.dropped)
 
 
 def _end(hub: Hub, watchdog: WatchdogView, server: PageServer) -> None:
