@@ -1,4 +1,4 @@
-"""`python -m real_robot.page LISTENER CHANNEL STEPS PICTURES` (descriptors): the control loop starts it, nobody else."""
+"""`python -m real_robot.page LISTENER CHANNEL STEPS PICTURES` (descriptors): started by the control loop only."""
 
 import sys
 

@@ -94,6 +94,7 @@ class LivePage:
         self._sender = Sender(ours)
         self._sender.send({"kind": "about", **self._about, **self._facts()})
         self._console.print(f"page: {address(self._listener)}", style="bold")
+        self._listener.close()  # the page's alone: a browser shall not wait for one that has died
         return self
 
     def _facts(self) -> dict[str, Any]:
@@ -179,15 +180,16 @@ class LivePage:
             self.end(None)
         self._sender.close()
         try:
-            status: int | None = self._process.wait(ENDS_WITHIN)
+            status = self._process.wait(ENDS_WITHIN)
+            said = f"failed (status {status}); its message is above" if status else ""
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            status = None
+            said = f"did not end and was killed after {ENDS_WITHIN:g} s"
         self._ring.close()
         self._pictures.close()
-        if status:
-            self._console.print(f"[bold red]the page's process failed (status {status}); its message is above[/]")
+        if said:
+            self._console.print(f"[bold red]the page's process {said}[/]")
 
 
 def finite(values: Iterable[float | str]) -> list[float | None]:

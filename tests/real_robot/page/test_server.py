@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from real_robot.deploy_settings import DeployConfig
 from real_robot.page.feed import listening
 from real_robot.page.server import MOST_VIEWERS
 from tests.real_robot.page.pages import Served, served, step
@@ -194,6 +195,8 @@ def test_a_port_that_is_taken_is_refused_by_its_setting_and_only_this_machine_ge
         assert address == "127.0.0.1"
         with pytest.raises(ReflexError, match=f"page={port}: .*give another port"), listening(port):
             pass
+    with pytest.raises(ReflexError, match="page is 70000; it must lie in"):
+        DeployConfig(policy="any", page=70000)
     with listening(None) as nothing:
         assert nothing is None
     with socket.socket() as probe:
