@@ -42,7 +42,7 @@ class Hub:
         self._latencies = {stage: deque[float](maxlen=KEPT_LATENCIES) for stage in STAGES}
         self._histograms: tuple[float, list[dict[str, Any]]] = (0.0, [])
         self._episode: dict[str, Any] | None = None
-        self._results: list[dict[str, Any]] = []
+        self._result: dict[str, Any] | None = None
         self._end: dict[str, Any] | None = None
         self._jpegs: dict[str, tuple[float, str]] = {}
         self.over = False
@@ -62,7 +62,7 @@ class Hub:
                 self._decisions.clear()
             elif kind == "result":
                 self._episode = None
-                self._results.append(message)
+                self._result = message
             elif kind == "end":
                 self._end = message
 
@@ -99,7 +99,7 @@ class Hub:
                 "pictures": self._new_pictures(pictures_seen),
                 "picture_ages": self._picture_ages(),
                 "episode": self._episode,
-                "results": self._results,
+                "result": self._result,
                 "end": self._end,
                 "over": self.over,
                 "rate": control_rate(np.array([step["time"] for step in self._steps], np.float64), time.monotonic()),

@@ -170,7 +170,7 @@ def test_a_viewer_gets_the_past_then_only_what_is_new_and_the_end(page: Served) 
     last = None
     while (later := viewer.update()) is not None:
         last = later
-    assert last is not None and last["over"] and last["results"][0]["ending"] == "time" and last["episode"] is None
+    assert last is not None and last["over"] and last["result"]["ending"] == "time" and last["episode"] is None
     viewer.close()
 
 
