@@ -16,10 +16,14 @@ ROOT = Path(__file__).parents[1]
 PRODUCT = [ROOT / name for name in ("sim", "vla", "world_models", "real_robot", "scripts")]
 
 IMPORT_NAMES = {
+    "feetech-servo-sdk": "scservo_sdk",
+    "franky-control": "franky",
+    "franky-sim": "franky_sim",
     "hydra-core": "hydra",
     "huggingface-hub": "huggingface_hub",
     "opencv-python": "cv2",
     "pillow": "PIL",
+    "pyserial": "serial",
     "pyyaml": "yaml",
     "tensorboard": "torch.utils.tensorboard",
 }
