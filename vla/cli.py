@@ -106,6 +106,19 @@ CONFIGURED = {  # of one word or two
         "vla serve policy=runs/train port=8000",
         simulates=False,
     ),
+    "deploy": ConfiguredCommand(
+        "Let a policy drive an arm, simulated or real: filtered, watched, measured and recorded.",
+        "real_robot.deploy:DeployConfig",
+        "real_robot.deploy:deploy",
+        "vla deploy policy=runs/sft robot=so101 port=/dev/ttyACM0 calibration=arm.json cameras.front=0 task='lift it'",
+    ),
+    "robot replay": ConfiguredCommand(
+        "Ask the action filter again what a recording says it was asked, or play an episode on an arm.",
+        "real_robot.recording.replay:ReplayConfig",
+        "real_robot.recording.replay:replay_episode",
+        "vla robot replay dataset=runs/deploy/dataset episode=0",
+        simulates=False,
+    ),
     "robot calibrate": ConfiguredCommand(
         "Move an arm by hand, and let its servos and a file remember its ranges.",
         "real_robot.arms.calibrate:CalibrateConfig",

@@ -265,6 +265,10 @@ class SO101Arm:
                 return
         raise ArmError(f"torque is still on at {', '.join(powered)}; cut the arm's power")
 
+    def torque_enabled(self) -> tuple[bool, ...]:
+        """Whether each servo is powered, read from it."""
+        return tuple(bool(powered) for powered in self._read().powered)
+
     def disconnect(self) -> None:
         """Close the port. The servos keep what they have: the last goal, under power, or limp after a stop."""
         if not self._bus.is_open:

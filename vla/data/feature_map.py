@@ -16,7 +16,7 @@ from vla.errors import ReflexError
 SETTING = "feature_map"
 """Setting that overrides what is inferred, as `feature_map.cameras.wrist=observation.images.gripper`."""
 
-Side = Literal["dataset", "suite"]
+Side = Literal["dataset", "suite", "robot"]
 Entry = str | int
 """A number of a vector: its name, or its place from 0."""
 
@@ -122,7 +122,7 @@ def check_fits(policy: Embodiment, other: Embodiment, feature_map: FeatureMap, s
         except ReflexError as error:
             problems.append(f"{part}: {error}")
             continue
-        if part == "action" and side == "suite" and len(set(places.tolist())) != len(theirs):
+        if part == "action" and side != "dataset" and len(set(places.tolist())) != len(theirs):
             problems.append(f"action: the policy commands {len(set(places.tolist()))} of {len(theirs)} numbers")
     kinds = {policy.action.kind, other.action.kind} - {"unknown"}
     if len(kinds) == 2:
@@ -131,7 +131,8 @@ def check_fits(policy: Embodiment, other: Embodiment, feature_map: FeatureMap, s
         problems.append(f"rate: {policy.control_frequency:g} Hz and {other.control_frequency:g} Hz")
     if problems:
         remedy = "set embodiment=dataset to make the policy one for that robot" if side == "dataset" else ""
-        remedy = remedy or "choose a suite of the policy's robot, or fine-tune the policy on data of this one"
+        choose = "a suite of the policy's robot" if side == "suite" else "a policy of this robot"
+        remedy = remedy or f"choose {choose}, or fine-tune the policy on data of this one"
         raise ReflexError(
             f"the policy and the {side} do not fit: {'; '.join(problems)}. The policy is for {policy.describe()}. "
             f"The {side} is of {other.describe()}. {remedy[0].upper()}{remedy[1:]}, or where only names differ, "

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from sim.embodiments import Embodiment, State
-from vla.data.feature_map import FeatureMap, infer
+from vla.data.feature_map import FeatureMap, Side, infer
 from vla.errors import ReflexError
 from vla.policies.protocol import Policy, PolicySpec
 
@@ -19,9 +19,12 @@ def what_it_needs(spec: PolicySpec) -> Embodiment:
     return spec.embodiment if spec.uses_state else dataclasses.replace(spec.embodiment, state=State(()))
 
 
-def connect(policy: Policy, robot: Embodiment) -> None:
-    """Let a policy act on a suite's robot. Raises `ReflexError` showing both sides when they do not fit."""
-    found = infer(what_it_needs(policy.spec), robot, side="suite")
+def connect(policy: Policy, robot: Embodiment, side: Side = "suite") -> None:
+    """Let a policy act on a suite's robot, or a real one. Raises `ReflexError` showing both sides when they do not fit.
+
+    `side` is what messages call the robot's side.
+    """
+    found = infer(what_it_needs(policy.spec), robot, side=side)
     for part, chosen, ours, theirs in (
         ("state", found.states_for, what_it_needs(policy.spec).state.size, robot.state.size),
         ("action", found.actions_for, policy.spec.embodiment.action.size, robot.action.size),

@@ -22,6 +22,7 @@ from vla.policies.blocks.inputs import ModelInputs
 from vla.policies.flow import matching
 from vla.policies.flow.configuration import FlowConfig
 from vla.policies.flow.head import FlowHead, Known
+from vla.policies.flow.prefix import Prefix, guided_velocity
 from vla.policies.flow.storage import BACKBONE_FOLDER, read_flow_config, write_flow
 from vla.policies.observations import greedy_chunk
 from vla.policies.protocol import Adapted, PolicyOutput, PolicySpec
@@ -170,20 +171,27 @@ class FlowPolicy(nn.Module):
         observations: ObservationBatch,
         sampling: Sampling = GREEDY,
         generators: Sequence[np.random.Generator] | None = None,
+        prefix: Prefix | None = None,
     ) -> PolicyOutput:
         """Decide for B environments by denoising chains; see `Policy.act`.
+
+        With a `prefix`, the chunks continue the actions under way (`vla.policies.flow.prefix`); their steps must then
+        be certain, since no density is known of guided ones.
 
         Greedy follows the ODE from zero, the middle of the noise. Otherwise the chain starts at random, noise times
         `sampling.temperature`, and its steps have the noise of `sampling.flow_noise`; at 0 that is the ODE from random
         noise, and log-probabilities are 0 as they are when greedy, since no step is left to chance.
 
-        Raises `ReflexError` for missing generators, bad observations or non-finite velocities.
+        Raises `ReflexError` for missing generators, bad observations, non-finite velocities, or a prefix with sampling
+        that adds noise to steps.
         """
+        if prefix is not None and not (sampling.greedy or sampling.flow_noise == 0):
+            raise ReflexError("a prefix needs sampling whose steps are certain: temperature=0 or flow_noise=0")
         inputs = self.backbone.inputs_to_decide(observations)
         hidden = self.backbone.decision_hidden(inputs)
         known = self._known(hidden)
         normals = self._normals(len(inputs), sampling, generators).to(self.device)
-        chain, log_probs = self._denoise(known, normals, sampling)
+        chain, log_probs = self._denoise(known, normals, sampling, prefix)
         if not torch.isfinite(chain.sum()):
             raise ReflexError(
                 f"policy {self.policy_id} produced NaN or infinite actions; its weights have diverged "
@@ -210,7 +218,9 @@ class FlowPolicy(nn.Module):
         start = sampling.temperature * normals[:, :1, 1:]
         return torch.cat([start, matching.correlate_steps(normals[:, 1:], sampling.chunk_correlation)], dim=1)
 
-    def _denoise(self, known: Known, normals: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    def _denoise(
+        self, known: Known, normals: Tensor, sampling: Sampling, prefix: Prefix | None
+    ) -> tuple[Tensor, Tensor]:
         """The chain [B, K + 1, H, A] and its log-probabilities [B, U]."""
         steps, noisy = self.config.denoising_steps, self.config.noisy_steps
         certain = sampling.greedy or sampling.flow_noise == 0
@@ -218,8 +228,7 @@ class FlowPolicy(nn.Module):
         for step in range(steps):
             x, index = chain[-1], torch.full((len(normals),), step, device=normals.device)
             if certain or step not in noisy:
-                velocity, _ = self.head(known, x, index / steps)
-                chain.append(matching.euler_step(x, velocity, steps))
+                chain.append(matching.euler_step(x, self._certain_velocity(known, x, step / steps, prefix), steps))
                 continue
             transition = self._transition(known, x, index, sampling)
             chain.append(transition.draw(normals[:, 1 + noisy.index(step)]))
@@ -227,6 +236,19 @@ class FlowPolicy(nn.Module):
         units = len(noisy) * normals.shape[2]
         none = normals.new_zeros(len(normals), units)
         return torch.stack(chain, dim=1), none if certain else torch.cat(log_probs, dim=1)
+
+    def _certain_velocity(self, known: Known, x: Tensor, time: float, prefix: Prefix | None) -> Tensor:
+        """The velocity [B, H, A] at x, pulled towards a prefix where there is one."""
+
+        def velocity(at: Tensor) -> Tensor:
+            found: Tensor = self.head(known, at, x.new_full((len(x),), time))[0]
+            return found
+
+        if prefix is None:
+            return velocity(x)
+        targets = self.backbone.to_normalised(prefix.padded(x.shape[1])[None])
+        weights = torch.from_numpy(prefix.weights(x.shape[1])).to(x)
+        return guided_velocity(velocity, x, time, torch.from_numpy(targets).to(x), weights, prefix.max_guidance)
 
     def _transition(self, known: Known, x: Tensor, step: Tensor, sampling: Sampling) -> matching.Transition:
         """The Gaussians of `step` [B] from x [B, H, A]."""

@@ -22,6 +22,7 @@ from vla.policies.decisions import with_decision
 from vla.policies.flow.configuration import FlowConfig
 from vla.policies.flow.head import Known, preconditioning
 from vla.policies.flow.policy import FlowPolicy
+from vla.policies.flow.prefix import Prefix
 from vla.policies.protocol import TrainablePolicy
 from vla.policies.sampling import GREEDY, Sampling, as_it_is
 
@@ -359,3 +360,18 @@ def test_one_observation_is_found_by_the_names_of_the_feature_map() -> None:
         "task": observations["instruction"][0],
     }
     np.testing.assert_array_equal(policy.select_action(flat), wanted)
+
+
+def test_a_prefix_is_continued_and_none_changes_nothing() -> None:
+    policy, observations = flow_policy(denoising_steps=10), make_observations(2)
+    free = policy.act(observations).actions
+    wanted = np.clip(free[0, :3] + 0.3, -0.9, 0.9)
+    continued = policy.act(observations, prefix=Prefix(wanted, delay=2)).actions[0]
+    before, after = np.abs(free[0, :3] - wanted), np.abs(continued[:3] - wanted)
+    assert after[:2].mean() < 0.5 * before[:2].mean(), "what will have been executed is kept"
+    assert after[2].mean() > 1.5 * after[:2].mean(), "a later action is pulled less"
+    assert np.array_equal(policy.act(observations).actions, free)
+    sampled = policy.act(observations, as_it_is(1.0), generators(2), prefix=Prefix(wanted, delay=2)).actions[0]
+    assert np.abs(sampled[:2] - wanted[:2]).mean() < before[:2].mean()
+    with pytest.raises(ReflexError, match="steps are certain"):
+        policy.act(observations, NOISY, generators(2), prefix=Prefix(wanted, delay=2))

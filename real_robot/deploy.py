@@ -1,0 +1,122 @@
+"""The code behind `vla deploy`: a policy drives an arm, watched, filtered, recorded and measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from real_robot.control.schedulers import Strategy
+from real_robot.watchdog.settings import Reaction
+from vla.errors import ReflexError
+from vla.run.run_folder import dated_folder
+from vla.run.settings import Checks
+from vla.safety.config import FilterConfig
+
+NOTICE = (
+    "This is not a safety-rated system. Its filter and its watchdog run on a computer, which can fail. A hardware "
+    "emergency stop that cuts the arm's power must be within reach, and nobody within reach of the arm."
+)
+
+
+@dataclass(frozen=True)
+class DeployConfig:
+    """Which policy drives which arm, and how."""
+
+    policy: str
+    """Policy folder, run folder or shipped name; ws://host:port for a policy server."""
+    robot: str = "simulated"
+    """Arm: simulated (needs no hardware), so101, franka, or package.module:Class of your own."""
+    port: str | None = None
+    """Serial port or address of the arm, such as /dev/ttyACM0."""
+    calibration: str | None = None
+    """Calibration file of the arm, as lerobot-calibrate writes it."""
+    robot_settings: dict[str, Any] = field(default_factory=dict)
+    """Other settings of the arm, e.g. robot_settings.task=1 of the simulated one."""
+    cameras: dict[str, str] = field(default_factory=dict)
+    """Cameras by the names that the policy knows: a number, device or URL, with its size behind it where it is not the
+    arm's own, e.g. cameras.front=0@480x640 (height x width)."""
+    task: str | None = None
+    """The instruction; null for the simulated arm's own task."""
+    strategy: Strategy = "async"
+    """How chunks follow each other: sync holds while the policy decides; async goes on and blends the next chunk in;
+    ensemble averages all chunks; rtc makes a flow policy continue what is under way."""
+    execute_steps: int | None = None
+    """Actions of a chunk to execute before the next decision; null for the policy's own."""
+    blend_steps: int = 3
+    """strategy=async: control steps over which a new chunk takes over."""
+    ensemble_decay: float = 0.01
+    """strategy=ensemble: how fast the weight falls from the oldest chunk to the newest."""
+    max_seconds: float = 30.0
+    """Longest episode."""
+    episodes: int = 1
+    """Episodes, one after another; an episode that faults or is stopped is the last."""
+    pause_seconds: float = 0.0
+    """Seconds in which the arm holds between episodes, to put the scene back."""
+    start_pose: list[float] | None = None
+    """Positions to go to before each episode; null starts from wherever the arm is."""
+    park_pose: list[float] | None = None
+    """Positions to go to at the end; null holds the arm where it is."""
+    speed: float = 0.3
+    """Speed on the way to start_pose and park_pose, as a share of full speed."""
+    max_camera_age: float = 0.2
+    """Seconds after which a picture is too old and the arm holds."""
+    max_action_delay: float = 0.1
+    """Seconds after the moment that an action was meant for at which it has expired."""
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    """What the action filter refuses, besides motion beyond the limits of the arm's file."""
+    on_fault: Reaction = "hold"
+    """What the watchdog does: hold where the arm is, stop, or torque_off (it then falls)."""
+    watchdog_timeout: float = 0.25
+    """Seconds without a sign of the control loop after which the watchdog takes the arm."""
+    stop_file: str | None = None
+    """File that is read over and over for an emergency button, such as a GPIO's value; unreadable counts as pressed."""
+    stop_value: str = "1"
+    """Content of stop_file that means stop."""
+    reset_watchdog: bool = False
+    """The watchdog stopped this arm before; somebody has looked at it, and it may move again."""
+    record: bool = True
+    """Write the episodes as a LeRobot dataset, in the run folder."""
+    output: str = field(default_factory=partial(dated_folder, "deploy"))
+    """Run folder to write."""
+    device: str = "auto"
+    """Where the policy computes: auto, cpu, cuda or cuda:<n>."""
+    threads: int | None = None
+    """Threads of torch's CPU kernels; null leaves one core to the control loop where there are several."""
+
+    def __post_init__(self) -> None:
+        check = Checks(self)
+        check.shared()
+        check.at_least(1, "episodes", "execute_steps")
+        check.at_least(0, "blend_steps", "pause_seconds", "ensemble_decay")
+        check.positive("max_seconds", "speed", "max_camera_age", "max_action_delay")
+        check.within(0, 1, "speed", reason="a share of full speed")
+        check.within(0.1, 5, "watchdog_timeout", reason="shorter would trip by chance, longer would be no watchdog")
+        if self.robot != "simulated" and not self.task:
+            raise ReflexError("task is empty; say what the robot is to do, such as task='pick up the red block'")
+
+    def arm_settings(self) -> dict[str, Any]:
+        """What the arm is made of."""
+        given = {"port": self.port, "calibration": self.calibration}
+        return {**self.robot_settings, **{name: value for name, value in given.items() if value is not None}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return dataclasses.asdict(self)
+
+
+def deploy(config: DeployConfig) -> dict[str, Any]:
+    """Run the episodes and return what is written to summary.json.
+
+    Raises `ReflexError` for whatever is wrong before the arm moves: settings, a policy for another robot, an arm that
+    the watchdog stopped; and afterwards where the arm failed or was stopped, when everything is written.
+    """
+    from rich.console import Console  # here, so that --help needs none of what follows
+
+    from real_robot.session import run_session
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[bold]{NOTICE}[/]")
+    return run_session(config, Path(config.output), console)

@@ -1,0 +1,365 @@
+"""One deployment from the first check to the last report, in the order in which things must happen.
+
+Everything that can be refused is refused before the arm is connected; the watchdog is ready before the arm may move;
+and whatever happens, the arm ends held, parked or stopped, and what was measured is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from real_robot.arms.arm import ArmError
+from real_robot.control.inference import Decide, InferenceWorker, check_continues, decide_with
+from real_robot.control.interrupts import Interruptible
+from real_robot.control.loop import ControlLoop, LoopSettings
+from real_robot.control.moves import Mover
+from real_robot.control.schedulers import Timing, make_scheduler
+from real_robot.control.steps import Ending, EpisodeResult, Step
+from real_robot.control.timing import LatencyLog
+from real_robot.deploy import DeployConfig
+from real_robot.live import LiveLine, show_result
+from real_robot.recording.recorder import EpisodeLabel, Recorder
+from real_robot.robots import Robot, SimulatedHere, open_robot
+from real_robot.watchdog.guard import Guard, latch_path
+from real_robot.watchdog.settings import Latch, alone_with_arm
+from sim.contract import Observation
+from vla.errors import ReflexError
+from vla.policies import load_policy
+from vla.policies.connect import connect
+from vla.policies.fingerprint import policy_fingerprint
+from vla.policies.protocol import Policy
+from vla.run.cores import available_cpus
+from vla.run.devices import resolve_device, set_threads
+from vla.run.files import write_json
+from vla.run.run_folder import RunFolder
+from vla.safety.filter import ActionFilter
+from vla.safety.log import FilterLog
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which Python takes its lock from a thread that computes: the control loop must not wait for longer."""
+WRITING_TAKES = 600.0
+"""Seconds that an episode's videos may take to be written while the arm holds."""
+LATENCY_STEPS = 200_000
+"""Values kept of each stage: nearly two hours at 30 Hz."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before the arm may move."""
+
+    config: DeployConfig
+    run: RunFolder
+    console: Console
+    robot: Robot
+    policy: Policy
+    decide: Decide
+    instruction: str
+    latch: Path
+    facts: dict[str, Any]
+    """What makes this run repeatable: settings, hashes."""
+    latency: LatencyLog = field(default_factory=lambda: LatencyLog(LATENCY_STEPS))
+
+
+def run_session(config: DeployConfig, output: Path, console: Console) -> dict[str, Any]:
+    """See `real_robot.deploy.deploy`."""
+    latch = latch_path(config.robot, config.arm_settings())
+    Latch(latch).check(config.reset_watchdog)
+    set_threads(config.threads or max(1, available_cpus() - 1))
+    with alone_with_arm(latch), open_robot(config.robot, config.arm_settings(), config.cameras) as robot:
+        policy = load_policy(config.policy, str(resolve_device(config.device)))
+        connect(policy, robot.embodiment, side="robot")
+        check_strategy(config, policy, robot)
+        decide = decide_with(policy)
+        instruction = config.task or str(getattr(robot.arm, "environment").instruction)  # noqa: B009
+        seconds = warm_up(decide, robot, instruction)
+        console.print(f"{policy.policy_id} on {robot.embodiment.describe()}; a decision takes {1e3 * seconds:.0f} ms")
+        with RunFolder(output) as run:
+            run.write_config(config.to_dict())
+            known = facts(config, policy, robot, seconds)
+            prepared = Prepared(config, run, console, robot, policy, decide, instruction, latch, known)
+            return _measured(prepared)
+
+
+def _measured(prepared: Prepared) -> dict[str, Any]:
+    """Drive, then write and show what came of it, however it ended."""
+    session = Session(prepared)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    try:
+        session.drive()
+    finally:
+        sys.setswitchinterval(before)
+    summary = session.write()
+    show_result(prepared.console, prepared.run.path, summary, prepared.latency.report())
+    if session.interrupted:
+        raise KeyboardInterrupt
+    if session.ending in (Ending.STOPPED, Ending.FAULT):
+        detail = session.results[-1].detail if session.results else ""
+        raise ReflexError(
+            f"the deployment ended with: {session.ending}{': ' if detail else ''}{detail}; see {prepared.run.path}"
+        )
+    return summary
+
+
+class Session:
+    """One deployment on a robot that everything is known of."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared, self._config, self._arm = prepared, prepared.config, prepared.robot.arm
+        self.results: list[EpisodeResult] = []
+        self.ending: Ending | None = None
+        """What ended it before its time."""
+        self.interrupted = False
+        """Whether Ctrl-C ended it."""
+        self.dropped = 0
+        """Steps that the recorder could not take."""
+        self._seams: dict[str, Any] = {}
+
+    def drive(self) -> None:
+        """Connect, run all episodes, and leave the arm held, parked or stopped. Raises `ReflexError`."""
+        prepared, config = self._prepared, self._config
+        run = prepared.run.path
+        action_filter = ActionFilter(
+            self._arm.limits, 1.0 / prepared.robot.embodiment.control_frequency, config.filter, prepared.robot.hand
+        )
+        recorder = Recorder(run, prepared.robot.embodiment, prepared.facts, dataset=config.record)
+        # The innermost ends first: the arm is let go of before the watchdog is, and that before the dataset is merged.
+        with recorder, self._guard() as guard:
+            try:
+                self._arm.connect()
+                action_filter.start(self._arm.observe().positions)
+                for camera in prepared.robot.cameras.values():
+                    camera.latest()  # a simulated one prepares to draw at its first picture
+                guard.arm()
+                self._run_episodes(guard, action_filter, recorder)
+            except (ArmError, ValueError) as error:
+                self.ending = Ending.FAULT
+                raise ReflexError(f"robot={config.robot}: {error}") from error
+            finally:
+                self._leave(guard)
+                self.dropped = recorder.dropped
+
+    def _guard(self) -> Guard:
+        config, run = self._config, self._prepared.run.path
+        return Guard(
+            self._prepared.robot.spec,
+            run / "watchdog.jsonl",
+            self._prepared.latch,
+            reaction=config.on_fault,
+            timeout=config.watchdog_timeout,
+            stdin=True,
+            pipe=run / "operator",
+            stop_file=None if config.stop_file is None else Path(config.stop_file),
+            stop_value=config.stop_value,
+        )
+
+    def _run_episodes(self, guard: Guard, action_filter: ActionFilter, recorder: Recorder) -> None:
+        prepared, config = self._prepared, self._config
+        spec, frequency = prepared.policy.spec, prepared.robot.embodiment.control_frequency
+        timing = Timing(
+            frequency, config.execute_steps or spec.execute_steps, config.filter.max_age, config.max_action_delay
+        )
+        scheduler = make_scheduler(config.strategy, timing, config.blend_steps, config.ensemble_decay)
+        pulse = Interruptible(guard)
+        mover = Mover(self._arm, action_filter, pulse, lambda row: recorder.add_rows([row]), prepared.robot.hand)
+        recorder.add_rows([{"event": "run", **prepared.facts}])
+        record_filter(action_filter, recorder)
+        with pulse, InferenceWorker(prepared.decide) as worker, LiveLine(prepared.console, frequency) as live:
+
+            def on_step(step: Step) -> None:
+                recorder.add(step)
+                live.show(step)
+
+            loop = ControlLoop(
+                self._arm, prepared.robot.cameras, action_filter.filter, scheduler, worker,
+                LoopSettings(frequency, config.max_camera_age), prepared.latency, pulse, on_step,
+            )  # fmt: skip
+            try:
+                episodes = Episodes(prepared, loop, mover, action_filter, recorder, self.results, pulse)
+                self.ending = episodes.run()
+            finally:
+                self._seams, self.interrupted = loop.seams.report(), pulse.interrupted
+
+    def _leave(self, guard: Guard) -> None:
+        """Let go of the arm: held under power, or stopped; the watchdog is told, and tries where this fails."""
+        try:
+            if self.ending is Ending.STOPPED:
+                self._arm.stop(torque_off=self._config.on_fault == "torque_off")
+            else:
+                self._arm.hold()
+        except ArmError as error:
+            self._prepared.console.print(f"[bold red]the arm did not take its last command:[/] {error}")
+            self._arm.disconnect()
+            guard.fail()
+            return
+        self._arm.disconnect()
+        guard.release()
+
+    def write(self) -> dict[str, Any]:
+        """Write latency.json and summary.json; returns the summary."""
+        prepared = self._prepared
+        missed = sum(result.missed for result in self.results)
+        steps = sum(result.steps for result in self.results)
+        decisions: Counter[str] = Counter()
+        for result in self.results:
+            decisions.update(result.decisions)
+        latency = {
+            "unit": "ms",
+            "strategy": self._config.strategy,
+            "frequency": prepared.robot.embodiment.control_frequency,
+            "control_steps": steps,
+            "missed_steps": missed,
+            "stages": prepared.latency.report(),
+            "seam_jumps": self._seams,
+        }
+        write_json(prepared.run.path / "latency.json", latency)
+        summary = {
+            **prepared.facts,
+            "ending": None if self.ending is None else str(self.ending),
+            "episodes": len(self.results),
+            "successes": sum(result.success for result in self.results),
+            "control_steps": steps,
+            "missed_steps": missed,
+            "decisions": {name: count for name, count in decisions.items() if count},
+            "dropped_steps": self.dropped,
+            "results": [dataclasses.asdict(result) for result in self.results],
+        }
+        prepared.run.write_summary(summary)
+        return summary
+
+
+@dataclass
+class Episodes:
+    """The episodes of a session, one after another."""
+
+    prepared: Prepared
+    loop: ControlLoop
+    mover: Mover
+    action_filter: ActionFilter
+    recorder: Recorder
+    results: list[EpisodeResult]
+    pulse: Interruptible
+
+    def run(self) -> Ending | None:
+        """All episodes, then the park pose; the ending that cut it short, if any did."""
+        config = self.prepared.config
+        for number in range(config.episodes):
+            ending = self._prepare(number)
+            if ending is not None:
+                return ending
+            result = self._play(number)
+            self.prepared.console.print(f"episode {number + 1} of {config.episodes}: {describe(result)}")
+            if not result.goes_on:
+                return result.ending
+            if (ending := self.mover.come_to_rest()) is not None:
+                return ending
+            if self.pulse.interrupted:
+                return Ending.OPERATOR
+        return self._go_to(config.park_pose) or self._until_written(0.0)
+
+    def _prepare(self, number: int) -> Ending | None:
+        """Wait, put the scene back and go to the start pose."""
+        config, arm = self.prepared.config, self.prepared.robot.arm
+        if number and (ending := self._until_written(config.pause_seconds)) is not None:
+            return ending
+        if number and isinstance(arm, SimulatedHere):
+            arm.reset(int(config.robot_settings.get("init_state", 0)) + number)
+            self.action_filter.start(self.prepared.robot.arm.observe().positions)
+            record_filter(self.action_filter, self.recorder)
+        return self._go_to(config.start_pose)
+
+    def _play(self, number: int) -> EpisodeResult:
+        prepared = self.prepared
+        steps = round(prepared.config.max_seconds * prepared.robot.embodiment.control_frequency)
+        self.recorder.open_episode(EpisodeLabel(number, prepared.instruction, prepared.policy.policy_id), steps)
+        success = False
+        try:
+            result = self.loop.run(prepared.instruction, steps, self._done)
+            self.results.append(result)
+            prepared.run.append_episodes([{"episode": number, **dataclasses.asdict(result)}], step=number)
+            success = result.success
+            return result
+        finally:
+            self.recorder.close_episode(success)
+
+    def _done(self) -> bool:
+        arm = self.prepared.robot.arm
+        return isinstance(arm, SimulatedHere) and arm.has_succeeded
+
+    def _until_written(self, pause: float) -> Ending | None:
+        """Hold until the episode before is written and the pause is over."""
+        until = time.monotonic() + pause
+        ending = self.mover.hold_while(lambda: self.recorder.busy or time.monotonic() < until, WRITING_TAKES + pause)
+        self.recorder.check()
+        return ending
+
+    def _go_to(self, pose: list[float] | None) -> Ending | None:
+        return None if pose is None else self.mover.go_to(np.array(pose, np.float64), self.prepared.config.speed)
+
+
+def record_filter(action_filter: ActionFilter, recorder: Recorder) -> None:
+    """The filter began: so does its part of the log."""
+    log = FilterLog()
+    log.open(action_filter.setup)
+    log.add_start(action_filter.state.position)
+    recorder.add_rows(log.take())
+
+
+def check_strategy(config: DeployConfig, policy: Policy, robot: Robot) -> None:
+    """Raise `ReflexError` for a strategy that the policy cannot follow, or whose actions would grow too old."""
+    if config.strategy == "rtc":
+        check_continues(policy)
+    spec = policy.spec
+    steps = config.execute_steps or spec.execute_steps
+    if steps > spec.chunk_horizon:
+        raise ReflexError(f"execute_steps is {steps}; {policy.policy_id} decides on {spec.chunk_horizon} actions")
+    needed = steps / robot.embodiment.control_frequency
+    if needed >= config.filter.max_age:
+        raise ReflexError(
+            f"{steps} actions at {robot.embodiment.control_frequency:g} Hz take {needed:.2f} s, and filter.max_age="
+            f"{config.filter.max_age:g} forbids actions that old; set execute_steps lower or filter.max_age higher"
+        )
+
+
+def warm_up(decide: Decide, robot: Robot, instruction: str) -> float:
+    """Seconds that a decision takes, after a first one that loads and compiles what later ones use."""
+    images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in robot.embodiment.cameras}
+    state = np.zeros(robot.embodiment.state.size, np.float32)
+    observation = Observation(images=images, state=state, instruction=instruction)
+    decide(observation, None)
+    began = time.monotonic()
+    decide(observation, None)
+    return time.monotonic() - began
+
+
+def facts(config: DeployConfig, policy: Policy, robot: Robot, decision_seconds: float) -> dict[str, Any]:
+    """What makes a run repeatable, JSON-ready."""
+    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return {
+        "robot": robot.embodiment.name,
+        "policy": policy.policy_id,
+        "strategy": config.strategy,
+        "decision_ms": 1e3 * decision_seconds,
+        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "policy_sha256": policy_fingerprint(policy),
+        "embodiment": robot.embodiment.to_dict(),
+    }
+
+
+def describe(result: EpisodeResult) -> str:
+    """One line."""
+    parts = [str(result.ending), f"{result.steps} control steps", f"{result.missed} missed"]
+    parts += [f"{count} {name.replace('_', ' ')}" for name, count in result.problems.items()]
+    parts += [f"{count} chunks {name.replace('_', ' ')}" for name, count in result.rejected.items()]
+    return ", ".join([*parts, result.detail] if result.detail else parts)

@@ -1,0 +1,162 @@
+"""The watchdog: waits for beats and orders, and stops the arm once.
+
+It is a process of its own, started and ready before the loop may command the arm. The arm's bus cannot be shared, so
+while the loop is well the watchdog does not touch it. When it trips, the loop either releases the bus in time or is
+killed; then the watchdog opens a handle of its own, stops the arm, and reads back that it stands.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from real_robot.watchdog.operator import Keyboard, Lines, standard_input, switch_says_stop
+from real_robot.watchdog.pulse import Order, Phase, SharedPulse, WatchdogState
+from real_robot.watchdog.settings import WatchdogSettings
+from real_robot.watchdog.stopping import Stopped, bring_to_rest
+from vla.run.files import write_json
+from vla.run.jsonl import append_lines
+
+LOOK_EVERY = 0.01
+"""Seconds between looks at beats and switches."""
+
+NOT_STOPPED = (
+    "WATCHDOG: IT IS NOT CERTAIN THAT THE ARM HAS STOPPED. Use the hardware emergency stop. What was tried is in"
+)
+
+
+class Watchdog:
+    """One run's watchdog."""
+
+    def __init__(self, settings: WatchdogSettings) -> None:
+        self._settings = settings
+        self._pulse = SharedPulse(settings.pulse)
+        self._parent = os.pidfd_open(settings.parent)
+        self._inputs: list[Keyboard | Lines] = []
+        if settings.arm is not None:
+            settings.arm.make()  # whatever it imports is imported now, not when the arm must be stopped
+        if settings.pipe is not None:
+            self._inputs.append(Lines.of_named_pipe(settings.pipe))
+        if settings.stdin:
+            self._inputs.append(standard_input())
+
+    def run(self) -> int:
+        """Watch until the loop has finished (0), or the arm was stopped (3: verified, 4: not)."""
+        self._log("ready", timeout=self._settings.timeout, reaction=self._settings.reaction)
+        self._pulse.alive()
+        self._pulse.state = WatchdogState.READY
+        try:
+            while True:
+                cause = self._look()
+                if cause is not None:
+                    return self._trip(*cause)
+                if self._pulse.phase is Phase.FINISHED or (self._exited() and self._pulse.phase is not Phase.ARMED):
+                    return 0
+        finally:
+            for source in self._inputs:
+                source.close()
+
+    def _look(self) -> tuple[str, float] | None:
+        """Wait a moment for something to happen; the reason to trip and since when it was there, if any."""
+        readable, _, _ = select.select([self._parent, *self._inputs], [], [], LOOK_EVERY)
+        self._pulse.alive()
+        now = time.monotonic()
+        for source in readable:
+            if isinstance(source, Keyboard | Lines) and (said := self._listen(source)):
+                return said, now
+        if self._settings.stop_file is not None:
+            said = switch_says_stop(self._settings.stop_file, self._settings.stop_value)
+            if said is not None and self._pulse.phase is not Phase.FINISHED:
+                return said, now
+        if self._pulse.phase is Phase.FAILED:
+            return "the control loop could not stop the arm", self._pulse.last_beat
+        if self._pulse.phase is not Phase.ARMED:
+            return None
+        if self._exited():
+            return "the control loop's process ended without releasing the arm", self._pulse.last_beat
+        if self._settings.arm is None:
+            return None  # a simulated arm that waits for its loop does no harm
+        silent = now - self._pulse.last_beat
+        if silent > self._settings.timeout:
+            return f"the control loop was silent for {silent:.3f} s", self._pulse.last_beat
+        return None
+
+    def _listen(self, source: Keyboard | Lines) -> str | None:
+        orders = source.orders()
+        if orders is None:
+            self._inputs.remove(source)
+            source.close()
+            return None
+        for order in orders:
+            if order is Order.STOP:
+                return f"the operator pressed stop ({source.source})"
+            self._pulse.order = order
+            self._log("order", order=order.name.lower(), source=source.source)
+        return None
+
+    def _trip(self, cause: str, since: float) -> int:
+        tripped = time.monotonic()
+        self._pulse.state = WatchdogState.TRIPPED
+        self._pulse.order = Order.STOP
+        if self._settings.arm is not None:
+            write_json(self._settings.latch, {"cause": cause, "log": str(self._settings.log)})
+        self._log("tripped", cause=cause, step=self._pulse.step, phase=self._pulse.phase.name.lower())
+        killed = self._take_the_arm()
+        released = time.monotonic()
+        arm = self._settings.arm
+        if arm is None:
+            stopped = Stopped(True, {"arm": "simulated in the process of the control loop"})
+        else:
+            stopped = bring_to_rest(arm.make, self._settings.reaction)
+        ended = time.monotonic()
+        self._log(
+            "stopped" if stopped.verified else "not_verified",
+            cause=cause,
+            killed=killed,
+            detected_after=tripped - since,
+            released_after=released - since,
+            seconds_from_fault=ended - since,
+            **stopped.details,
+        )
+        if self._settings.arm is not None:
+            rests = f"The arm is at rest ({self._settings.reaction}), which was read back from it."
+            sys.stderr.write(
+                f"\nWATCHDOG: {cause}. {rests}\n" if stopped.verified else f"\n{NOT_STOPPED} {self._settings.log}\n"
+            )
+            sys.stderr.flush()
+        return 3 if stopped.verified else 4
+
+    def _take_the_arm(self) -> bool:
+        """Wait until the loop has released the arm or is dead; returns whether it had to be killed."""
+        healthy = time.monotonic() - self._pulse.last_beat < self._settings.timeout
+        until = time.monotonic() + (self._settings.grace if healthy else 0.0)
+        while time.monotonic() < until and not self._exited():
+            if self._pulse.phase is not Phase.ARMED:
+                return False
+            time.sleep(0.002)
+        if self._pulse.phase is not Phase.ARMED or self._exited():
+            return False
+        signal.pidfd_send_signal(self._parent, signal.SIGKILL)
+        select.select([self._parent], [], [], 5.0)
+        return True
+
+    def _exited(self) -> bool:
+        return bool(select.select([self._parent], [], [], 0)[0])
+
+    def _log(self, event: str, **details: Any) -> None:
+        times = {"time": time.monotonic(), "wall_time": time.time()}
+        append_lines(self._settings.log, [{**times, "event": event, **details}])
+
+
+def main(arguments: list[str]) -> int:
+    """Run the watchdog that a settings file describes."""
+    # A Ctrl-C, or a terminal that closes, concerns the control loop, which then parks the arm, or dies and is missed.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    settings = WatchdogSettings.from_json(Path(arguments[0]).read_text(encoding="utf-8"))
+    return Watchdog(settings).run()

@@ -1,0 +1,127 @@
+"""A few numbers that the control loop and the watchdog share: who is alive, in which phase, and what is asked for.
+
+They are in a small file that both map into memory, eight bytes each, which the processor writes whole. No lock: a
+process that dies or freezes can therefore never keep the other waiting.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Phase(IntEnum):
+    """Where the control loop is."""
+
+    STARTING = 0
+    """The arm is not under its control; nothing is watched."""
+    ARMED = 1
+    """It beats at every control step, or else the watchdog trips."""
+    RELEASED = 2
+    """It has stopped the arm and closed its way to it: on an order, or at the end."""
+    FINISHED = 3
+    """It ended as it should, with the arm held or parked; the watchdog ends too."""
+    FAILED = 4
+    """It could not stop the arm and has closed its way to it: the watchdog shall try."""
+
+
+class WatchdogState(IntEnum):
+    """Where the watchdog is."""
+
+    STARTING = 0
+    READY = 1
+    TRIPPED = 2
+
+
+class Order(IntEnum):
+    """What the loop is asked to do."""
+
+    NONE = 0
+    END_EPISODE = 1
+    SUCCESS = 2
+    STOP = 3
+
+
+_BEAT, _STEP, _PHASE, _ORDER, _ALIVE, _STATE = range(6)
+_SIZE = 8 * 8
+
+
+class SharedPulse:
+    """Both sides' view of the numbers. Every time is monotonic seconds."""
+
+    def __init__(self, path: Path, create: bool = False) -> None:
+        """Map the file; with `create`, make it first, all zero."""
+        if create:
+            path.write_bytes(bytes(_SIZE))
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            self._memory = mmap.mmap(descriptor, _SIZE)
+        finally:
+            os.close(descriptor)
+        self._values: NDArray[np.float64] = np.frombuffer(self._memory, np.float64)
+
+    # what the loop says
+
+    def beat(self, step: int) -> None:
+        """The loop is alive, in this control step."""
+        self._values[_STEP] = step
+        self._values[_BEAT] = time.monotonic()
+
+    @property
+    def last_beat(self) -> float:
+        """When the loop was last alive."""
+        return float(self._values[_BEAT])
+
+    @property
+    def step(self) -> int:
+        """The loop's control step then."""
+        return int(self._values[_STEP])
+
+    @property
+    def phase(self) -> Phase:
+        """Where the loop is."""
+        return Phase(int(self._values[_PHASE]))
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self._values[_PHASE] = phase
+
+    # what the watchdog says
+
+    def alive(self) -> None:
+        """The watchdog is."""
+        self._values[_ALIVE] = time.monotonic()
+
+    @property
+    def last_alive(self) -> float:
+        """When the watchdog was last alive."""
+        return float(self._values[_ALIVE])
+
+    @property
+    def state(self) -> WatchdogState:
+        """Where the watchdog is."""
+        return WatchdogState(int(self._values[_STATE]))
+
+    @state.setter
+    def state(self, state: WatchdogState) -> None:
+        self._values[_STATE] = state
+
+    @property
+    def order(self) -> Order:
+        """What is asked for. A stop stays; the loop takes the others back when it has done them."""
+        return Order(int(self._values[_ORDER]))
+
+    @order.setter
+    def order(self, order: Order) -> None:
+        self._values[_ORDER] = order
+
+    def close(self) -> None:
+        """Unmap the file."""
+        del self._values
+        self._memory.close()
