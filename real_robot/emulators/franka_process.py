@@ -1,0 +1,270 @@
+"""The two processes of an emulated Franka: franky-sim with the scene's physics, and the scene's pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from real_robot.emulators.franka_scene import BASE, MirroredTabletop, ScenePhysics, Standing, add_scene
+from real_robot.emulators.pictures import Pictures, PictureServer
+from sim.contract import EnvironmentRequestError, Split
+from sim.tabletop.tasks import get_task
+from vla.errors import ReflexError
+
+TICK = 0.001
+"""Seconds of simulated time between two messages to the robot's client, as on the real arm."""
+MOST_TICKS_AT_ONCE = 20
+"""Ticks that are made up for at once where the machine was busy; what is more is left out, and counted."""
+SHOW_EVERY = 10
+"""Ticks between two looks at the scene by whoever draws it."""
+LOOKS_PER_SECOND = 20.0
+"""How often the scene is judged where nobody wants pictures."""
+MOST_NUMBERS = 64
+"""Numbers that a scene has at most."""
+GRIPPER_OPEN = 0.08
+"""Metres between the fingers when the arm starts, as in the suite."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EmulatorSettings:
+    """What an emulated Franka is like."""
+
+    task_id: int = 0
+    """Task of the suite tabletop whose scene the arm stands in."""
+    split: Split = "eval"
+    """Which initial states."""
+    init_state: int = 0
+    """Number of the initial state."""
+    image_size: int = 64
+    """Side (px) of the pictures."""
+    frames_per_second: float = 20.0
+    """Of both cameras; 0 draws nothing."""
+    address: str | None = None
+    """Loopback address to serve at; None for the first that is free from 127.0.0.1 on."""
+
+    @property
+    def standing(self) -> Standing:
+        """The scene."""
+        return Standing(self.task_id, self.split, self.init_state)
+
+
+def check_installed() -> None:
+    """Raise `ReflexError` unless franky-sim is there."""
+    if importlib.util.find_spec("franky_sim") is None:
+        raise ReflexError(
+            "robot=franka is emulated by the package franky-sim, which is not installed; install Reflex with its "
+            "extra: pip install 'reflex-vla[emulators]'"
+        )
+
+
+class SharedScene:
+    """Where everything is, written by one process and read by another without either waiting."""
+
+    def __init__(self, memory: Any) -> None:
+        """`memory` is a `multiprocessing.RawArray("d", SharedScene.SIZE)`."""
+        self._all: NDArray[np.float64] = np.frombuffer(memory, np.float64)
+
+    SIZE = MOST_NUMBERS + 5
+    """A counter that is odd meanwhile, how many numbers follow, three counts of time, and the numbers."""
+
+    def write(self, numbers: NDArray[np.float64], times: tuple[float, float, float]) -> None:
+        """The newest numbers; `times` are simulated s, wall s, and how often the scene was put in place."""
+        self._all[0] += 1.0
+        self._all[1] = numbers.size
+        self._all[2:5] = times
+        self._all[5 : 5 + numbers.size] = numbers
+        self._all[0] += 1.0
+
+    def read(self) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
+        """The newest numbers and times, whole."""
+        while True:
+            before = self._all[0]
+            copy = self._all.copy()
+            if before % 2.0 == 0.0 and self._all[0] == before:
+                return copy[5 : 5 + int(copy[1])], (float(copy[2]), float(copy[3]), float(copy[4]))
+            time.sleep(0.0002)
+
+
+class Physics:
+    """franky-sim with one arm in a scene, stepped as time passes."""
+
+    def __init__(self, settings: EmulatorSettings, shared: SharedScene) -> None:
+        """Raises `EnvironmentRequestError` for a scene that does not exist, `ReflexError` without a free address."""
+        from franky_sim import SimulationServer
+        from franky_sim.mujoco_simulator import MujocoSimulator
+
+        self.standing, self._shared = settings.standing, shared
+        scene = get_task(settings.task_id).scene
+        self._simulator = MujocoSimulator()
+        self._simulator.init()
+        robot = self._simulator.add_robot(
+            initial_q=tuple(self.standing.joints), initial_hand_width=GRIPPER_OPEN, position=BASE
+        )
+        add_scene(self._simulator.worldbody, scene)
+        given = {} if settings.address is None else {"hostname_candidates": [settings.address]}
+        self._server = SimulationServer(self._simulator, **given)
+        try:
+            self._server.init()
+        except OSError as error:
+            raise ReflexError(f"the emulated Franka finds no free address ({error})") from error
+        self.address = str(robot.hostname)
+        self._scene = ScenePhysics(self._simulator.model, self._simulator.data, scene)
+        self._scene.place(self.standing.layout)
+        self.placed, self.ticks, self.left_out = 1, 0, 0
+
+    def run(self, orders: Connection, running: threading.Event) -> None:
+        """Step until `running` is cleared; carries out the orders (initial states) that come meanwhile."""
+        began = time.monotonic()
+        due = began
+        while running.is_set():
+            late = time.monotonic() - due
+            if late < 0.0:
+                time.sleep(-late)
+            elif late > MOST_TICKS_AT_ONCE * TICK:
+                self.left_out += int(late / TICK)
+                due += int(late / TICK) * TICK
+            due += TICK
+            self._server.run_once(realtime=False)
+            self.ticks += 1
+            if self.ticks % SHOW_EVERY == 0:
+                if orders.poll():
+                    self._order(orders)
+                self._shared.write(
+                    self._scene.numbers(), (self.ticks * TICK, time.monotonic() - began, float(self.placed))
+                )
+        self._server.cleanup()
+
+    def _order(self, orders: Connection) -> None:
+        self.standing = orders.recv()
+        self._scene.place(self.standing.layout)
+        self.placed += 1
+
+
+def serve_physics(settings: EmulatorSettings, memory: Any, orders: Connection, connection: Connection) -> None:
+    """The body of the process that clients of the arm talk to; ends when `connection` is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started it, and ends it by the connection
+    _go_first()
+    try:
+        physics = Physics(settings, SharedScene(memory))
+    except (EnvironmentRequestError, ReflexError) as error:
+        connection.send({"error": str(error)})
+        return
+    running = threading.Event()
+    running.set()
+    thread = threading.Thread(target=physics.run, args=(orders, running), name="franky-sim", daemon=True)
+    thread.start()
+    connection.send({"address": physics.address})
+    _wait_for_end(connection)
+    running.clear()
+    thread.join(5.0)
+
+
+class Show:
+    """Draws and judges the mirrored scene over and over, and answers what is asked over HTTP."""
+
+    def __init__(self, settings: EmulatorSettings, shared: SharedScene, orders: Connection) -> None:
+        self._settings, self._shared, self._orders = settings, shared, orders
+        self.standing = settings.standing
+        self._lock = threading.Lock()
+        self.scene = MirroredTabletop(self.standing, settings.image_size)
+        self.pictures = Pictures(self.scene.embodiment.camera_names)
+        self.server = PictureServer(self.pictures, self.answer)
+        self._placed = 1.0
+        self._times = (0.0, 0.0, 0.0)
+        self.running = True
+
+    def run(self) -> None:
+        """Until `running` is False."""
+        draws = self._settings.frames_per_second > 0.0
+        period = 1.0 / (self._settings.frames_per_second if draws else LOOKS_PER_SECOND)
+        due = time.monotonic()
+        while self.running:
+            with self._lock:
+                numbers, self._times = self._shared.read()
+                if numbers.size and self._times[2] == self._placed:
+                    self.scene.show(numbers)
+                images = self.scene.render_observation()["images"] if draws else {}
+            self.pictures.show(images)
+            due = max(due + period, time.monotonic())
+            time.sleep(max(0.0, due - time.monotonic()))
+
+    def answer(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out a command. Raises `ValueError` for one that cannot be carried out."""
+        if name not in ("status", "reset"):
+            raise ValueError(f"there is no command {name!r}; it is one of status, reset")
+        with self._lock:
+            if name == "reset":
+                self._reset(values)
+            numbers, self._times = self._shared.read()
+            if numbers.size and self._times[2] == self._placed:
+                self.scene.show(numbers)
+            simulated, wall, _ = self._times
+            return self.scene.status() | {
+                "split": self.standing.split,
+                "init_state": self.standing.init_state,
+                "simulated_seconds": simulated,
+                "wall_seconds": wall,
+                "time": time.monotonic(),
+            }
+
+    def _reset(self, values: Mapping[str, Any]) -> None:
+        standing = replace(
+            self.standing,
+            split=values.get("split", self.standing.split),
+            init_state=int(values.get("init_state", self.standing.init_state)),
+        )
+        try:
+            self.scene.put(standing)
+        except EnvironmentRequestError as error:
+            raise ValueError(str(error)) from error
+        self.standing = standing
+        self._orders.send(standing)
+        self._placed += 1.0
+        until = time.monotonic() + 5.0
+        while self._shared.read()[1][2] != self._placed and time.monotonic() < until:
+            time.sleep(0.005)
+
+
+def serve_pictures(settings: EmulatorSettings, memory: Any, orders: Connection, connection: Connection) -> None:
+    """The body of the process that draws; ends when `connection` is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        show = Show(settings, SharedScene(memory), orders)
+    except EnvironmentRequestError as error:
+        connection.send({"error": str(error)})
+        return
+    thread = threading.Thread(target=show.run, name="pictures", daemon=True)
+    thread.start()
+    cameras = show.pictures.cameras if settings.frames_per_second else ()
+    connection.send({"url": show.server.url, "cameras": {name: show.server.camera_url(name) for name in cameras}})
+    _wait_for_end(connection)
+    show.running = False
+    thread.join(5.0)
+    show.server.close()
+
+
+def _wait_for_end(connection: Connection) -> None:
+    try:
+        connection.recv()
+    except (EOFError, ConnectionResetError):
+        pass  # nobody holds its other end any more
+
+
+def _go_first() -> None:
+    """Have this process run before others, where that is allowed: an arm's controller does not wait either."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    except PermissionError:
+        _log.debug("this user may not raise a process's priority; on a busy machine the emulated arm is late")
