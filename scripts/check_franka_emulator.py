@@ -144,11 +144,13 @@ def main() -> None:
     parser.add_argument("--strategy", default="async")
     parser.add_argument("--execute-steps", type=int, default=None)
     parser.add_argument("--max-seconds", type=float, default=15.0)
+    parser.add_argument("--keep", default=None, help="folder for the runs themselves")
     parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()
     tracking = [measure_tracking(dynamics) for dynamics in (0.3, 1.0)]
     episodes = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = temporary if arguments.keep is None else arguments.keep
         for task in arguments.tasks:
             for init_state in arguments.init_states:
                 episodes.append(run_episode(task, init_state, arguments, Path(folder)))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from real_robot.arms.arm import ArmError, ArmReading
+from real_robot.arms.franka_gripper import FrankaGripper
 from real_robot.arms.franka_hand import WIDTH, HandDeltas, command_of, hand_embodiment, rotation_of, state_of
 from real_robot.arms.robot_file import read_robot_file
 from sim.embodiments import PANDA_EEF
@@ -80,11 +81,7 @@ class FrankaArm:
         self._base = np.asarray(settings.base, np.float64)
         self._franky = _import_franky()
         self._robot: Any = None
-        self._hand: Any = None
-        self._closes: bool | None = None
-        """What the gripper was told last."""
-        self._grip: Any = None
-        """What becomes of that."""
+        self._hand: FrankaGripper | None = None
         self._last: tuple[float, float] | None = None
         """Time and gripper of the last reading."""
 
@@ -107,10 +104,10 @@ class FrankaArm:
                 settings.port, relative_dynamics_factor=settings.dynamics, realtime_config=enforce
             )
             if settings.gripper:
-                self._hand = franky.Gripper(settings.port)
+                self._hand = FrankaGripper(franky, settings.port, settings.gripper_speed, settings.gripper_force)
         if settings.recover and self._robot.has_errors:
             self.recover()
-        self._closes = self._grip = self._last = None
+        self._last = None
         self.observe()
 
     def recover(self) -> None:
@@ -127,7 +124,7 @@ class FrankaArm:
             state = self._open().state
             matrix = np.asarray(state.O_T_EE.matrix, np.float64)
             twist = self._robot.current_cartesian_velocity.end_effector_twist
-            width = WIDTH if self._hand is None else float(self._hand.state.width)
+            width = WIDTH if self._hand is None else self._hand.width
         now = time.monotonic()
         place, rotation = matrix[:3, 3] + self._base, matrix[:3, :3]
         positions = command_of(place, rotation, width)
@@ -157,21 +154,9 @@ class FrankaArm:
             if robot.has_errors:
                 raise ArmError(self._stopped_itself(str(robot.state.current_errors)))
             robot.move(franky.CartesianMotion(franky.Affine(matrix)), asynchronous=True)
-            self._tell_gripper(bool(sent[6] > 0.0))
+            if self._hand is not None:
+                self._hand.tell(closes=bool(sent[6] > 0.0))
         return sent
-
-    def _tell_gripper(self, closes: bool) -> None:
-        """A hand is told once: a command that repeats would begin its motion anew."""
-        if self._hand is None or closes == self._closes:
-            return
-        if self._grip is not None and not self._grip.wait(0.0):
-            self._hand.stop_async()
-        settings = self.settings
-        if closes:
-            self._grip = self._hand.grasp_async(0.0, settings.gripper_speed, settings.gripper_force, 0.01, WIDTH)
-        else:
-            self._grip = self._hand.open_async(settings.gripper_speed)
-        self._closes = closes
 
     def hold(self) -> None:
         """Come to rest within the arm's limits and stay, the gripper as it is. An arm that stopped itself is held."""
@@ -199,7 +184,9 @@ class FrankaArm:
             self.stop()
         except ArmError as error:
             _log.warning("while disconnecting: %s", error)
-        self._robot = self._hand = self._grip = None
+        if self._hand is not None:
+            self._hand.close()
+        self._robot = self._hand = None
 
     def __enter__(self) -> Self:
         self.connect()

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -120,6 +120,7 @@ class Physics:
         except OSError as error:
             raise ReflexError(f"the emulated Franka finds no free address ({error})") from error
         self.address = str(robot.hostname)
+        _answer_superseded(self._server.robot_servers[0].gripper_server)
         self._scene = ScenePhysics(self._simulator.model, self._simulator.data, scene)
         self._scene.place(self.standing.layout)
         self.placed, self.ticks, self.left_out = 1, 0, 0
@@ -150,6 +151,33 @@ class Physics:
         self.standing = orders.recv()
         self._scene.place(self.standing.layout)
         self.placed += 1
+
+
+def _answer_superseded(gripper: Any) -> None:
+    """Have the hand answer a command that another one ends, as a real hand does: franky-sim 1.0.4 never answers it,
+    and its client waits for ever.
+    """
+    from franky_sim.franka_gripper_protocol import GripperCommandStatus
+    from franky_sim.franka_server import BaseCommand
+
+    def after_answering(method: Callable[..., None]) -> Callable[..., None]:
+        def answered(*arguments: Any, **named: Any) -> None:
+            if gripper._pending_command_id is not None and gripper._pending_tcp_socket is not None:
+                BaseCommand.send_response(
+                    gripper._pending_tcp_socket,
+                    gripper._pending_command_type,
+                    gripper._pending_command_id,
+                    GripperCommandStatus.kAborted,
+                    command_type_struct="H",
+                    status_type_struct="H",
+                )
+                gripper._pending_command_id = None
+            method(*arguments, **named)
+
+        return answered
+
+    for name in ("start_move", "start_grasp", "start_homing", "stop"):
+        setattr(gripper, name, after_answering(getattr(gripper, name)))
 
 
 def serve_physics(settings: EmulatorSettings, memory: Any, orders: Connection, connection: Connection) -> None:
