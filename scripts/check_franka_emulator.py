@@ -57,6 +57,8 @@ def run_episode(task: int, init_state: int, arguments: argparse.Namespace, folde
             max_camera_age=0.4,
             filter=FilterConfig(max_age=2.0),
             watchdog_timeout=1.0,
+            reset_watchdog=True,  # an emulated arm that was stopped before is another one
+            robot_settings={"response": arguments.response},
             output=str(run),
         )
         ended = threading.Event()
@@ -141,6 +143,7 @@ def main() -> None:
     parser.add_argument("--policy", default="reflex-tiny")
     parser.add_argument("--tasks", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--init-states", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--response", type=float, default=0.47)
     parser.add_argument("--strategy", default="async")
     parser.add_argument("--execute-steps", type=int, default=None)
     parser.add_argument("--max-seconds", type=float, default=15.0)
@@ -159,6 +162,7 @@ def main() -> None:
     result = {
         "policy": arguments.policy,
         "strategy": arguments.strategy,
+        "response": arguments.response,
         "execute_steps": arguments.execute_steps,
         "machine": {"cpus": len(os.sched_getaffinity(0)), "python": platform.python_version()},
         "successes": sum(episode["success"] for episode in episodes),

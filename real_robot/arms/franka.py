@@ -7,12 +7,14 @@ moves, and the arm's own limits of velocity, acceleration and jerk smooth what l
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,11 @@ from real_robot.arms.franka_hand import WIDTH, HandDeltas, command_of, hand_embo
 from real_robot.arms.robot_file import read_robot_file
 from sim.embodiments import PANDA_EEF
 
-STOPS_WITHIN = 1.0
+CONNECTS_WITHIN = 5.0
+"""Seconds in which the arm takes a connection; on the emulated one its model alone takes half a second."""
+STOPS_WITHIN = 0.6
 """Seconds in which an arm that was told to stop has stopped."""
+Made = TypeVar("Made")
 _log = logging.getLogger(__name__)
 
 
@@ -55,8 +60,10 @@ class FrankaSettings:
 
 
 class FrankaArm:
-    """A Franka; see `Arm`. Positions are the hand's place (m, 3), its turn away from pointing straight down (rad, 3) and
-    its gripper (-1 open, 1 closed).
+    """A Franka; see `Arm`.
+
+    Positions are the hand's place (m, 3), its turn away from pointing straight down (rad, 3), and its gripper (-1 open,
+    1 closed).
     """
 
     Settings = FrankaSettings
@@ -82,6 +89,8 @@ class FrankaArm:
         self._franky = _import_franky()
         self._robot: Any = None
         self._hand: FrankaGripper | None = None
+        self._hand_before: FrankaGripper | None = None
+        """Of the connection before: its fingers may still move."""
         self._last: tuple[float, float] | None = None
         """Time and gripper of the last reading."""
 
@@ -97,18 +106,45 @@ class FrankaArm:
         Raises `ArmError` for an arm that does not answer, that another program drives, or that is switched off.
         """
         self.disconnect()
+        if self._hand_before is not None:
+            self._hand_before.join()
+            self._hand_before = None
         franky, settings = self._franky, self.settings
         enforce = franky.RealtimeConfig.Enforce if settings.realtime else franky.RealtimeConfig.Ignore
         with self._talking("connect"):
-            self._robot = franky.Robot(
-                settings.port, relative_dynamics_factor=settings.dynamics, realtime_config=enforce
+            self._robot = self._in_time(
+                lambda: franky.Robot(settings.port, relative_dynamics_factor=settings.dynamics, realtime_config=enforce)
             )
             if settings.gripper:
-                self._hand = FrankaGripper(franky, settings.port, settings.gripper_speed, settings.gripper_force)
+                self._hand = self._in_time(
+                    lambda: FrankaGripper(franky, settings.port, settings.gripper_speed, settings.gripper_force)
+                )
         if settings.recover and self._robot.has_errors:
             self.recover()
         self._last = None
         self.observe()
+
+    def _in_time(self, connect: Callable[[], Made]) -> Made:
+        """What `connect` makes. franky itself waits for ever for an arm that another program drives."""
+        made: queue.SimpleQueue[Made | Exception] = queue.SimpleQueue()
+
+        def make() -> None:
+            try:
+                made.put(connect())
+            except Exception as error:  # noqa: BLE001 (raised again by whoever waits)
+                made.put(error)
+
+        threading.Thread(target=make, name="connect", daemon=True).start()
+        try:
+            found = made.get(timeout=CONNECTS_WITHIN)
+        except queue.Empty as error:
+            raise ArmError(
+                f"the Franka at {self.settings.port} took no connection within {CONNECTS_WITHIN:g} s; another program "
+                "drives it: end that one first"
+            ) from error
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def recover(self) -> None:
         """Clear the error that stopped the arm. Only for somebody who has looked at it: it can move afterwards."""
@@ -121,15 +157,17 @@ class FrankaArm:
     def observe(self) -> ArmReading:
         """Where its hand is. Raises `ArmError` when the arm does not answer."""
         with self._talking("observe"):
-            state = self._open().state
-            matrix = np.asarray(state.O_T_EE.matrix, np.float64)
-            twist = self._robot.current_cartesian_velocity.end_effector_twist
+            robot, frame = self._open(), self._franky.Frame.EndEffector
+            state = robot.state
+            # From the joints: a state's own pose is the commanded one in franky-sim, measured on a real arm.
+            matrix = np.asarray(robot.model.pose(frame, state).matrix, np.float64)
+            twist = np.asarray(robot.model.zero_jacobian(frame, state)) @ np.ravel(state.dq)
             width = WIDTH if self._hand is None else self._hand.width
         now = time.monotonic()
         place, rotation = matrix[:3, 3] + self._base, matrix[:3, :3]
         positions = command_of(place, rotation, width)
         velocities = np.zeros(7)
-        velocities[:3], velocities[3:6] = np.ravel(twist.linear), np.ravel(twist.angular)
+        velocities[:6] = twist
         if self._last is not None:
             before, gripper = self._last
             velocities[6] = (positions[6] - gripper) / max(now - before, 1e-3)
@@ -145,7 +183,6 @@ class FrankaArm:
         if wanted.shape != (7,) or not np.isfinite(wanted).all():
             raise ArmError(f"positions must be 7 finite numbers, not {wanted.tolist()}; nothing was sent")
         sent: NDArray[np.float64] = np.clip(wanted, self.limits.low, self.limits.high)
-        franky = self._franky
         matrix = np.eye(4)
         matrix[:3, :3], matrix[:3, 3] = rotation_of(sent), sent[:3] - self._base
         with self._talking("send"):
@@ -153,7 +190,7 @@ class FrankaArm:
             robot.poll_motion()  # raises what ended the motion before
             if robot.has_errors:
                 raise ArmError(self._stopped_itself(str(robot.state.current_errors)))
-            robot.move(franky.CartesianMotion(franky.Affine(matrix)), asynchronous=True)
+            robot.move(self._franky.CartesianMotion(self._franky.Affine(matrix)), asynchronous=True)
             if self._hand is not None:
                 self._hand.tell(closes=bool(sent[6] > 0.0))
         return sent
@@ -186,6 +223,7 @@ class FrankaArm:
             _log.warning("while disconnecting: %s", error)
         if self._hand is not None:
             self._hand.close()
+            self._hand_before = self._hand
         self._robot = self._hand = None
 
     def __enter__(self) -> Self:
@@ -216,17 +254,19 @@ class FrankaArm:
             yield
         except franky.ControlException as error:
             raise ArmError(self._stopped_itself(str(error))) from error
-        except franky.NetworkException as error:
-            raise ArmError(
-                f"the Franka at {port} does not answer ({doing}: {error}); check its cable and address, that FCI is "
-                "activated in Desk, and that no other program drives it; then connect again"
-            ) from error
+        except franky.CommandException as error:
+            raise ArmError(f"the Franka at {port} refused to {doing} ({error}); see its Desk in a browser") from error
         except franky.RealtimeException as error:
             raise ArmError(
                 f"this machine has no real-time kernel ({error}); install one, or set robot_settings.realtime=false"
             ) from error
-        except (franky.Exception, RuntimeError) as error:
-            raise ArmError(f"the Franka at {port} refused to {doing} ({error}); see its Desk in a browser") from error
+        except (franky.Exception, RuntimeError) as error:  # the latter is how errors of the network and of plans come
+            if "planner" in str(error):
+                raise ArmError(self._stopped_itself(f"no way to where it was told to go: {error}")) from error
+            raise ArmError(
+                f"the Franka at {port} does not answer ({doing}: {error}); check its cable and address, that FCI is "
+                "activated in Desk, and that no other program drives it; then connect again"
+            ) from error
 
 
 def _import_franky() -> ModuleType:

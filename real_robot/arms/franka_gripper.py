@@ -22,9 +22,11 @@ class FrankaGripper:
 
     def __init__(self, franky: ModuleType, address: str, speed: float, force: float) -> None:
         """`speed` is m/s, `force` N. Raises what franky raises when the hand does not answer."""
-        self._franky, self._hand = franky, franky.Gripper(address)
+        self._franky = franky
+        self._hand: Any = franky.Gripper(address)
         self._speed, self._force = speed, force
         self._wish: bool | None = None
+        self._done: bool | None = None
         self._moving = False
         self._changed = threading.Condition()
         self._ended = False
@@ -32,6 +34,12 @@ class FrankaGripper:
         self._stopper: threading.Thread | None = None
         self._thread = threading.Thread(target=self._serve, name="gripper", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self._obey()
+        finally:
+            self._hand = None  # which closes its connection
 
     @property
     def width(self) -> float:
@@ -53,17 +61,19 @@ class FrankaGripper:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let the fingers come to an end, and end the thread."""
+        """Have the thread end when the fingers have come to an end. Does not wait for that; see `join`."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until a closed hand has let go of its connection: it takes one at a time."""
         self._thread.join(ENDS_WITHIN)
 
-    def _serve(self) -> None:
-        done: bool | None = None
+    def _obey(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ended or self._wish not in (None, done))
+                self._changed.wait_for(lambda: self._ended or self._wish not in (None, self._done))
                 if self._ended:
                     return
                 wish, stopper = self._wish, self._stopper
@@ -73,9 +83,9 @@ class FrankaGripper:
                 continue
             try:
                 self._move(bool(wish))
-                done = wish
+                self._done = wish
             except self._franky.Exception as error:
-                done = None
+                self._done = None
                 self._failed(error)
             finally:
                 self._moving = False

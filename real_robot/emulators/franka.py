@@ -55,9 +55,7 @@ class FrankaEmulator:
         takes, gives = context.Pipe(duplex=False)
         for name, body, orders in (("franka", serve_physics, takes), ("franka-scene", serve_pictures, gives)):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=body, args=(self.settings, memory, orders, theirs), name=name, daemon=True
-            )
+            process = context.Process(target=body, args=(self.settings, memory, orders, theirs), name=name, daemon=True)
             process.start()
             theirs.close()
             self._processes.append(process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
@@ -34,6 +35,15 @@ MOST_NUMBERS = 64
 """Numbers that a scene has at most."""
 GRIPPER_OPEN = 0.08
 """Metres between the fingers when the arm starts, as in the suite."""
+STIFFNESS = (4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 700.0)
+"""Of the emulated arm's joints (N m/rad): franky-sim's own, but 700 for the last. With its 2000 and a damping of 200
+the joint turns to and fro by 0.09 rad/s for ever: too much for its inertia at 1000 steps a second."""
+DAMPING = tuple(0.1 * stiffness for stiffness in STIFFNESS)
+"""N m s/rad, in franky-sim's proportion."""
+FASTEST = 6.0
+"""Radians per second beyond which a change of a joint's target is no motion."""
+SMOOTHING = 0.2
+"""Share of a new target's speed that counts at once: messages of a client come unevenly."""
 _log = logging.getLogger(__name__)
 
 
@@ -110,8 +120,13 @@ class Physics:
         self._simulator = MujocoSimulator()
         self._simulator.init()
         robot = self._simulator.add_robot(
-            initial_q=tuple(self.standing.joints), initial_hand_width=GRIPPER_OPEN, position=BASE
+            initial_q=tuple(self.standing.joints),
+            initial_hand_width=GRIPPER_OPEN,
+            kp=STIFFNESS,
+            kv=DAMPING,
+            position=BASE,
         )
+        _follow_closely(robot)
         add_scene(self._simulator.worldbody, scene)
         given = {} if settings.address is None else {"hostname_candidates": [settings.address]}
         self._server = SimulationServer(self._simulator, **given)
@@ -151,6 +166,26 @@ class Physics:
         self.standing = orders.recv()
         self._scene.place(self.standing.layout)
         self.placed += 1
+
+
+def _follow_closely(robot: Any) -> None:
+    """Have the joints follow as closely as a real arm's, a few milliseconds behind: franky-sim 1.0.4 damps their speed
+    where it should damp their difference from the commanded speed, and is a tenth of a second behind.
+    """
+    hold = robot._joint_position_control
+    last: list[NDArray[np.float64]] = []
+    speed = np.zeros(7)
+
+    def follow(target: NDArray[np.float64]) -> None:
+        now = np.asarray(target, np.float64)
+        change = (now - last[0]) / TICK if last else np.zeros(7)
+        last[:] = [now.copy()]
+        if np.abs(change).max() > FASTEST:  # another motion began
+            change[:] = 0.0
+        speed[:] += SMOOTHING * (change - speed)
+        hold(now + speed * np.asarray(robot.kv) / np.asarray(robot.kp))
+
+    robot._joint_position_control = follow
 
 
 def _answer_superseded(gripper: Any) -> None:
@@ -284,10 +319,8 @@ def serve_pictures(settings: EmulatorSettings, memory: Any, orders: Connection, 
 
 
 def _wait_for_end(connection: Connection) -> None:
-    try:
+    with contextlib.suppress(EOFError, ConnectionResetError):  # nobody holds its other end any more
         connection.recv()
-    except (EOFError, ConnectionResetError):
-        pass  # nobody holds its other end any more
 
 
 def _go_first() -> None:
