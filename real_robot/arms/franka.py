@@ -42,7 +42,7 @@ class FrankaSettings:
     robot_file: str = "franka"
     """Path of the file with its limits; `franka` is the one that comes with Reflex."""
     base: list[float] = field(default_factory=lambda: [-0.5, 0.0, 0.0])
-    """Where the arm's base stands in the frame that policies and limits use (m); the default is the tabletop suite's."""
+    """Where the arm's base stands in the frame that policies and limits use (m); by default the tabletop suite's."""
     dynamics: float = 0.3
     """Share of the arm's own greatest velocity, acceleration and jerk that it may use."""
     response: float = 0.47

@@ -119,7 +119,7 @@ class Physics:
         scene = get_task(settings.task_id).scene
         self._simulator = MujocoSimulator()
         self._simulator.init()
-        robot = self._simulator.add_robot(
+        self._robot = robot = self._simulator.add_robot(
             initial_q=tuple(self.standing.joints),
             initial_hand_width=GRIPPER_OPEN,
             kp=STIFFNESS,
@@ -157,6 +157,8 @@ class Physics:
             if self.ticks % SHOW_EVERY == 0:
                 if orders.poll():
                     self._order(orders)
+                if not self._server.robot_servers[0].current_motion_id:
+                    _forget_motion(self._robot)
                 self._shared.write(
                     self._scene.numbers(), (self.ticks * TICK, time.monotonic() - began, float(self.placed))
                 )
@@ -186,6 +188,20 @@ def _follow_closely(robot: Any) -> None:
         hold(now + speed * np.asarray(robot.kv) / np.asarray(robot.kp))
 
     robot._joint_position_control = follow
+
+
+def _forget_motion(robot: Any) -> None:
+    """Have an arm that is not told to move say so.
+
+    After a client died in the middle of a motion, franky-sim 1.0.4 goes on saying how fast that was, and no motion can
+    begin from there.
+    """
+    for name in ("O_T_EE_c", "O_dP_EE_c", "elbow_c", "delbow_c"):
+        tracker = robot._tracked_state_components[name].observers["fd"]
+        for derivative in ("_last_twist", "_last_derivative"):
+            value = getattr(tracker, derivative, None)
+            if value is not None:
+                setattr(tracker, derivative, np.zeros_like(value))
 
 
 def _answer_superseded(gripper: Any) -> None:
