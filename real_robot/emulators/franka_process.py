@@ -40,10 +40,6 @@ STIFFNESS = (4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 700.0)
 the joint turns to and fro by 0.09 rad/s for ever: too much for its inertia at 1000 steps a second."""
 DAMPING = tuple(0.1 * stiffness for stiffness in STIFFNESS)
 """N m s/rad, in franky-sim's proportion."""
-FASTEST = 6.0
-"""Radians per second beyond which a change of a joint's target is no motion."""
-SMOOTHING = 0.2
-"""Share of a new target's speed that counts at once: messages of a client come unevenly."""
 _log = logging.getLogger(__name__)
 
 
@@ -119,14 +115,13 @@ class Physics:
         scene = get_task(settings.task_id).scene
         self._simulator = MujocoSimulator()
         self._simulator.init()
-        self._robot = robot = self._simulator.add_robot(
+        robot = self._simulator.add_robot(
             initial_q=tuple(self.standing.joints),
             initial_hand_width=GRIPPER_OPEN,
             kp=STIFFNESS,
             kv=DAMPING,
             position=BASE,
         )
-        _follow_closely(robot)
         add_scene(self._simulator.worldbody, scene)
         given = {} if settings.address is None else {"hostname_candidates": [settings.address]}
         self._server = SimulationServer(self._simulator, **given)
@@ -157,8 +152,6 @@ class Physics:
             if self.ticks % SHOW_EVERY == 0:
                 if orders.poll():
                     self._order(orders)
-                if not self._server.robot_servers[0].current_motion_id:
-                    _forget_motion(self._robot)
                 self._shared.write(
                     self._scene.numbers(), (self.ticks * TICK, time.monotonic() - began, float(self.placed))
                 )
@@ -168,40 +161,6 @@ class Physics:
         self.standing = orders.recv()
         self._scene.place(self.standing.layout)
         self.placed += 1
-
-
-def _follow_closely(robot: Any) -> None:
-    """Have the joints follow as closely as a real arm's, a few milliseconds behind: franky-sim 1.0.4 damps their speed
-    where it should damp their difference from the commanded speed, and is a tenth of a second behind.
-    """
-    hold = robot._joint_position_control
-    last: list[NDArray[np.float64]] = []
-    speed = np.zeros(7)
-
-    def follow(target: NDArray[np.float64]) -> None:
-        now = np.asarray(target, np.float64)
-        change = (now - last[0]) / TICK if last else np.zeros(7)
-        last[:] = [now.copy()]
-        if np.abs(change).max() > FASTEST:  # another motion began
-            change[:] = 0.0
-        speed[:] += SMOOTHING * (change - speed)
-        hold(now + speed * np.asarray(robot.kv) / np.asarray(robot.kp))
-
-    robot._joint_position_control = follow
-
-
-def _forget_motion(robot: Any) -> None:
-    """Have an arm that is not told to move say so.
-
-    After a client died in the middle of a motion, franky-sim 1.0.4 goes on saying how fast that was, and no motion can
-    begin from there.
-    """
-    for name in ("O_T_EE_c", "O_dP_EE_c", "elbow_c", "delbow_c"):
-        tracker = robot._tracked_state_components[name].observers["fd"]
-        for derivative in ("_last_twist", "_last_derivative"):
-            value = getattr(tracker, derivative, None)
-            if value is not None:
-                setattr(tracker, derivative, np.zeros_like(value))
 
 
 def _answer_superseded(gripper: Any) -> None:
