@@ -38,6 +38,7 @@ from vla.safety.log import FilterLog
 from vla.safety.replay import replay
 
 PERIOD = 0.05
+STEP = np.array([0.01, 0.01, 0.01, 0.025, 0.025, 0.025, 2.0])
 HOME = np.array([0.0, 0.0, 0.2, 0.0, 0.0, 0.0, -1.0])
 ROOT = Path(__file__).parents[3]
 
@@ -71,13 +72,16 @@ def rest(arm: FrankaArm, within: float = 3.0) -> np.ndarray:
 
 
 def arrives(arm: FrankaArm, wanted: np.ndarray, within: float = 5.0) -> bool:
-    """Whether the hand, told over and over, gets to 2 mm and 0.01 rad of where it shall be."""
+    """Whether the hand, led there at up to 0.2 m/s and 0.5 rad/s, gets to 3 mm and 0.02 rad of where it shall be."""
+    command = arm.observe().positions
     until = time.monotonic() + within
     while time.monotonic() < until:
-        away = np.abs(arm.observe().positions - wanted)
-        if away[:3].max() < 2e-3 and away[3:6].max() < 0.01:
+        way = wanted - arm.observe().positions
+        if np.abs(way[:3]).max() < 3e-3 and np.abs(way[3:6]).max() < 0.02:
             return True
-        arm.send(wanted)
+        command = command + np.clip(wanted - command, -STEP, STEP)
+        command[6] = wanted[6]
+        arm.send(command)
         time.sleep(PERIOD)
     return False
 
@@ -95,13 +99,15 @@ def test_it_is_an_arm_that_says_where_its_hand_is(arm: FrankaArm, emulator: Fran
 
 
 def test_it_goes_where_it_is_told_and_the_newest_command_counts(arm: FrankaArm) -> None:
-    arm.send(np.array([0.15, 0.1, 0.3, 0.0, 0.0, 0.0, -1.0]))
-    time.sleep(0.1)
-    wanted = np.array([0.05, -0.05, 0.15, 0.1, -0.1, 0.5, -1.0])
+    arm.send(HOME + np.array([0.04, 0.04, 0.04, 0.0, 0.0, 0.0, 0.0]))
+    time.sleep(0.02)
+    near = HOME + np.array([0.02, -0.02, -0.02, 0.05, -0.05, 0.1, 0.0])
     began = time.monotonic()
-    assert arm.send(wanted).tolist() == wanted.tolist()
+    assert arm.send(near).tolist() == near.tolist()
     assert time.monotonic() - began < PERIOD
-    assert arrives(arm, wanted)
+    rest(arm)
+    assert arm.observe().positions[:3] == pytest.approx(near[:3], abs=3e-3)
+    assert arrives(arm, np.array([0.05, -0.05, 0.15, 0.1, -0.1, 0.5, -1.0]))
 
 
 def test_it_is_told_no_more_than_its_file_allows(arm: FrankaArm) -> None:
@@ -120,13 +126,14 @@ def test_numbers_that_are_none_are_not_sent(arm: FrankaArm, wrong: np.ndarray) -
 
 
 def test_it_holds_in_the_middle_of_a_motion(arm: FrankaArm) -> None:
-    arm.send(np.array([0.25, 0.0, 0.2, 0.0, 0.0, 0.0, -1.0]))
-    until = time.monotonic() + 3.0
-    while (moving := arm.observe()).velocities[0] < 0.1:
-        assert time.monotonic() < until
+    for step in range(10):
+        arm.send(HOME + 0.012 * step * np.eye(7)[0])
+        time.sleep(PERIOD)
+    moving = arm.observe()
+    assert moving.velocities[0] > 0.1
     arm.hold()
     stopped = rest(arm)
-    assert moving.positions[0] - 1e-3 < stopped[0] < 0.24
+    assert moving.positions[0] - 1e-3 < stopped[0] < moving.positions[0] + 0.05
     time.sleep(0.2)
     assert arm.observe().positions[:3] == pytest.approx(stopped[:3], abs=3e-3)
     with pytest.raises(ArmError, match="emergency stop"):
@@ -180,7 +187,7 @@ def test_changes_of_the_suites_expert_move_the_hand_by_what_they_ask_for(arm: Fr
     moved = arm.observe().positions[:3] - began.positions[:3]
     expected = 0.47 * 0.05 * changes[:, :3].sum(axis=0)
     assert np.linalg.norm(expected) > 0.05
-    assert moved == pytest.approx(expected, abs=3e-3)
+    assert moved == pytest.approx(expected, abs=6e-3)
     replayed = replay(log.take())
     assert replayed.actions == 18 and not replayed.differences
 
@@ -213,8 +220,10 @@ def test_a_policy_of_the_suite_drives_it_in_the_control_loop(arm: FrankaArm, emu
 def test_an_arm_whose_program_was_killed_is_brought_to_rest_by_another(emulator: FrankaEmulator) -> None:
     code = (
         "import numpy as np, time; from real_robot.arms.franka import FrankaArm, FrankaSettings\n"
-        f"arm = FrankaArm(FrankaSettings(port='{emulator.address}', dynamics=0.05)); arm.connect()\n"
-        "arm.send(np.array([0.2, 0.2, 0.3, 0.0, 0.0, 0.0, -1.0])); print('moving', flush=True); time.sleep(60)"
+        f"arm = FrankaArm(FrankaSettings(port='{emulator.address}')); arm.connect()\n"
+        "start = arm.observe().positions\nfor step in range(1200):\n"
+        "    arm.send(start + np.minimum(0.003 * step, 0.15) * np.array([1, 1, 0, 0, 0, 0, 0])); time.sleep(0.05)\n"
+        "    if step == 10: print('moving', flush=True)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -225,7 +234,7 @@ def test_an_arm_whose_program_was_killed_is_brought_to_rest_by_another(emulator:
     process.wait()
     stopped = bring_to_rest(lambda: FrankaArm(FrankaSettings(port=emulator.address)), "hold")
     assert stopped.verified, stopped.details
-    assert stopped.details["positions"][0] < 0.19
+    assert stopped.details["positions"][0] < 0.14
 
 
 def test_an_arm_that_another_program_drives(arm: FrankaArm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +266,9 @@ def test_what_franky_raises_says_what_to_do(emulator: FrankaEmulator) -> None:
     arm.disconnect()
 
 
-@pytest.mark.parametrize("wrong", [{"base": [0.0]}, {"dynamics": 0.0}, {"dynamics": 2.0}, {"robot_file": "so101"}])
+@pytest.mark.parametrize(
+    "wrong", [{"base": [0.0]}, {"stiffness": 0.0}, {"turn_stiffness": -1.0}, {"robot_file": "so101"}]
+)
 def test_settings_that_make_no_sense(wrong: dict[str, object]) -> None:
     with pytest.raises(ArmError, match=next(iter(wrong)) if "robot_file" not in wrong else "axis_angle_x"):
         FrankaArm(FrankaSettings(port="127.0.0.1", **wrong))  # type: ignore[arg-type]
