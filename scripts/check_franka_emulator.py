@@ -90,12 +90,12 @@ def run_episode(task: int, init_state: int, arguments: argparse.Namespace, folde
     }
 
 
-def measure_tracking(stiffness: float) -> dict[str, Any]:
+def measure_tracking(dynamics: float) -> dict[str, Any]:
     """How an arm follows a sine of 6 cm in 3 s commanded 20 times a second, and how fast it notices a dead server."""
     period, steps = 0.05, 120
     errors, calls, speeds = [], [], []
     with FrankaEmulator(frames_per_second=0.0) as emulator:
-        arm = FrankaArm(FrankaSettings(port=emulator.address, stiffness=stiffness))
+        arm = FrankaArm(FrankaSettings(port=emulator.address, dynamics=dynamics))
         arm.connect()
         start = arm.observe().positions
         start[6] = -1.0
@@ -125,7 +125,7 @@ def measure_tracking(stiffness: float) -> dict[str, Any]:
             noticed, message = time.monotonic() - killed, str(error)
         arm.disconnect()
     return {
-        "stiffness": stiffness,
+        "dynamics": dynamics,
         "commands": steps,
         "error_mm": {"mean": 1e3 * np.mean(errors), "p95": 1e3 * np.quantile(errors, 0.95), "max": 1e3 * max(errors)},
         "error_at_rest_mm": 1e3 * rest,
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--keep", default=None, help="folder for the runs themselves")
     parser.add_argument("--output", type=Path, default=None)
     arguments = parser.parse_args()
-    tracking = [measure_tracking(stiffness) for stiffness in (1000.0, 2500.0)]
+    tracking = [measure_tracking(dynamics) for dynamics in (0.3, 0.5, 1.0)]
     episodes = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = temporary if arguments.keep is None else arguments.keep

@@ -1,7 +1,7 @@
 """A Franka (FR3) through franky-control, which speaks libfranka's protocol.
 
-The arm is told where its hand shall be, about 20 times a second, and follows as a spring would: the kind of controller
-that the policies of the tabletop suite and of LIBERO act through in simulation (`real_robot.arms.franka_tracking`).
+The arm is told where its hand shall be, about 20 times a second. Each command replaces the one before while the arm
+moves, and the arm's own limits of velocity, acceleration and jerk smooth what lies between.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from real_robot.arms.arm import ArmError, ArmReading
 from real_robot.arms.franka_gripper import FrankaGripper
 from real_robot.arms.franka_hand import WIDTH, HandDeltas, command_of, hand_embodiment, rotation_of, state_of
-from real_robot.arms.franka_tracking import HandTracking
 from real_robot.arms.robot_file import read_robot_file
 from sim.embodiments import PANDA_EEF
 
 CONNECTS_WITHIN = 5.0
 """Seconds in which the arm takes a connection; on the emulated one its model alone takes half a second."""
+MOST_UNPLANNED = 3
+"""Motions in a row that may fail to begin."""
 STOPS_WITHIN = 0.6
 """Seconds in which an arm that was told to stop has stopped."""
 Made = TypeVar("Made")
@@ -44,10 +45,8 @@ class FrankaSettings:
     """Path of the file with its limits; `franka` is the one that comes with Reflex."""
     base: list[float] = field(default_factory=lambda: [-0.5, 0.0, 0.0])
     """Where the arm's base stands in the frame that policies and limits use (m); by default the tabletop suite's."""
-    stiffness: float = 2500.0
-    """How hard the hand is pulled to where it shall be (N/m). Less is softer to what it touches, and less exact."""
-    turn_stiffness: float = 100.0
-    """The same for its turn (N m/rad)."""
+    dynamics: float = 0.5
+    """Share of the arm's own greatest velocity, acceleration and jerk that it may use."""
     response: float = 0.47
     """Share of a policy's change of pose that the hand moves in one control step; see `HandDeltas`."""
     gripper: bool = True
@@ -75,9 +74,8 @@ class FrankaArm:
         """Opens nothing. Raises `ArmError` for a wrong file or setting, and where franky-control is missing."""
         if len(settings.base) != 3 or not np.isfinite(settings.base).all():
             raise ArmError(f"base is {settings.base}; give x, y and z of the arm's base in metres")
-        for name in ("stiffness", "turn_stiffness"):
-            if not getattr(settings, name) > 0.0:
-                raise ArmError(f"{name} is {getattr(settings, name)}; give a number above 0")
+        if not 0.0 < settings.dynamics <= 1.0:
+            raise ArmError(f"dynamics is {settings.dynamics}; give a share above 0 and up to 1")
         self.settings = settings
         self.limits = read_robot_file(settings.robot_file).limits
         if self.limits.names != PANDA_EEF.action.names:
@@ -95,8 +93,8 @@ class FrankaArm:
         self._hand: FrankaGripper | None = None
         self._hand_before: FrankaGripper | None = None
         """Of the connection before: its fingers may still move."""
-        self._tracking: HandTracking | None = None
-        """What leads the hand; None while the arm only holds."""
+        self._unplanned = 0
+        """Motions in a row that did not begin."""
         self._last: tuple[float, float] | None = None
         """Time and gripper of the last reading."""
 
@@ -118,7 +116,9 @@ class FrankaArm:
         franky, settings = self._franky, self.settings
         enforce = franky.RealtimeConfig.Enforce if settings.realtime else franky.RealtimeConfig.Ignore
         with self._talking("connect"):
-            self._robot = self._in_time(lambda: franky.Robot(settings.port, realtime_config=enforce))
+            self._robot = self._in_time(
+                lambda: franky.Robot(settings.port, relative_dynamics_factor=settings.dynamics, realtime_config=enforce)
+            )
             if settings.gripper:
                 self._hand = self._in_time(
                     lambda: FrankaGripper(franky, settings.port, settings.gripper_speed, settings.gripper_force)
@@ -191,28 +191,34 @@ class FrankaArm:
         matrix[:3, :3], matrix[:3, 3] = rotation_of(sent), sent[:3] - self._base
         with self._talking("send"):
             robot = self._open()
-            robot.poll_motion()  # raises what ended the motion before
+            self._look_at_motion(robot)
             if robot.has_errors:
                 raise ArmError(self._stopped_itself(str(robot.state.current_errors)))
-            if self._tracking is None:
-                self._tracking = self._start_tracking(robot)
-            self._tracking.go_to(matrix)
+            robot.move(self._franky.CartesianMotion(self._franky.Affine(matrix)), asynchronous=True)
             if self._hand is not None:
                 self._hand.tell(closes=bool(sent[6] > 0.0))
         return sent
 
-    def _start_tracking(self, robot: Any) -> HandTracking:
-        settings, period = self.settings, 1.0 / self.embodiment.control_frequency
-        tracking = HandTracking(self._franky, robot, settings.stiffness, settings.turn_stiffness, period)
-        tracking.start(np.asarray(robot.model.pose(self._franky.Frame.EndEffector, robot.state).matrix, np.float64))
-        return tracking
+    def _look_at_motion(self, robot: Any) -> None:
+        """Raise what ended the motion before, but not that it found no way to begin.
+
+        From the last tremble of an arm that comes to rest a plan fails now and then, and the next one does not.
+        """
+        try:
+            robot.poll_motion()
+        except RuntimeError as error:
+            self._unplanned += 1
+            if "planner" not in str(error) or self._unplanned > MOST_UNPLANNED:
+                raise
+        else:
+            self._unplanned = 0
 
     def hold(self) -> None:
-        """Go no farther and stay, the gripper as it is. An arm that stopped itself is held."""
+        """Come to rest within the arm's limits and stay, the gripper as it is. An arm that stopped itself is held."""
         with self._talking("hold"):
-            self._open().poll_motion()
-            if self._tracking is not None:
-                self._tracking.rest()
+            robot = self._open()
+            if robot.is_in_control:
+                robot.move(self._franky.CartesianStopMotion(), asynchronous=True)
 
     def stop(self, torque_off: bool = False) -> None:
         """Come to rest and stay. Raises `ArmError` when asked to let go, which only the arm's own switches do."""
@@ -220,15 +226,10 @@ class FrankaArm:
             raise ArmError(
                 "a Franka cannot be told to let go: its brakes close when it is switched off; use its emergency stop"
             )
+        self.hold()
         with self._talking("stop"):
-            robot, tracking = self._open(), self._tracking
-            if tracking is None:
-                return
-            self._tracking = None
-            tracking.end()
-            robot.move(self._franky.TorqueStopMotion(), asynchronous=True)
-            if not robot.join_motion(STOPS_WITHIN):
-                robot.stop()
+            if not self._robot.join_motion(STOPS_WITHIN):
+                self._robot.stop()
 
     def disconnect(self) -> None:
         """Stop, and close the way to the arm, which holds itself. It does not raise."""
@@ -277,7 +278,9 @@ class FrankaArm:
             raise ArmError(
                 f"this machine has no real-time kernel ({error}); install one, or set robot_settings.realtime=false"
             ) from error
-        except (franky.Exception, RuntimeError) as error:  # the latter is how the network's own errors come through
+        except (franky.Exception, RuntimeError) as error:  # the latter is how errors of the network and of plans come
+            if "planner" in str(error):
+                raise ArmError(self._stopped_itself(f"no way to where it was told to go: {error}")) from error
             raise ArmError(
                 f"the Franka at {port} does not answer ({doing}: {error}); check its cable and address, that FCI is "
                 "activated in Desk, and that no other program drives it; then connect again"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
-import os
+import select
 import signal
 import threading
 import time
@@ -27,6 +26,10 @@ TICK = 0.001
 """Seconds of simulated time between two messages to the robot's client, as on the real arm."""
 MOST_TICKS_AT_ONCE = 20
 """Ticks that are made up for at once where the machine was busy; what is more is left out, and counted."""
+MOST_UNANSWERED = 3
+"""Ticks that go on without an answer of the client that moves the arm, before time stands still for it."""
+CLIENT_LATE = 0.1
+"""Seconds that a tick then waits at most."""
 SHOW_EVERY = 10
 """Ticks between two looks at the scene by whoever draws it."""
 LOOKS_PER_SECOND = 20.0
@@ -40,7 +43,6 @@ STIFFNESS = (4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 700.0)
 the joint turns to and fro by 0.09 rad/s for ever: too much for its inertia at 1000 steps a second."""
 DAMPING = tuple(0.1 * stiffness for stiffness in STIFFNESS)
 """N m s/rad, in franky-sim's proportion."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Physics:
         self._scene = ScenePhysics(self._simulator.model, self._simulator.data, scene)
         self._scene.place(self.standing.layout)
         self.placed, self.ticks, self.left_out = 1, 0, 0
+        self._unanswered = 0
 
     def run(self, orders: Connection, running: threading.Event) -> None:
         """Step until `running` is cleared; carries out the orders (initial states) that come meanwhile."""
@@ -148,6 +151,7 @@ class Physics:
                 due += int(late / TICK) * TICK
             due += TICK
             self._server.run_once(realtime=False)
+            self._wait_for_client()
             self.ticks += 1
             if self.ticks % SHOW_EVERY == 0:
                 if orders.poll():
@@ -156,6 +160,20 @@ class Physics:
                     self._scene.numbers(), (self.ticks * TICK, time.monotonic() - began, float(self.placed))
                 )
         self._server.cleanup()
+
+    def _wait_for_client(self) -> None:
+        """Let time stand still while whoever moves the arm has not answered for some ticks.
+
+        A client of a real arm has a core of its own and is never late. On a busy machine it is, by many ticks, and what
+        it then commands no longer fits the motion that it continues: the arm would swing up.
+        """
+        server = self._server.robot_servers[0]
+        if not server.current_motion_id or server._FrankaRobotServer__has_new_command:
+            self._unanswered = 0
+            return
+        self._unanswered += 1
+        if self._unanswered >= MOST_UNANSWERED:
+            select.select([server._FrankaServer__udp_socket], [], [], CLIENT_LATE)
 
     def _order(self, orders: Connection) -> None:
         self.standing = orders.recv()
@@ -193,7 +211,6 @@ def _answer_superseded(gripper: Any) -> None:
 def serve_physics(settings: EmulatorSettings, memory: Any, orders: Connection, connection: Connection) -> None:
     """The body of the process that clients of the arm talk to; ends when `connection` is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started it, and ends it by the connection
-    _go_first()
     try:
         physics = Physics(settings, SharedScene(memory))
     except (EnvironmentRequestError, ReflexError) as error:
@@ -296,11 +313,3 @@ def serve_pictures(settings: EmulatorSettings, memory: Any, orders: Connection, 
 def _wait_for_end(connection: Connection) -> None:
     with contextlib.suppress(EOFError, ConnectionResetError):  # nobody holds its other end any more
         connection.recv()
-
-
-def _go_first() -> None:
-    """Have this process run before others, where that is allowed: an arm's controller does not wait either."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, -15)
-    except PermissionError:
-        _log.debug("this user may not raise a process's priority; on a busy machine the emulated arm is late")

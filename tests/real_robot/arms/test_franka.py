@@ -266,9 +266,7 @@ def test_what_franky_raises_says_what_to_do(emulator: FrankaEmulator) -> None:
     arm.disconnect()
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"base": [0.0]}, {"stiffness": 0.0}, {"turn_stiffness": -1.0}, {"robot_file": "so101"}]
-)
+@pytest.mark.parametrize("wrong", [{"base": [0.0]}, {"dynamics": 0.0}, {"dynamics": 2.0}, {"robot_file": "so101"}])
 def test_settings_that_make_no_sense(wrong: dict[str, object]) -> None:
     with pytest.raises(ArmError, match=next(iter(wrong)) if "robot_file" not in wrong else "axis_angle_x"):
         FrankaArm(FrankaSettings(port="127.0.0.1", **wrong))  # type: ignore[arg-type]
