@@ -9,14 +9,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from real_robot.arms.arm import Arm, ArmError
 from real_robot.arms.registry import make_arm
 from real_robot.cameras.camera import Camera, CameraConfig
+from real_robot.control.inference import Decide, decide_with
+from real_robot.control.schedulers import UnderWay
 from real_robot.control.sensors import Camera as FrameSource
 from real_robot.watchdog.settings import ArmSpec
+from sim.contract import Observation
 from sim.embodiments import Camera as Pictures
 from sim.embodiments import Embodiment
 from vla.errors import ReflexError
+from vla.policies.connect import connect
+from vla.policies.protocol import Policy
 from vla.safety.workspace import HandModel, Volumes
 
 HANDS = {"so101": "sim.so101.hand:SO101Hand"}
@@ -36,6 +44,17 @@ class SimulatedHere(Protocol):
 
     def reset(self, init_state: int | None = None) -> None:
         """Put the scene in an initial state."""
+
+
+@runtime_checkable
+class TakesChanges(Protocol):
+    """An arm told positions that knows what a policy's changes of them add up to."""
+
+    delta_embodiment: Embodiment
+    """What such policies are made for; its cameras do not count."""
+
+    def positions_of(self, changes: NDArray[np.float64], state: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Positions [H, J] that changes [H, A] ask for, from the state [S] that they were decided on."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +116,30 @@ def _configs(arm: Arm, cameras: Mapping[str, str]) -> dict[str, CameraConfig]:
         default = known.get(name) or next(iter(known.values()))
         configs[name] = CameraConfig(name, str(source), default.height, default.width)
     return configs
+
+
+def decide_on(robot: Robot, policy: Policy) -> Decide:
+    """The policy, connected to the robot, as it decides on positions. Raises `ReflexError` where it does not fit.
+
+    The changes of a policy that knows nothing else are added up from where the arm was observed to be, a chunk at a
+    time, so that all that follows (how chunks join, the filter, its log) is the same as for positions.
+    """
+    arm = robot.arm
+    if policy.spec.embodiment.action.kind != "end_effector_delta" or not isinstance(arm, TakesChanges):
+        connect(policy, robot.embodiment, side="robot")
+        return decide_with(policy)
+    connect(policy, dataclasses.replace(robot.embodiment, action=arm.delta_embodiment.action), side="robot")
+    decide = decide_with(policy)
+
+    def decide_positions(observation: Observation, under_way: UnderWay | None) -> NDArray[np.float64]:
+        if under_way is not None:
+            raise ReflexError(
+                f"strategy=rtc continues actions under way, which are positions here, and {policy.policy_id} decides "
+                "on changes of them; use strategy=async"
+            )
+        return arm.positions_of(decide(observation, None), observation["state"])
+
+    return decide_positions
 
 
 def check_joint_positions(arm: Arm) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from real_robot.arms.arm import ArmError
-from real_robot.control.inference import Decide, InferenceWorker, check_continues, decide_with
+from real_robot.control.inference import Decide, InferenceWorker, check_continues
 from real_robot.control.interrupts import Interruptible
 from real_robot.control.loop import ControlLoop, LoopSettings
 from real_robot.control.moves import Mover
@@ -34,13 +34,12 @@ from real_robot.live import LiveLine, describe, show_result
 from real_robot.page.feed import LivePage, listening
 from real_robot.priority import LOOP, go_first
 from real_robot.recording.recorder import EpisodeLabel, Recorder
-from real_robot.robots import Robot, SimulatedHere, open_robot
+from real_robot.robots import Robot, SimulatedHere, decide_on, open_robot
 from real_robot.watchdog.guard import Guard, latch_path
 from real_robot.watchdog.settings import Latch, alone_with_arm
 from sim.contract import Observation
 from vla.errors import ReflexError
 from vla.policies import load_policy
-from vla.policies.connect import connect
 from vla.policies.fingerprint import policy_fingerprint
 from vla.policies.protocol import Policy
 from vla.run.cores import available_cpus
@@ -88,9 +87,8 @@ def run_session(config: DeployConfig, output: Path, console: Console) -> dict[st
         open_robot(config.robot, config.arm_settings(), config.cameras) as robot,
     ):
         policy = load_policy(config.policy, str(resolve_device(config.device)))
-        connect(policy, robot.embodiment, side="robot")
+        decide = decide_on(robot, policy)
         check_strategy(config, policy, robot)
-        decide = decide_with(policy)
         instruction = config.task or str(getattr(robot.arm, "environment").instruction)  # noqa: B009
         seconds = warm_up(decide, robot, instruction)
         console.print(f"{policy.policy_id} on {robot.embodiment.describe()}; a decision takes {1e3 * seconds:.0f} ms")

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim.contract import Split
+from vla.errors import ReflexError
 from vla.run.plugins import load_object
 from vla.run.settings import Checks
 
-EMULATORS = {"so101": "real_robot.emulators.command:so101"}
+EMULATORS = {
+    "so101": "real_robot.emulators.command:so101",
+    "franka": "real_robot.emulators.command:franka",
+}
 """Name -> import path of a function that takes the configuration, and whose `with` block the robot runs in; it gives
 what a user must know to use it, line by line."""
 
@@ -24,7 +28,7 @@ class EmulateConfig:
     """Which robot to emulate, and where it stands."""
 
     robot: str = "so101"
-    """Robot to emulate: so101, or package.module:function of your own."""
+    """Robot to emulate: so101, franka, or package.module:function of your own."""
     task: int = 0
     """Number of the task of the robot's suite, whose scene it stands in."""
     split: Split = "eval"
@@ -36,9 +40,9 @@ class EmulateConfig:
     frames_per_second: float = 30.0
     """Pictures a second of each camera; 0 for none."""
     held: bool = True
-    """Whether the arm is held where it starts; otherwise it falls until somebody turns torque on."""
+    """robot=so101: whether the arm is held where it starts; otherwise it falls until somebody turns torque on."""
     calibration: str | None = None
-    """Where to write the calibration file that fits the arm; null for a temporary place."""
+    """robot=so101: where to write the calibration file that fits the arm; null for a temporary place."""
 
     def __post_init__(self) -> None:
         check = Checks(self)
@@ -85,3 +89,23 @@ def so101(config: EmulateConfig) -> Iterator[Mapping[str, str]]:
             emulator.calibration.write(calibration)
         cameras = {f"camera {name}": url for name, url in emulator.camera_urls.items()}
         yield {"port": emulator.port, "calibration": str(calibration), **cameras, "status": f"{emulator.url}/status"}
+
+
+@contextmanager
+def franka(config: EmulateConfig) -> Iterator[Mapping[str, str]]:
+    """A Franka; see `FrankaEmulator`. Raises `ReflexError` for settings that are another robot's."""
+    from real_robot.emulators.franka import FrankaEmulator
+
+    if config.calibration is not None or not config.held:
+        raise ReflexError(
+            "calibration and held are settings of robot=so101; a Franka has no calibration file and holds"
+        )
+    with FrankaEmulator(
+        task_id=config.task,
+        split=config.split,
+        init_state=config.init_state,
+        image_size=config.image_size or 64,
+        frames_per_second=config.frames_per_second,
+    ) as emulator:
+        cameras = {f"camera {name}": url for name, url in emulator.camera_urls.items()}
+        yield {"port": emulator.address, **cameras, "status": f"{emulator.url}/status"}
