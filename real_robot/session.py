@@ -221,7 +221,7 @@ class Session:
                 LoopSettings(frequency, config.max_camera_age), prepared.latency, pulse, on_step,
             )  # fmt: skip
             try:
-                episodes = Episodes(prepared, loop, mover, action_filter, recorder, page, self.results, pulse)
+                episodes = Episodes(prepared, loop, mover, action_filter, recorder, page, self.results, pulse, guard)
                 self.ending = episodes.run()
             finally:
                 self._seams, self.interrupted = loop.seams.report(), pulse.interrupted
@@ -286,6 +286,7 @@ class Episodes:
     page: LivePage
     results: list[EpisodeResult]
     pulse: Interruptible
+    guard: Guard
 
     def run(self) -> Ending | None:
         """All episodes, then the park pose; the ending that cut it short, if any did."""
@@ -294,15 +295,13 @@ class Episodes:
             ending = self._prepare(number)
             if ending is not None:
                 return ending
-            result = self._play(number)
+            result, ending = self._play(number)
             self.prepared.console.print(f"episode {number + 1} of {config.episodes}: {describe(result)}")
-            if not result.goes_on:
-                return result.ending
-            if (ending := self.mover.come_to_rest()) is not None:
+            if ending is not None:
                 return ending
             if self.pulse.interrupted:
                 return Ending.OPERATOR
-        return self._go_to(config.park_pose) or self._until_written(0.0)
+        return self._until_written(0.0) or self._go_to(config.park_pose)
 
     def _prepare(self, number: int) -> Ending | None:
         """Wait, put the scene back and go to the start pose."""
@@ -315,7 +314,8 @@ class Episodes:
             record_filter(self.action_filter, self.recorder)
         return self._go_to(config.start_pose)
 
-    def _play(self, number: int) -> EpisodeResult:
+    def _play(self, number: int) -> tuple[EpisodeResult, Ending | None]:
+        """An episode until the arm rests, and what ends the session, if anything. Only then is it written."""
         prepared = self.prepared
         steps = round(prepared.config.max_seconds * prepared.robot.embodiment.control_frequency)
         self.recorder.open_episode(EpisodeLabel(number, prepared.instruction, prepared.policy.policy_id), steps)
@@ -327,7 +327,7 @@ class Episodes:
             self.results.append(result)
             prepared.run.append_episodes([{"episode": number, **dataclasses.asdict(result)}], step=number)
             success = result.success
-            return result
+            return result, self.mover.come_to_rest() if result.goes_on else result.ending
         finally:
             self.recorder.close_episode(success)
 
@@ -336,9 +336,14 @@ class Episodes:
         return isinstance(arm, SimulatedHere) and arm.has_succeeded
 
     def _until_written(self, pause: float) -> Ending | None:
-        """Hold until the episode before is written and the pause is over."""
+        """Hold until the episode before is written and the pause is over.
+
+        Writing a long episode keeps Python's lock for moments that would be too long for an arm in motion.
+        """
         until = time.monotonic() + pause
+        self.guard.rest()
         ending = self.mover.hold_while(lambda: self.recorder.busy or time.monotonic() < until, WRITING_TAKES + pause)
+        self.guard.arm()
         self.recorder.check()
         return ending
 

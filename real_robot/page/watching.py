@@ -61,7 +61,9 @@ class WatchdogView:
             return "ended"
         if alive > SILENT:
             return "does not answer"
-        return {Phase.STARTING: "ready", Phase.ARMED: "watching"}.get(self._pulse.phase, "arm released")
+        return {Phase.STARTING: "ready", Phase.ARMED: "watching", Phase.RESTING: "watching"}.get(
+            self._pulse.phase, "arm released"
+        )
 
     def _read(self) -> list[dict[str, Any]]:
         """The log's lines; read again only when it has grown."""

@@ -72,6 +72,10 @@ class Guard:
         self._pulse.beat(0)
         self._pulse.phase = Phase.ARMED
 
+    def rest(self) -> None:
+        """The arm is held at rest for a while: a longer silence is forgiven, until `arm`. An operator's stop is not."""
+        self._pulse.phase = Phase.RESTING
+
     def release(self) -> None:
         """The arm is stopped and the way to it closed: the watchdog may take it."""
         self._pulse.phase = Phase.RELEASED

@@ -25,6 +25,8 @@ from vla.run.jsonl import append_lines
 
 LOOK_EVERY = 0.01
 """Seconds between looks at beats and switches."""
+RESTING_TIMEOUT = 10.0
+"""Seconds of silence while the arm is held at rest: whatever the loop does then, the arm does not move."""
 
 NOT_STOPPED = (
     "WATCHDOG: IT IS NOT CERTAIN THAT THE ARM HAS STOPPED. Use the hardware emergency stop. What was tried is in"
@@ -56,7 +58,7 @@ class Watchdog:
                 cause = self._look()
                 if cause is not None:
                     return self._trip(*cause)
-                if self._pulse.phase is Phase.FINISHED or (self._exited() and self._pulse.phase is not Phase.ARMED):
+                if self._pulse.phase is Phase.FINISHED or (self._exited() and not self._is_watched()):
                     return 0
         finally:
             for source in self._inputs:
@@ -76,16 +78,20 @@ class Watchdog:
                 return said, now
         if self._pulse.phase is Phase.FAILED:
             return "the control loop could not stop the arm", self._pulse.last_beat
-        if self._pulse.phase is not Phase.ARMED:
+        if not self._is_watched():
             return None
         if self._exited():
             return "the control loop's process ended without releasing the arm", self._pulse.last_beat
         if self._settings.arm is None:
             return None  # a simulated arm that waits for its loop does no harm
         silent = now - self._pulse.last_beat
-        if silent > self._settings.timeout:
+        if silent > (RESTING_TIMEOUT if self._pulse.phase is Phase.RESTING else self._settings.timeout):
             return f"the control loop was silent for {silent:.3f} s", self._pulse.last_beat
         return None
+
+    def _is_watched(self) -> bool:
+        """Whether the loop has the arm under its control."""
+        return self._pulse.phase in (Phase.ARMED, Phase.RESTING)
 
     def _listen(self, source: Keyboard | Lines) -> str | None:
         orders = source.orders()
@@ -137,10 +143,10 @@ class Watchdog:
         healthy = time.monotonic() - self._pulse.last_beat < self._settings.timeout
         until = time.monotonic() + (self._settings.grace if healthy else 0.0)
         while time.monotonic() < until and not self._exited():
-            if self._pulse.phase is not Phase.ARMED:
+            if not self._is_watched():
                 return False
             time.sleep(0.002)
-        if self._pulse.phase is not Phase.ARMED or self._exited():
+        if not self._is_watched() or self._exited():
             return False
         signal.pidfd_send_signal(self._parent, signal.SIGKILL)
         select.select([self._parent], [], [], 5.0)

@@ -29,6 +29,8 @@ class Phase(IntEnum):
     """It ended as it should, with the arm held or parked; the watchdog ends too."""
     FAILED = 4
     """It could not stop the arm and has closed its way to it: the watchdog shall try."""
+    RESTING = 5
+    """It holds an arm at rest and does something else, such as writing an episode: a silence is forgiven for longer."""
 
 
 class WatchdogState(IntEnum):

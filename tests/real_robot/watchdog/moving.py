@@ -16,6 +16,7 @@ from tests.real_robot.watchdog.shared_arm import SharedArm
 if __name__ == "__main__":
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     obedient, finishes = options.pop("obedient", True), options.pop("finishes", False)
+    pauses = options.pop("pauses", False)
     for name in ("pipe", "stop_file"):
         if name in options:
             options[name] = Path(options[name])
@@ -33,6 +34,12 @@ if __name__ == "__main__":
                     arm.disconnect()
                     guard.release()
                 break
+            if pauses and step == 20:
+                arm.hold()
+                guard.rest()
+                time.sleep(0.8)  # as when an episode is written: the arm rests, and nothing beats
+                guard.arm()
+                (folder / "paused").touch()
             if finishes and step == 20:
                 arm.hold()
                 break

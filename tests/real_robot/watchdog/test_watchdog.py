@@ -124,6 +124,14 @@ def test_a_switch_in_a_file_stops_and_so_does_one_that_disappears(scene: Scene) 
     assert "cannot be read" in stopped["cause"] and stopped["event"] == "stopped"
 
 
+def test_a_silence_is_forgiven_while_the_arm_is_held_at_rest_and_no_longer(scene: Scene) -> None:
+    loop = scene.start(pauses=True)
+    scene.wait_for(scene.folder / "paused")
+    assert [line["event"] for line in read_lines(scene.folder / "log")] == ["ready"], "0.8 s, and no trip"
+    os.kill(loop.pid, signal.SIGSTOP)
+    assert "silent for" in scene.wait_for_event("stopped", "not_verified")["cause"], "armed again afterwards"
+
+
 def test_a_line_on_standard_input_ends_the_episode_without_a_trip(scene: Scene) -> None:
     loop = scene.start(stdin=True)
     assert loop.stdin is not None
