@@ -19,7 +19,7 @@ from vla.safety.config import FilterConfig
 class DeployConfig:
     """Which policy drives which arm, and how."""
 
-    policy: str
+    policy: str = "reflex-tiny"
     """Policy folder, run folder or shipped name; ws://host:port for a policy server."""
     robot: str = "simulated"
     """Arm: simulated (needs no hardware), so101, franka, or package.module:Class of your own."""
@@ -81,7 +81,7 @@ class DeployConfig:
     device: str = "auto"
     """Where the policy computes: auto, cpu, cuda or cuda:<n>."""
     threads: int | None = None
-    """Threads of torch's CPU kernels; null leaves one core to the control loop where there are several."""
+    """Threads of torch's CPU kernels; null for one per available core, less one for the control loop."""
 
     def __post_init__(self) -> None:
         check = Checks(self)

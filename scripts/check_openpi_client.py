@@ -57,7 +57,7 @@ def ask(address: str, folder: Path) -> None:
     """Ask with openpi's client, directly and through its broker of chunks; print the result."""
     from openpi_client import action_chunk_broker, websocket_client_policy
 
-    known = np.load(folder / "expected.npz")
+    known = np.load(folder / "expected.npz", allow_pickle=False)
     host, port = address.rsplit(":", 1)
     token = (folder / "token").read_text().strip()
     client = websocket_client_policy.WebsocketClientPolicy(host, int(port), api_key=token)

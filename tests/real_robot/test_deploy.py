@@ -47,11 +47,12 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def recorded(policy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of two short episodes on the simulated arm."""
-    run = tmp_path_factory.mktemp("deploy") / "run"
-    deploy(
-        DeployConfig(policy=policy, max_seconds=1.5, episodes=2, output=str(run), park_pose=[0, -60, 30, 90, 90, 20])
-    )
-    return run
+    folder = tmp_path_factory.mktemp("deploy")
+    with pytest.MonkeyPatch.context() as patch:  # or tests beside this one would drive the same arm
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        pose = [0.0, -60.0, 30.0, 90.0, 90.0, 20.0]
+        deploy(DeployConfig(policy=policy, max_seconds=1.5, episodes=2, output=str(folder / "run"), park_pose=pose))
+    return folder / "run"
 
 
 def test_a_deployment_leaves_a_run_folder_with_everything_in_it(recorded: Path) -> None:

@@ -137,7 +137,7 @@ def update_policy(
         "update/steps": float(len(norms)),
         "update/samples": float(len(samples)),
         "update/stopped_early": float(stopped),
-        "update/refused_kl": refused_kl,
+        **({"update/refused_kl": refused_kl} if stopped else {}),
         "update/learning_rate": rate,
         "update/first_ratio_error": first_ratio_error,
     }

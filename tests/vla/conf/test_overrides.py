@@ -140,5 +140,5 @@ def test_what_is_text_and_what_is_not() -> None:
 
 
 def test_every_command_that_writes_has_an_output() -> None:
-    for command in set(CONFIGURED) - {"check"}:
+    for command in set(CONFIGURED) - {"check", "serve", "robot emulate", "robot calibrate"}:
         assert "output" in {field.name for field in dataclasses.fields(settings(command))}

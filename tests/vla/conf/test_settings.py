@@ -37,6 +37,9 @@ OWN_TYPE = {
     "demonstrations": "training can do without them, an import is of nothing else",
     "tasks": "the demo is of four tasks; null would be a run of hours",
     "num_slots": "training needs hundreds of rollouts an iteration, and as many at a time as their pictures allow",
+    "port": "a robot's is a path or an address, a server's a number",
+    "suite": "a policy is served for its own robot, unless asked",
+    "task": "a robot is told in words, an emulator's scene is a number",
 }
 OWN_DEFAULT = {
     "algo": "the demo's is small enough for a quarter of an hour",
@@ -47,10 +50,14 @@ OWN_DEFAULT = {
     "evaluation_episodes_per_task": "one evaluation decides the demo, many follow a run of training",
     "keep_checkpoints": "fine-tuning's newest weights are what it is for; a run of training may have had better ones",
     "num_slots": OWN_TYPE["num_slots"],
+    "port": OWN_TYPE["port"],
+    "precision": "a server gives the numbers of vla eval, unless asked",
+    "robot": "replaying asks no arm, an emulator is of one",
     "output": "each command has a folder of its own",
     "policy": "collecting is the expert's work, unless asked",
     "split": "one records training states, the other evaluates on held-out ones",
     "suite": "LIBERO's commands have no suite to assume",
+    "task": OWN_TYPE["task"],
     "target_success": "the demo stops when it has shown what it is for",
     "tasks": OWN_TYPE["tasks"],
 }
@@ -81,7 +88,7 @@ def test_a_shared_setting_has_one_default_but_for_stated_reasons() -> None:
     ("name", "meaning"),
     [
         ("num_workers", "Simulator processes; null for one per available core"),
-        ("threads", "Threads of torch's CPU kernels; null for one per available core."),
+        ("threads", "Threads of torch's CPU kernels; null for one per available core"),
         ("resume", "Continue the run in `output`"),
         ("image_size", "Side in pixels of the rendered frames; null for the suite's own."),
     ],
