@@ -9,7 +9,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # Where torch comes from. Empty: the default index, whose Linux wheel brings CUDA. For a machine without a GPU:
 #   make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH_INDEX_URL ?=
-PYTEST_ARGS ?=
+# Two tests at a time: those of control loops wait most of their time. PYTEST_ARGS= runs one after another.
+PYTEST_ARGS ?= -n 2
 MUTANTS ?=
 MUTANT_WORKERS ?= 2
 
