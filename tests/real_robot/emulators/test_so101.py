@@ -191,14 +191,14 @@ def test_requests_that_cannot_be_carried_out(emulator: SO101Emulator) -> None:
 def test_it_runs_before_others_where_that_is_allowed(running: SO101Emulator) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may raise a process's priority")
-    assert os.getpriority(os.PRIO_PROCESS, running._process.pid or 0) < os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, running._processes[0].pid or 0) < os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def test_it_ends_with_its_handle() -> None:
     with SO101Emulator(frames_per_second=0) as emulator:
         port, files = emulator.port, emulator.calibration_file
         assert os.path.exists(port) and files.is_file()  # noqa: PTH110 - it is a device
-    assert not emulator._process.is_alive() and not files.exists()
+    assert not emulator._processes[0].is_alive() and not files.exists()
     with pytest.raises(ReflexError, match="does not answer"):
         emulator.status()
     emulator.close()
