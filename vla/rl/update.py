@@ -109,7 +109,7 @@ def update_policy(
     totals = Totals()
     norms: list[float] = []
     first_ratio_error, stopped, refused_kl = 0.0, False, 0.0
-    before = [parameter.detach().clone() for parameter in parameters]
+    before = [] if algo.target_kl is None else [parameter.detach().clone() for parameter in parameters]
     for order in minibatches(len(samples), algo.minibatch_size, algo.update_epochs, generator):
         optimiser.zero_grad(set_to_none=True)
         minibatch, ratio_error = accumulate_gradient(policy, samples, order, algo, reference, kl_weight)
@@ -126,7 +126,8 @@ def update_policy(
                 f"the policy gradient of iteration {iteration + 1} is not finite; resume from the last checkpoint with "
                 "a lower algo.learning_rate in a new output folder"
             )
-        _copy(parameters, before)
+        if before:
+            _copy(parameters, before)
         optimiser.step()
         norms.append(norm)
         totals.merge(minibatch)
