@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from real_robot.arms.registry import arm_settings
 from real_robot.control.schedulers import Strategy
 from real_robot.watchdog.settings import Reaction
 from vla.errors import ReflexError
@@ -97,8 +98,7 @@ class DeployConfig:
 
     def arm_settings(self) -> dict[str, Any]:
         """What the arm is made of."""
-        given = {"port": self.port, "calibration": self.calibration}
-        return {**self.robot_settings, **{name: value for name, value in given.items() if value is not None}}
+        return arm_settings(self.robot_settings, self.port, self.calibration)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -1,9 +1,10 @@
-"""A process that must not wait for a machine's other work: a control loop, a watchdog, servos made of software."""
+"""Processes of a deployment: which of them run first, and what those that it starts find."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 
 EMULATOR, LOOP, WATCHDOG = -15, -10, -12
 """Niceness: servos first, since real ones wait for nobody; the watchdog before the loop, which it may have to end."""
@@ -21,3 +22,8 @@ def go_first(niceness: int) -> bool:
         _log.debug("this user may not raise a process's priority; a busy machine makes it late")
         return False
     return True
+
+
+def child_environment() -> dict[str, str]:
+    """Environment variables with which a Python process imports what this one does, a plug-in beside the user too."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

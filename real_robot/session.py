@@ -32,7 +32,7 @@ from real_robot.control.timing import LatencyLog
 from real_robot.deploy_settings import DeployConfig
 from real_robot.live import LiveLine, describe, show_result
 from real_robot.page.feed import LivePage, listening
-from real_robot.priority import LOOP, go_first
+from real_robot.processes import LOOP, go_first
 from real_robot.recording.recorder import EpisodeLabel, Recorder
 from real_robot.robots import Robot, SimulatedHere, decide_on, open_robot
 from real_robot.watchdog.guard import Guard, latch_path

@@ -36,6 +36,12 @@ def arm_class(name: str, setting: str = "robot") -> type[Any]:
     return found
 
 
+def arm_settings(more: Mapping[str, Any], port: str | None, calibration: str | None) -> dict[str, Any]:
+    """What an arm is made of, from the settings that commands give names of their own and the rest."""
+    given = {"port": port, "calibration": calibration}
+    return {**more, **{name: value for name, value in given.items() if value is not None}}
+
+
 def make_arm(name: str, settings: Mapping[str, Any], setting: str = "robot") -> Arm:
     """An arm, not connected yet, made of settings by name.
 

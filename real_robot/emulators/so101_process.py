@@ -26,7 +26,7 @@ from real_robot.emulators.faults import Faults
 from real_robot.emulators.pictures import Pictures, PictureServer
 from real_robot.emulators.servo_bus import Instruction, Packet, PacketParser, ServoBus, ServoMemory
 from real_robot.emulators.so101_physics import SO101Physics
-from real_robot.priority import EMULATOR, go_first
+from real_robot.processes import EMULATOR, go_first
 from sim.contract import EnvironmentRequestError, Image, Split
 from sim.core.rendering import PrimitiveRenderer
 from sim.so101.embodiment import JOINTS

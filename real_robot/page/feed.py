@@ -16,6 +16,7 @@ from rich.console import Console
 from real_robot.control.steps import EpisodeResult, Step
 from real_robot.control.timing import STAGES, LatencyLog
 from real_robot.page.channel import Sender, SharedPictures, StepRing
+from real_robot.processes import child_environment
 from real_robot.watchdog.settings import WatchdogSettings
 from sim.embodiments import Embodiment
 from vla.errors import ReflexError
@@ -87,7 +88,7 @@ class LivePage:
                 [sys.executable, "-m", "real_robot.page", *map(str, descriptors)],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=child_environment(),
             )
         os.close(steps)
         os.close(pictures)

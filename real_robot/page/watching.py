@@ -8,14 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from real_robot.watchdog.guard import SILENT
 from real_robot.watchdog.operator import WORDS
 from real_robot.watchdog.pulse import Phase, SharedPulse, WatchdogState
 from real_robot.watchdog.settings import WatchdogSettings
 from vla.run.jsonl import read_lines
 
 VERDICTS = ("stopped", "not_verified")
-SILENT = 1.0
-"""Seconds after which a watchdog that gives no sign of life counts as gone."""
 
 
 class NobodyListens(Exception):

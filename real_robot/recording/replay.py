@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from real_robot.arms.registry import arm_settings
 from real_robot.recording.recorder import LOG_IN_DATASET, read_log
 from vla.errors import ReflexError
 from vla.run.run_folder import dated_folder
@@ -53,8 +54,7 @@ class ReplayConfig:
 
     def arm_settings(self) -> dict[str, Any]:
         """What the arm is made of."""
-        given = {"port": self.port, "calibration": self.calibration}
-        return {**self.robot_settings, **{name: value for name, value in given.items() if value is not None}}
+        return arm_settings(self.robot_settings, self.port, self.calibration)
 
 
 def replay_episode(config: ReplayConfig) -> dict[str, Any]:

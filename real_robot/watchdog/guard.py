@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from real_robot.control.steps import Ending
+from real_robot.processes import child_environment
 from real_robot.watchdog.pulse import Order, Phase, SharedPulse, WatchdogState
 from real_robot.watchdog.settings import ArmSpec, Latch, Reaction, WatchdogSettings
 from vla.errors import ReflexError
@@ -57,7 +58,7 @@ class Guard:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "real_robot.watchdog", str(settings)],
             stdin=None if self.settings.stdin else subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=child_environment(),
         )
         until = time.monotonic() + READY_WITHIN
         while self._pulse.state is WatchdogState.STARTING:

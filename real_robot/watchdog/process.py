@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from real_robot.priority import WATCHDOG, go_first
+from real_robot.processes import WATCHDOG, go_first
 from real_robot.watchdog.operator import Keyboard, Lines, standard_input, switch_says_stop
 from real_robot.watchdog.pulse import Order, Phase, SharedPulse, WatchdogState
 from real_robot.watchdog.settings import WatchdogSettings
