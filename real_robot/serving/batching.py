@@ -99,7 +99,8 @@ class Batcher:
     @property
     def depth(self) -> int:
         """How many requests wait."""
-        return len(self._waiting)
+        with self._changed:
+            return sum(not job.future.cancelled() for job in self._waiting)
 
     @property
     def is_alive(self) -> bool:
@@ -115,6 +116,8 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise ClosingError(CLOSING)
+            if len(self._waiting) >= self._queue_limit:  # those whose deadline has passed are in nobody's way
+                self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
             if len(self._waiting) >= self._queue_limit:
                 raise BusyError(
                     f"the server is busy: {len(self._waiting)} requests wait (queue_limit); try again later"

@@ -133,6 +133,21 @@ def test_one_request_too_many_is_refused_at_once() -> None:
         assert submit(batcher, 4).result(FAR).actions.item() == 4
 
 
+def test_whoever_left_does_not_fill_the_queue() -> None:
+    policy = Policy()
+    with batching(policy, queue_limit=2) as batcher:
+        held_up(policy, batcher)
+        gone, stays = submit(batcher, 1), submit(batcher, 2)
+        assert gone.cancel()
+        assert batcher.depth == 1
+        last = submit(batcher, 3)
+        with pytest.raises(BusyError, match="2 requests wait"):
+            submit(batcher, 4)
+        policy.gate.set()
+        assert (stays.result(FAR).actions.item(), last.result(FAR).actions.item()) == (2, 3)
+    assert policy.batches == [[0], [2], [3]] or policy.batches == [[0], [2, 3]]
+
+
 def test_what_waited_too_long_is_not_decided_on() -> None:
     policy = Policy()
     with batching(policy) as batcher:

@@ -105,7 +105,7 @@ def test_a_message_that_is_too_large_ends_its_own_connection(policy: EchoPolicy)
 
 def test_a_full_queue_refuses_and_a_deadline_ends_waiting(policy: EchoPolicy) -> None:
     with (
-        serving(policy, settings(queue_limit=1, deadline_ms=300)) as address,
+        serving(policy, settings(queue_limit=1, deadline_ms=2000)) as address,
         opened(address) as busy,
         opened(address) as waiting,
         opened(address) as refused,
@@ -115,8 +115,8 @@ def test_a_full_queue_refuses_and_a_deadline_ends_waiting(policy: EchoPolicy) ->
         waiting.send(encode(observation(1)))
         until(lambda: "reflex_queue_depth 1" in fetch(address, "/metrics")[1])
         assert "the server is busy: 1 requests wait" in ask(refused, observation(2))
-        assert "no decision within deadline_ms=300" in str(waiting.recv(PATIENCE_S))
-        assert "no decision within deadline_ms=300" in str(busy.recv(PATIENCE_S))
+        assert "no decision within deadline_ms=2000" in str(waiting.recv(PATIENCE_S))
+        assert "no decision within deadline_ms=2000" in str(busy.recv(PATIENCE_S))
         policy.gate.set()
         assert answered(ask(refused, observation(3))) == 3
         text = fetch(address, "/metrics")[1]
