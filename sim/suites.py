@@ -30,10 +30,11 @@ IMAGE_SIZES = (16, 2048)
 def get_suite(name: str, image_size: int | None = None) -> Suite:
     """The suite of that name, with square frames of `image_size` pixels (None: the suite's own default).
 
-    Suffixes to the name of a LIBERO suite or of robosuite's change how it is run (`sim.libero.tasks.Variant`), one to
-    MetaWorld's what is seen (`sim.metaworld.suite`). A suite
-    of a user's own is "package.module:Name" or the name of an entry point in the group `reflex.plugins`: a subclass of
-    `Suite`, or a function that returns one; it is given `image_size` if it takes it, and `name` if it must have it.
+    Suffixes to the name of a LIBERO suite or of robosuite's change how it is run (`sim.libero.tasks.Variant`). "_state"
+    behind the tabletop's or MetaWorld's changes what is observed: where everything is, and pictures only where an
+    `image_size` is asked for. A suite of a user's own is "package.module:Name" or the name of an entry point in the
+    group `reflex.plugins`: a subclass of `Suite`, or a function that returns one; it is given `image_size` if it takes
+    it, and `name` if it must have it.
 
     Raises `EnvironmentRequestError` for an unknown name, with the nearest known one, for an image size that cannot be
     drawn, a suite of the user's that cannot be made, and environment variables that OpenGL cannot do with.
@@ -45,6 +46,10 @@ def get_suite(name: str, image_size: int | None = None) -> Suite:
         from sim.tabletop.suite import TabletopSuite
 
         return TabletopSuite(image_size)
+    if name == "tabletop_state":
+        from sim.tabletop.true_state import TabletopStateSuite
+
+        return TabletopStateSuite(image_size)
     if name == "so101":
         from sim.so101.suite import SO101Suite
 

@@ -28,7 +28,7 @@ class MetaWorldEnvironment(SuiteEnvironment):
     num_init_states = NUM_INIT_STATES
 
     def __init__(self, suite_name: str, task_id: int, simulation: TaskSimulation, embodiment: Embodiment) -> None:
-        """Without a camera in `embodiment`, its state is MetaWorld's own observation, else the first four of that."""
+        """Its state is as much of MetaWorld's own observation as `embodiment` has numbers: the first four, or all."""
         super().__init__(task_id, get_task(task_id).instruction, HORIZON, embodiment)
         self.suite_name, self.simulation = suite_name, simulation
         self._renderer: TableRenderer | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -36,8 +37,8 @@ _PROBE = 4
 class MetaWorldSuite(ListedTasks):
     """The 50 tasks of MetaWorld, 50 training and 50 evaluation initial states each.
 
-    `metaworld` shows a picture and what a robot feels; `metaworld_state` has MetaWorld's own 39 numbers and no camera.
-    Tasks, initial states, physics and success are the same.
+    `metaworld` shows a picture and what a robot feels. `metaworld_state` has MetaWorld's own 39 numbers, and the same
+    picture only where an `image_size` is asked for. Tasks, initial states, physics and success are the same.
     """
 
     _tasks = TASKS
@@ -49,7 +50,11 @@ class MetaWorldSuite(ListedTasks):
             raise EnvironmentRequestError(f"unknown suite {name!r}; MetaWorld is {SUITE} or {SUITE}{STATE_SUFFIX}")
         check_installation()
         self.name = name
-        robot = SAWYER_TRUE_STATE if name.endswith(STATE_SUFFIX) else SAWYER
+        robot = SAWYER
+        if name.endswith(STATE_SUFFIX):
+            robot = SAWYER_TRUE_STATE
+            if image_size is not None:
+                robot = dataclasses.replace(robot, cameras=SAWYER.cameras)
         self.embodiment = robot.with_image_size(image_size)
         self._models: WeakValueDictionary[int, SharedModel] = WeakValueDictionary()
 

@@ -11,7 +11,7 @@ from sim.embodiments import Action, Camera, Embodiment, State
 SUITE = "metaworld"
 
 STATE_SUFFIX = "_state"
-"""Behind the suite's name: observations are MetaWorld's own 39 numbers, and there is no camera."""
+"""Behind the suite's name: states are MetaWorld's own 39 numbers, and there is a camera only if it is asked for."""
 
 ACTION_REPEAT = 4
 """MetaWorld steps (80 Hz) for which an action is held: one control step, at 20 Hz."""

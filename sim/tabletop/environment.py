@@ -8,11 +8,11 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import FloatArray, Observation, Split, StepOutcome
+from sim.contract import FloatArray, Image, Observation, Split, StepOutcome
 from sim.core.environment import SuiteEnvironment, check_action
 from sim.core.operational_space import matrix_to_rotation_vector, operational_space_torques, rotation_vector_to_matrix
 from sim.core.rendering import PrimitiveRenderer
-from sim.embodiments import PANDA_EEF, POSITION_SCALE, ROTATION_SCALE
+from sim.embodiments import PANDA_EEF, POSITION_SCALE, ROTATION_SCALE, Embodiment
 from sim.tabletop.arm import FINGER_OPEN, REST_POSITIONS, TORQUE_LIMITS
 from sim.tabletop.goals import WorldState
 from sim.tabletop.scene import BUTTON_HEIGHT, BUTTON_PRESSED, HALF_SIZE, LIT_BUTTON, PLATE_HALF_HEIGHT, scene_xml
@@ -33,10 +33,16 @@ class TabletopEnvironment(SuiteEnvironment):
     num_init_states = NUM_INIT_STATES
 
     def __init__(
-        self, task_id: int = 0, image_size: int = IMAGE_SIZE, task: Task | None = None, render_mode: str = "rgb_array"
+        self,
+        task_id: int = 0,
+        image_size: int = IMAGE_SIZE,
+        task: Task | None = None,
+        render_mode: str = "rgb_array",
+        robot: Embodiment = PANDA_EEF,
     ) -> None:
+        """`robot` says what is observed: the tabletop's two cameras or none."""
         self.task = task if task is not None else get_task(task_id)
-        super().__init__(task_id, self.task.instruction, self.task.horizon, PANDA_EEF.with_image_size(image_size))
+        super().__init__(task_id, self.task.instruction, self.task.horizon, robot.with_image_size(image_size))
         self.render_mode = render_mode
         self._build()
 
@@ -206,12 +212,13 @@ class TabletopEnvironment(SuiteEnvironment):
         return np.concatenate([self._site_position, orientation, fingers]).astype(np.float32)
 
     def render_observation(self) -> Observation:
-        """Render both cameras and return the full observation."""
+        """Render both cameras, where there are any, and return the full observation."""
+        images = dict(zip(self.embodiment.camera_names, self._pictures(), strict=True))
+        return Observation(images=images, state=self.robot_state(), instruction=self.instruction)
+
+    def _pictures(self) -> list[Image]:
+        if not self.embodiment.cameras:
+            return []
         if self._renderer is None:
             self._renderer = PrimitiveRenderer(self.model, self.embodiment.cameras[0].width)
-        pictures = self._renderer.render(self.data, self.cameras)
-        return Observation(
-            images=dict(zip(self.embodiment.camera_names, pictures, strict=True)),
-            state=self.robot_state(),
-            instruction=self.instruction,
-        )
+        return self._renderer.render(self.data, self.cameras)

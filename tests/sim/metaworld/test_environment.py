@@ -120,15 +120,18 @@ def test_commands_beyond_full_scale_are_clipped() -> None:
 
 
 def test_what_is_seen_with_and_without_a_camera() -> None:
-    seen, told = make("pick-place"), make("pick-place", "metaworld_state")
+    seen, told = make("pick-place"), make("pick-place", "metaworld_state", image_size=None)
+    both = make("pick-place", "metaworld_state")
     before = None
-    for environment in (seen, told):
+    for environment in (seen, told, both):
         environment.reset_to("eval", 3)
     for action in actions(0, 3):
         before = told.robot_state()
-        seen.advance(action)
-        told.advance(action)
+        for environment in (seen, told, both):
+            environment.advance(action)
     picture, numbers = seen.render_observation(), told.render_observation()
+    assert np.array_equal(both.render_observation()["images"]["image"], picture["images"]["image"])
+    assert np.array_equal(both.robot_state(), numbers["state"])
     assert picture["images"]["image"].shape == (32, 32, 3) and numbers["images"] == {}
     assert numbers["state"].shape == (39,)
     assert before is not None and np.array_equal(numbers["state"][18:36], before[:18]), "a control step ago"

@@ -47,9 +47,10 @@ def test_nothing_of_metaworld_is_imported_before_a_task_is_built() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_names_and_variants() -> None:
-    seen, told = get_suite("metaworld", 32), get_suite("metaworld_state", 32)
+    seen, told, both = get_suite("metaworld", 32), get_suite("metaworld_state"), get_suite("metaworld_state", 32)
     assert seen.embodiment == SAWYER.with_image_size(32)
     assert told.embodiment == SAWYER_TRUE_STATE and told.embodiment.state.size == 39
+    assert both.embodiment.cameras == seen.embodiment.cameras and both.embodiment.state == told.embodiment.state
     assert len(set(told.embodiment.state.names)) == len(told.embodiment.state.units) == 39
     assert seen.task_ids == told.task_ids == tuple(range(50))
     assert seen.task_name(19) == "drawer-open" and seen.instruction(19) == "open the drawer"
@@ -67,9 +68,10 @@ def test_names_and_variants() -> None:
 @pytest.mark.usefixtures("installed")
 def test_the_protocol_tells_variants_and_sizes_apart() -> None:
     protocols = [
-        get_suite(*arguments).protocol() for arguments in (("metaworld",), ("metaworld_state",), ("metaworld", 32))
+        get_suite(*arguments).protocol()
+        for arguments in (("metaworld",), ("metaworld_state",), ("metaworld", 32), ("metaworld_state", 64))
     ]
-    assert len({json.dumps(protocol) for protocol in protocols}) == 3
+    assert len({json.dumps(protocol) for protocol in protocols}) == 4
     (camera,) = protocols[0]["cameras"]
     assert (camera["name"], camera["size"], camera["azimuth"]) == ("image", 64, 140.0)
     assert protocols[1]["cameras"] == []
