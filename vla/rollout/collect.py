@@ -19,11 +19,13 @@ from rich.console import Console
 from sim.contract import Split, Suite
 from sim.pool.worker import EpisodeRequest, load_factory
 from vla.data.episode import Episode
+from vla.data.lerobot_keys import PROVENANCE_PATH
 from vla.data.lerobot_writer import LeRobotWriter, check_same_settings
 from vla.data.staging import stage_episode, staged_keys
 from vla.data.video import PIXEL_FORMAT, PixelFormat
 from vla.errors import ReflexError
 from vla.rollout.actors import EXPERT, RANDOM
+from vla.rollout.behaviours import MIXED, Behaviour, Mixture, allot, play_behaviour
 from vla.rollout.requests import RolloutRequest
 from vla.rollout.scripted import ScriptedPlayer
 from vla.run.cores import worker_count
@@ -49,6 +51,11 @@ class CollectConfig:
     policy: str = EXPERT
     """Who acts: expert (only its successes are kept), random, or a policy's folder, name or address (ws://host:port);
     of a policy every episode is kept, and one that is served decides greedily."""
+    behaviour: Behaviour | None = None
+    """How well the expert acts, for data of mixed quality: random, medium (with flaws), expert, or mixed. Every episode
+    is then kept, failures too; null keeps the expert's successes only."""
+    mixture: Mixture = field(default_factory=Mixture)
+    """How much of behaviour=mixed is of which behaviour."""
     feature_map: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What the suite calls the policy's cameras, where names do not say, e.g. feature_map.cameras.wrist_image=hand."""
     tasks: list[int] | None = None
@@ -81,6 +88,20 @@ class CollectConfig:
         for name in ("action_noise", "pace"):
             if getattr(self, name) and self.policy != EXPERT:
                 raise ReflexError(f"{name}={getattr(self, name)} needs policy=expert, not {self.policy!r}")
+        if self.behaviour is None:
+            return
+        if self.policy != EXPERT:
+            raise ReflexError(f"behaviour={self.behaviour} needs policy=expert, not {self.policy!r}")
+        if self.pace or self.action_noise:
+            raise ReflexError(
+                f"behaviour={self.behaviour} draws pace and noise of its own; leave out pace and action_noise, or "
+                "behaviour"
+            )
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether failures are recorded too."""
+        return self.behaviour is not None or self.policy != EXPERT
 
 
 @dataclass(frozen=True)
@@ -114,18 +135,32 @@ class AttemptRunner:
             factory, config.suite, config.image_size, config.policy, config.pace, config.action_noise, frame_stride=1
         )
         self._config, self._stage = config, stage
+        self._allotted: dict[int, list[str]] = {}
+        """By task, the behaviour of each attempt in a mixture."""
 
     def run(self, job: Attempt, restarted: bool = False) -> bool:
-        """Play one episode; stage it and return True if it is a success, or a random policy's.
+        """Play one episode; stage it and return True if it is a success, or if failures are kept too.
 
         `restarted` marks an episode whose worker died before. Raises `EnvironmentRequestError` when the suite cannot
         serve the task, `ReflexError` when the disk is full.
         """
-        episode = self._player.run(job.wanted(self._player.suite, self._config), restarted)
-        kept = episode.success or self._config.policy == RANDOM
+        wanted = job.wanted(self._player.suite, self._config)
+        if self._config.behaviour is None:
+            episode = self._player.run(wanted, restarted)
+        else:
+            episode = play_behaviour(self._player, self._behaviour(job), wanted, restarted)
+        kept = episode.success or self._config.keeps_all
         if kept:
             self._stage(job.key, episode)
         return kept
+
+    def _behaviour(self, job: Attempt) -> str:
+        config = self._config
+        if config.behaviour != MIXED:
+            return str(config.behaviour)
+        if job.task_id not in self._allotted:
+            self._allotted[job.task_id] = allot(config.mixture, config.episodes_per_task, config.seed, job.task_id)
+        return self._allotted[job.task_id][job.number]
 
     def close(self) -> None:
         """Free the environment."""
@@ -295,9 +330,25 @@ def _task_record(suite: Suite, plan: TaskPlan) -> dict[str, Any]:
 def _report(console: Console, folder: Path, config: CollectConfig, plans: dict[int, TaskPlan]) -> None:
     kept, failed = _num_kept(plans), sum(len(plan.failed) for plan in plans.values())
     line = f"{kept} episodes of {len(plans)} tasks in {folder}"
-    if config.policy == EXPERT:
+    if config.behaviour is not None:
+        line += "".join(f"\n  {text}" for text in _successes_by_behaviour(folder))
+    elif config.policy == EXPERT:
         line += f"; the expert succeeded in {kept} of {kept + failed} attempts ({kept / (kept + failed):.1%})"
         for plan in plans.values():
             if plan.failed:
                 line += f"\n  task {plan.task_id}: {len(plan.kept)} of {len(plan.kept) + len(plan.failed)}"
     console.print(line)
+
+
+def _successes_by_behaviour(folder: Path) -> list[str]:
+    """A line for each kind of episode in a finished dataset."""
+    import pyarrow.parquet as pq
+
+    successes: dict[str, list[bool]] = {}
+    for row in pq.read_table(folder / PROVENANCE_PATH, columns=["policy_id", "success"]).to_pylist():
+        successes.setdefault(row["policy_id"], []).append(row["success"])
+    every = [success for kind in successes.values() for success in kind]
+    return [
+        f"{name}: {sum(found)} of {len(found)} succeeded ({sum(found) / len(found):.1%})"
+        for name, found in [("all", every), *sorted(successes.items())]
+    ]
