@@ -13,12 +13,15 @@ from sim.contract import EnvironmentRequestError
 from vla.data.episode import Episode
 from vla.data.lerobot_reader import read_demonstrations
 from vla.errors import ReflexError
+from vla.rollout.behaviours import Mixture
 from vla.rollout.collect import CollectConfig, collect
 
 FACTORY = "tests.fake_suite:get_suite"
 BASE: dict[str, Any] = {
     "suite": "fake",
     "policy": "expert",
+    "behaviour": None,
+    "mixture": Mixture(),
     "feature_map": {},
     "tasks": [2],
     "episodes_per_task": 2,
@@ -113,6 +116,15 @@ def test_random_actions_are_drawn_from_the_seed(tmp_path: Path) -> None:
     assert not np.allclose(one[0].actions[0], other[0].actions[0])
     assert not np.allclose(one[0].actions[0], one[1].actions[0])
     assert {episode.policy_id for episode in one} == {"random"}
+
+
+def test_the_behaviour_decides_who_acts_and_the_mixture_how_often(tmp_path: Path) -> None:
+    (one, two), mixed = (
+        recorded(tmp_path / "medium", behaviour="medium"),
+        recorded(tmp_path / "mixed", behaviour="mixed", mixture=Mixture(0.0, 0.5, 0.5)),
+    )
+    assert one.policy_id.startswith("medium_") and two.policy_id.startswith("medium_")
+    assert sorted(episode.policy_id.partition("_")[0] for episode in mixed) == ["expert", "medium"]
 
 
 def test_worker_processes_record_the_same(tmp_path: Path, usual: list[Episode]) -> None:
