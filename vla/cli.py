@@ -55,6 +55,13 @@ CONFIGURED = {  # of one word or two
         "vla collect suite=tabletop tasks=[0,1] episodes_per_task=10 output=datasets/tabletop",
         continues=True,
     ),
+    "data report": ConfiguredCommand(
+        "What a data set is good for: quality, coverage, broken episodes, and which method to learn with.",
+        "vla.offline.data_report.command:DataReportConfig",
+        "vla.offline.data_report.command:data_report",
+        "vla data report dataset=datasets/mixed output=runs/mixed_report",
+        simulates=False,
+    ),
     "sft": ConfiguredCommand(
         "Fine-tune a policy on demonstrations.",
         "vla.imitation.fine_tune:FineTuneConfig",

@@ -50,10 +50,19 @@ def check_actions(actions: NDArray[np.floating[Any]], embodiment: Embodiment, so
         )
 
 
+def beyond_limits(actions: NDArray[np.floating[Any]], meaning: Action) -> NDArray[np.bool_]:
+    """Which commands [T, A] are outside their limits by more than `TOLERANCE`; none where no limits are known."""
+    if not meaning.low:
+        return np.zeros(actions.shape, dtype=np.bool_)
+    low, high = np.array(meaning.low), np.array(meaning.high)
+    slack = TOLERANCE * (high - low)
+    return (actions < low - slack) | (actions > high + slack)
+
+
 def _beyond_limits(actions: NDArray[np.floating[Any]], meaning: Action) -> Iterable[str]:
+    outside = beyond_limits(actions, meaning)
     for index, (low, high) in enumerate(zip(meaning.low, meaning.high, strict=True)):
-        values, slack = actions[:, index], TOLERANCE * (high - low)
-        share = float(np.mean((values < low - slack) | (values > high + slack)))
+        values, share = actions[:, index], float(outside[:, index].mean())
         if share:
             yield (
                 f"{meaning.names[index]} (number {index}) is outside [{low:g}, {high:g}] in {_percent(share)} of "

@@ -39,12 +39,13 @@ class LeRobotDataset:
 
     Args:
         path_or_hub_id: a local folder, or a Hugging Face dataset id.
+        must_be_finite: refuse numbers that are not finite; False hands them out, to whoever looks for them.
 
     Raises:
         ReflexError: something is missing, damaged or of another shape; the message names the file.
     """
 
-    def __init__(self, path_or_hub_id: str | Path) -> None:
+    def __init__(self, path_or_hub_id: str | Path, *, must_be_finite: bool = True) -> None:
         self.root = files.resolve_dataset(path_or_hub_id)
         self.info = files.read_info(self.root)
         self.features: DatasetFeatures = find_features(self.info.features, self.info.path)
@@ -59,8 +60,13 @@ class LeRobotDataset:
         vectors = {self.features.action: self.embodiment.action.size}
         if self.features.state is not None:
             vectors[self.features.state] = self.embodiment.state.size
-        self._rows = FrameRows(self.root, self.info.data_path, vectors)
+        self._rows = FrameRows(self.root, self.info.data_path, vectors, must_be_finite)
         self._provenance = self._read_provenance()
+
+    @property
+    def says_success(self) -> bool:
+        """Whether it records which episodes succeeded; otherwise all are taken for successes."""
+        return keys.SUCCESS in self.info.features or bool(self._provenance)
 
     @property
     def num_episodes(self) -> int:

@@ -181,10 +181,11 @@ def read_episode_table(root: Path) -> pa.Table:
     return table
 
 
-def column_array(table: pa.Table, name: str, size: int, path: Path) -> NDArray[Any]:
+def column_array(table: pa.Table, name: str, size: int, path: Path, must_be_finite: bool = True) -> NDArray[Any]:
     """A numeric column as [N] (size 1) or [N, size].
 
-    Raises `ReflexError` when values are missing, not finite, or rows have another length than `size`.
+    Raises `ReflexError` when values are missing, not finite though they must be, or rows have another length than
+    `size`.
     """
     column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # older Arrow keeps one chunk wrapped
@@ -204,7 +205,7 @@ def column_array(table: pa.Table, name: str, size: int, path: Path) -> NDArray[A
             f"{path} has rows of another length than {size}, which meta/info.json says, in column {name!r}; restore "
             "this file"
         )
-    if not np.isfinite(values).all():
+    if must_be_finite and not np.isfinite(values).all():
         raise ReflexError(
             f"{path} has a value in column {name!r} that is not finite; remove or record that episode again"
         )

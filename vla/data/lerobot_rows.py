@@ -27,8 +27,9 @@ class FrameRows:
     people move rows: where the rows are not there, all files are looked through.
     """
 
-    def __init__(self, root: Path, data_path: str, vectors: dict[str, int]) -> None:
+    def __init__(self, root: Path, data_path: str, vectors: dict[str, int], must_be_finite: bool = True) -> None:
         """`data_path` is info.json's template; `vectors` are the columns of several numbers and their lengths."""
+        self._must_be_finite = must_be_finite
         self._root, self._template, self._vectors = root, data_path, vectors
         # Data files are small next to their videos; two stay in memory so that sequential reading opens each once.
         self._columns = lru_cache(maxsize=2)(self._read)
@@ -110,7 +111,9 @@ class FrameRows:
         wanted = self._vectors | dict.fromkeys((keys.FRAME_INDEX, keys.EPISODE_INDEX, keys.TASK_INDEX), 1)
         wanted |= {name: 1 for name in OPTIONAL if name in present}
         table = files.read_parquet(path, list(wanted))
-        columns = {name: files.column_array(table, name, size, path) for name, size in wanted.items()}
+        columns = {
+            name: files.column_array(table, name, size, path, self._must_be_finite) for name, size in wanted.items()
+        }
         for name in (*self._vectors, keys.REWARD, keys.COST, keys.PROGRESS):
             if name in columns:
                 columns[name] = columns[name].astype(np.float32)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["CurvePoint", "learning_curve", "number", "percent", "sparkline"]
+__all__ = ["CurvePoint", "histogram", "learning_curve", "number", "percent", "sparkline"]
 
 COLOURS = {"#1f6feb": "var(--accent)", "#5c626d": "var(--soft)", "#e4e5e2": "var(--rule)", "#ffffff": "var(--card)"}
 """What matplotlib draws with, and the colour of the page's style sheet (light or dark) that takes its place."""
@@ -95,6 +95,16 @@ def sparkline(steps: Sequence[int], values: Sequence[float], width: int = 250, h
     axes.plot(steps, values, color=ACCENT, linewidth=1.8, clip_on=False)
     axes.plot(steps[-1], values[-1], "o", color=ACCENT, markersize=6, clip_on=False)
     return _inline(figure, f"{len(values)} values, last {number(values[-1])}", {})
+
+
+@_own_style()
+def histogram(counts: Sequence[float], width: int = 250, height: int = 84) -> str:
+    """Bars side by side without axes, for values whose least and greatest are written beneath."""
+    figure, axes = _axes(width, height, left=2, right=2, top=4, bottom=4)
+    axes.set(xticks=(), yticks=(), xlim=(-0.5, len(counts) - 0.5), ylim=(0, max([*counts, 1])))
+    axes.bar(range(len(counts)), counts, width=0.9, color=ACCENT)
+    axes.axhline(0, color=RULE, linewidth=1.5)
+    return _inline(figure, f"{len(counts)} bins, {number(sum(counts))} values", {})
 
 
 def number(value: float) -> str:

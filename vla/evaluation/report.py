@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from vla.evaluation.charts import CurvePoint, learning_curve, number, percent, sparkline
 from vla.evaluation.report_data import RunData, arm_name, load_run
 from vla.evaluation.videos import Video
 from vla.run.files import write_text
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["page_environment", "render_report", "write_report"]
 
 MAX_VIDEO_BYTES = 24 << 20
 """Videos are embedded until they reach this size together, so that the page still opens at once."""
@@ -42,16 +42,23 @@ def write_report(run: Path) -> Path:
     return path
 
 
-def render_report(data: RunData) -> str:
-    """The page as text."""
-    page = Environment(
-        loader=PackageLoader("vla.evaluation", ""),
+def page_environment(*packages: str) -> Environment:
+    """Where templates of pages are found: in these packages and in this one, which has the style sheet `report.css`."""
+    found = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "") for package in (*packages, "vla.evaluation")]),
         undefined=StrictUndefined,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters |= {"arm_name": arm_name, "base64": _base64, "number": number, "percent": percent}
+    found.filters |= {"number": number, "percent": percent}
+    return found
+
+
+def render_report(data: RunData) -> str:
+    """The page as text."""
+    page = page_environment()
+    page.filters |= {"arm_name": arm_name, "base64": _base64}
     page.filters["sparkline"] = lambda series: sparkline(series.steps, series.values)
     films = _choose_films(data)
     settings = {
