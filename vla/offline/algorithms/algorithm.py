@@ -1,0 +1,133 @@
+"""What offline algorithms have in common: a batch, a state made of mappings, and the arithmetic of optimisers.
+
+An algorithm is a frozen dataclass of its settings with two methods. `initial_state` makes networks and the moments of
+their optimisers; `update` changes them in place by one batch. An update is arithmetic on tensors and nothing else, so
+that it can be compiled, captured as a CUDA graph, stored and tested as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from vla.policies.gaussian.perceptron import Parameters, new_perceptron, perceptron
+
+State = dict[str, Parameters]
+"""Networks by name, with "NAME.mean" and "NAME.square" for the moments of Adam."""
+
+Metrics = dict[str, Tensor]
+"""Scalars."""
+
+
+class Batch(NamedTuple):
+    """B transitions, normalised: what an update learns from."""
+
+    observations: Tensor
+    """[B, O] of mean 0 and deviation 1 over the data."""
+    actions: Tensor
+    """[B, K] in [-1, 1]."""
+    rewards: Tensor
+    """[B]"""
+    discounts: Tensor
+    """[B] what the value after the transition counts: 0 after a terminal."""
+    next_observations: Tensor
+    """[B, O]"""
+    noise: Tensor
+    """[B, `noise_size`] standard normal numbers."""
+    step: Tensor
+    """[] number of this update, from 1."""
+    progress: Tensor
+    """[] share of all updates that are done, from 0."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the networks."""
+
+    observation: int
+    """O"""
+    action: int
+    """K: numbers of an action, or of a chunk of them."""
+    hidden: tuple[int, ...]
+    """Widths of the hidden layers."""
+
+    def policy(self) -> list[int]:
+        """Layers of a network from observations to actions."""
+        return [self.observation, *self.hidden, self.action]
+
+    def value(self) -> list[int]:
+        """Layers of a network from observations to a value."""
+        return [self.observation, *self.hidden, 1]
+
+    def critic(self) -> list[int]:
+        """Layers of a network from observations and actions to a value."""
+        return [self.observation + self.action, *self.hidden, 1]
+
+
+class Algorithm(Protocol):
+    """One way to learn from transitions."""
+
+    name: ClassVar[str]
+
+    @property
+    def discount(self) -> float:
+        """Of rewards, a control step."""
+
+    def noise_size(self, sizes: Sizes) -> int:
+        """Standard normal numbers that an update needs for each transition."""
+
+    def initial_state(self, sizes: Sizes, policy: Parameters) -> State:
+        """Networks and moments before the first update; "policy" among them is the `policy` given.
+
+        Random weights are drawn from torch's global generator.
+        """
+
+    def update(self, state: State, batch: Batch, bfloat16: bool = False) -> Metrics:
+        """Change the state by one batch, in place; returns scalars to show.
+
+        `bfloat16` is as of `vla.policies.gaussian.perceptron.hidden_layers`.
+        """
+
+
+def twin_critics(sizes: Sizes) -> Parameters:
+    """Two networks that judge actions, each with its own random weights."""
+    return new_perceptron(sizes.critic(), members=2)
+
+
+def critic_values(critics: Parameters, observations: Tensor, actions: Tensor, bfloat16: bool = False) -> Tensor:
+    """[2, B] what both critics make of actions [B, K]."""
+    return perceptron(critics, torch.cat([observations, actions], dim=-1), bfloat16)[..., 0]
+
+
+def with_moments(networks: State, learning: tuple[str, ...]) -> State:
+    """The networks, and moments of 0 for those that are learnt."""
+    state = dict(networks)
+    for name in learning:
+        for moment in ("mean", "square"):
+            state[f"{name}.{moment}"] = {key: torch.zeros_like(value) for key, value in networks[name].items()}
+    return state
+
+
+def adam(state: State, name: str, gradients: Parameters, step: Tensor, rate: Tensor | float) -> None:
+    """One step of Adam (arXiv 1412.6980, betas 0.9 and 0.999, epsilon 1e-8) on a network, in place."""
+    first_correction, second_correction = 1.0 - 0.9**step, 1.0 - 0.999**step
+    for key, gradient in gradients.items():
+        mean, square = state[f"{name}.mean"][key], state[f"{name}.square"][key]
+        mean.lerp_(gradient, 0.1)
+        square.mul_(0.999).add_(0.001 * gradient * gradient)
+        change = mean / first_correction / ((square / second_correction).sqrt() + 1e-8)
+        state[name][key].sub_(rate * change)
+
+
+def follow(state: State, target: str, source: str, share: float) -> None:
+    """Move a target network by `share` of the way to its source, in place (Polyak averaging)."""
+    for key, value in state[target].items():
+        value.lerp_(state[source][key], share)
+
+
+def cosine(rate: float, progress: Tensor) -> Tensor:
+    """A learning rate that falls from `rate` to 0 along half a cosine."""
+    return rate * 0.5 * (1.0 + torch.cos(torch.pi * progress))
