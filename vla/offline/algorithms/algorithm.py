@@ -7,13 +7,15 @@ that it can be compiled, captured as a CUDA graph, stored and tested as a whole.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vla.policies.gaussian.perceptron import Parameters, new_perceptron, perceptron
+from vla.run.settings import Checks
 
 State = dict[str, Parameters]
 """Networks by name, with "NAME.mean" and "NAME.square" for the moments of Adam."""
@@ -67,24 +69,40 @@ class Sizes:
         return [self.observation + self.action, *self.hidden, 1]
 
 
-class Algorithm(Protocol):
-    """One way to learn from transitions."""
+@dataclass(frozen=True)
+class Algorithm(ABC):
+    """One way to learn from transitions. A file each in `vla/offline/algorithms`, or package.module:Class."""
 
-    name: ClassVar[str]
+    Settings: ClassVar[type[Any]]
+    """What can be set of it: the class itself (`vla.run.plugins.settings_of`)."""
 
-    @property
-    def discount(self) -> float:
-        """Of rewards, a control step."""
+    discount: float = 0.99
+    """Of rewards, a control step."""
+    learning_rate: float = 3e-4
+    """Of every network."""
+
+    def __init_subclass__(cls) -> None:
+        cls.Settings = cls
+
+    def __post_init__(self) -> None:
+        """Check every value. Raises `ReflexError` naming the field."""
+        check = Checks(self)
+        check.literals()
+        check.within(0, 1, "discount")
+        check.positive("learning_rate")
 
     def noise_size(self, sizes: Sizes) -> int:
         """Standard normal numbers that an update needs for each transition."""
+        return 0
 
+    @abstractmethod
     def initial_state(self, sizes: Sizes, policy: Parameters) -> State:
         """Networks and moments before the first update; "policy" among them is the `policy` given.
 
         Random weights are drawn from torch's global generator.
         """
 
+    @abstractmethod
     def update(self, state: State, batch: Batch, bfloat16: bool = False) -> Metrics:
         """Change the state by one batch, in place; returns scalars to show.
 
@@ -102,6 +120,11 @@ def critic_values(critics: Parameters, observations: Tensor, actions: Tensor, bf
     return perceptron(critics, torch.cat([observations, actions], dim=-1), bfloat16)[..., 0]
 
 
+def copied(parameters: Parameters) -> Parameters:
+    """A copy that starts a target network."""
+    return {key: value.clone() for key, value in parameters.items()}
+
+
 def with_moments(networks: State, learning: tuple[str, ...]) -> State:
     """The networks, and moments of 0 for those that are learnt."""
     state = dict(networks)
@@ -111,18 +134,29 @@ def with_moments(networks: State, learning: tuple[str, ...]) -> State:
     return state
 
 
-def adam(state: State, name: str, gradients: Parameters, step: Tensor, rate: Tensor | float) -> None:
-    """One step of Adam (arXiv 1412.6980, betas 0.9 and 0.999, epsilon 1e-8) on a network, in place."""
+def adam(
+    state: State,
+    name: str,
+    gradients: Parameters,
+    step: Tensor,
+    rate: Tensor | float,
+    due: Tensor | float = 1.0,
+) -> None:
+    """One step of Adam (arXiv 1412.6980, betas 0.9 and 0.999, epsilon 1e-8) on a network, in place.
+
+    `step` [] counts the network's own steps, from 1. Where `due` [] is 0 and not 1, nothing changes: an update that
+    some networks sit out stays one function without branches.
+    """
     first_correction, second_correction = 1.0 - 0.9**step, 1.0 - 0.999**step
     for key, gradient in gradients.items():
         mean, square = state[f"{name}.mean"][key], state[f"{name}.square"][key]
-        mean.lerp_(gradient, 0.1)
-        square.mul_(0.999).add_(0.001 * gradient * gradient)
+        mean.lerp_(gradient, 0.1 * due)
+        square.lerp_(gradient * gradient, 0.001 * due)
         change = mean / first_correction / ((square / second_correction).sqrt() + 1e-8)
-        state[name][key].sub_(rate * change)
+        state[name][key].sub_(due * rate * change)
 
 
-def follow(state: State, target: str, source: str, share: float) -> None:
+def follow(state: State, target: str, source: str, share: Tensor | float) -> None:
     """Move a target network by `share` of the way to its source, in place (Polyak averaging)."""
     for key, value in state[target].items():
         value.lerp_(state[source][key], share)

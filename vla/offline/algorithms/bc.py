@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 from torch.func import grad_and_value
 
-from vla.offline.algorithms.algorithm import Batch, Metrics, Sizes, State, adam, with_moments
+from vla.offline.algorithms.algorithm import Algorithm, Batch, Metrics, Sizes, State, adam, with_moments
 from vla.policies.gaussian.perceptron import Parameters
 from vla.policies.gaussian.policy import gaussian_mean, log_density, log_deviations
-from vla.run.settings import Checks
 
 
 @dataclass(frozen=True)
-class BC:
-    """Behaviour cloning. Which transitions it imitates is `sampling`'s to say: "best" makes it 10 % BC, "success"
+class BC(Algorithm):
+    """Behaviour cloning. Which episodes it imitates is `weighting`'s to say: "best" makes it 10 % BC, "success"
     filtered BC."""
-
-    name: ClassVar[str] = "bc"
-
-    discount: float = 0.99
-    """Of rewards, a control step; only chunks' rewards are made with it."""
-    learning_rate: float = 3e-4
-    """Of the policy."""
-
-    def __post_init__(self) -> None:
-        """Check every value. Raises `ReflexError` naming the field."""
-        check = Checks(self, "algo.")
-        check.within(0, 1, "discount")
-        check.positive("learning_rate")
-
-    def noise_size(self, sizes: Sizes) -> int:
-        """Nothing is drawn."""
-        return 0
 
     def initial_state(self, sizes: Sizes, policy: Parameters) -> State:
         """See `Algorithm.initial_state`."""

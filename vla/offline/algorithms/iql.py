@@ -8,18 +8,20 @@ by its advantage.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
 from vla.offline.algorithms.algorithm import (
+    Algorithm,
     Batch,
     Metrics,
     Sizes,
     State,
     adam,
+    copied,
     cosine,
     critic_values,
     follow,
@@ -48,10 +50,8 @@ def temporal_difference_loss(values: Tensor, targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class IQL:
+class IQL(Algorithm):
     """Implicit Q-Learning, with the settings of its authors on locomotion."""
-
-    name: ClassVar[str] = "iql"
 
     expectile: float = 0.7
     """Which expectile of the critics' values V is; 0.9 for long tasks with rare rewards."""
@@ -60,32 +60,23 @@ class IQL:
     0.5 for narrow human demonstrations."""
     greatest_weight: float = 100.0
     """Limit of those weights."""
-    discount: float = 0.99
-    """Of rewards, a control step."""
     target_share: float = 0.005
     """How far the target critics go towards the critics in an update."""
-    learning_rate: float = 3e-4
-    """Of all three networks; the policy's falls to 0 along half a cosine where `policy_schedule` says so."""
     policy_schedule: Literal["cosine", "constant"] = "cosine"
-    """How the policy's learning rate goes."""
+    """Whether the policy's learning rate falls to 0, along half a cosine over all updates."""
 
     def __post_init__(self) -> None:
         """Check every value. Raises `ReflexError` naming the field."""
-        check = Checks(self, "algo.")
-        check.literals()
-        check.within(0, 1, "expectile", "discount", "target_share")
+        super().__post_init__()
+        check = Checks(self)
+        check.within(0, 1, "expectile", "target_share")
         check.at_least(0, "temperature")
-        check.positive("greatest_weight", "learning_rate")
-
-    def noise_size(self, sizes: Sizes) -> int:
-        """Nothing is drawn."""
-        return 0
+        check.positive("greatest_weight")
 
     def initial_state(self, sizes: Sizes, policy: Parameters) -> State:
         """See `Algorithm.initial_state`."""
-        critics = twin_critics(sizes)
-        target = {key: value.clone() for key, value in critics.items()}
-        networks = {"policy": policy, "critics": critics, "target": target, "value": new_perceptron(sizes.value())}
+        critics, value = twin_critics(sizes), new_perceptron(sizes.value())
+        networks = {"policy": policy, "critics": critics, "target": copied(critics), "value": value}
         return with_moments(networks, ("policy", "critics", "value"))
 
     def update(self, state: State, batch: Batch, bfloat16: bool = False) -> Metrics:
