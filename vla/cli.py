@@ -75,6 +75,13 @@ CONFIGURED = {  # of one word or two
         "vla.rl.loop:train",
         "vla train algo=srpo suite=tabletop tasks=[0] policy=runs/sft seed=3",
     ),
+    "offline": ConfiguredCommand(
+        "Learn a policy from logged transitions by offline RL.",
+        "vla.offline.command:OfflineConfig",
+        "vla.offline.command:train_from_logs",
+        "vla offline algo=iql dataset=datasets/rollouts reward=next.reward output=runs/offline",
+        simulates=False,
+    ),
     "libero pack": ConfiguredCommand(
         "Pack a LIBERO suite into one file, for machines without robosuite and assets.",
         "vla.libero_pack:PackConfig",

@@ -39,13 +39,16 @@ class LeRobotDataset:
 
     Args:
         path_or_hub_id: a local folder, or a Hugging Face dataset id.
+        numbers: columns of one number that `numbers` gives, where the dataset has them.
         must_be_finite: refuse numbers that are not finite; False hands them out, to whoever looks for them.
 
     Raises:
         ReflexError: something is missing, damaged or of another shape; the message names the file.
     """
 
-    def __init__(self, path_or_hub_id: str | Path, *, must_be_finite: bool = True) -> None:
+    def __init__(
+        self, path_or_hub_id: str | Path, *, numbers: Sequence[str] = (), must_be_finite: bool = True
+    ) -> None:
         self.root = files.resolve_dataset(path_or_hub_id)
         self.info = files.read_info(self.root)
         self.features: DatasetFeatures = find_features(self.info.features, self.info.path)
@@ -60,7 +63,8 @@ class LeRobotDataset:
         vectors = {self.features.action: self.embodiment.action.size}
         if self.features.state is not None:
             vectors[self.features.state] = self.embodiment.state.size
-        self._rows = FrameRows(self.root, self.info.data_path, vectors, must_be_finite)
+        self._rows = FrameRows(self.root, self.info.data_path, vectors, numbers, must_be_finite)
+        self._wanted = tuple(numbers)
         self._provenance = self._read_provenance()
 
     @property
@@ -114,6 +118,14 @@ class LeRobotDataset:
     def length(self, index: int) -> int:
         """Control steps of an episode. Raises `IndexError` out of range."""
         return int(self._row(index)["length"])
+
+    def numbers(self, index: int) -> Columns:
+        """Of one episode the columns of one number that were asked for, float32 [T], without those that are missing.
+
+        Raises `ReflexError` and `IndexError` as `episode` does.
+        """
+        _, columns = self._rows.episode(self._row(index))
+        return {name: columns[name] for name in self._wanted if name in columns}
 
     def task_id(self, index: int) -> int:
         """The suite's task number where the dataset records it, else the dataset's own task index."""

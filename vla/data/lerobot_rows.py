@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,20 @@ class FrameRows:
     people move rows: where the rows are not there, all files are looked through.
     """
 
-    def __init__(self, root: Path, data_path: str, vectors: dict[str, int], must_be_finite: bool = True) -> None:
-        """`data_path` is info.json's template; `vectors` are the columns of several numbers and their lengths."""
+    def __init__(
+        self,
+        root: Path,
+        data_path: str,
+        vectors: dict[str, int],
+        numbers: Sequence[str] = (),
+        must_be_finite: bool = True,
+    ) -> None:
+        """`data_path` is info.json's template; `vectors` are the columns of several numbers and their lengths.
+
+        `numbers` are columns of one number that are read besides, where a dataset has them.
+        """
         self._must_be_finite = must_be_finite
-        self._root, self._template, self._vectors = root, data_path, vectors
+        self._root, self._template, self._vectors, self._numbers = root, data_path, vectors, tuple(numbers)
         # Data files are small next to their videos; two stay in memory so that sequential reading opens each once.
         self._columns = lru_cache(maxsize=2)(self._read)
 
@@ -109,12 +120,12 @@ class FrameRows:
         """The numeric columns of one data file that are used."""
         present = set(files.column_names(path))
         wanted = self._vectors | dict.fromkeys((keys.FRAME_INDEX, keys.EPISODE_INDEX, keys.TASK_INDEX), 1)
-        wanted |= {name: 1 for name in OPTIONAL if name in present}
+        wanted |= {name: 1 for name in (*OPTIONAL, *self._numbers) if name in present}
         table = files.read_parquet(path, list(wanted))
         columns = {
             name: files.column_array(table, name, size, path, self._must_be_finite) for name, size in wanted.items()
         }
-        for name in (*self._vectors, keys.REWARD, keys.COST, keys.PROGRESS):
+        for name in (*self._vectors, keys.REWARD, keys.COST, keys.PROGRESS, *self._numbers):
             if name in columns:
                 columns[name] = columns[name].astype(np.float32)
         return columns | {name: columns[name].reshape(-1, size) for name, size in self._vectors.items()}

@@ -22,6 +22,7 @@ FAMILIES = {
     "prismatic": "vla.policies.prismatic:PrismaticPolicy",
     "tiny": "vla.policies.tiny:TinyPolicy",
     "flow": "vla.policies.flow.policy:FlowPolicy",
+    "gaussian": "vla.policies.gaussian:GaussianPolicy",
 }
 """Family -> where its class is; a class is imported when a folder asks for it."""
 

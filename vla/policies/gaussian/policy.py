@@ -1,0 +1,199 @@
+"""A Gaussian about a perceptron of the state: what offline RL trains, and any other trainer of policies can.
+
+The mean is a tanh, so that it stays within the action's limits; the deviation does not depend on the state (Implicit
+Q-Learning, arXiv 2110.06169, section 5). It looks at no picture, so that rollouts of it draw none in a suite whose
+robot has no camera.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sim.contract import ObservationBatch
+from sim.embodiments import Action, Embodiment
+from vla.errors import ReflexError
+from vla.policies.base import BasePolicy, TensorInputs, finite_states, gaussian_noise
+from vla.policies.gaussian.perceptron import Parameters, hidden_layers, new_perceptron, perceptron
+from vla.policies.normalisation import ScaleFrom
+from vla.policies.protocol import PolicyOutput, PolicySpec
+from vla.policies.sampling import GREEDY, Sampling
+
+LOG_DEVIATIONS = (-5.0, 2.0)
+"""The least and the greatest logarithm of a deviation, of actions in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class States(TensorInputs):
+    """What the policy looks at."""
+
+    state: Tensor
+    """[B, S] float32, not yet normalised."""
+
+
+def gaussian_mean(parameters: Mapping[str, Tensor], states: Tensor, bfloat16: bool = False) -> Tensor:
+    """Normalised states [B, S] -> mean [B, K] in [-1, 1]; `bfloat16` as of `hidden_layers`."""
+    return torch.tanh(perceptron(parameters, states, bfloat16))
+
+
+def log_deviations(parameters: Mapping[str, Tensor]) -> Tensor:
+    """[K] within `LOG_DEVIATIONS`."""
+    return parameters["log_deviation"].clamp(*LOG_DEVIATIONS)
+
+
+def log_density(values: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    """[B] log-density of values [B, K] under N(mean [B, K], exp(log_deviation [K])^2), independent in each number."""
+    scores = (values - mean) * torch.exp(-log_deviation)
+    return (-0.5 * scores**2 - log_deviation - 0.5 * np.log(2 * np.pi)).sum(-1)
+
+
+class GaussianPolicy(BasePolicy):
+    """Chunks of H actions; a decision is what was drawn [H * A], at the scale of [-1, 1], before limits cut it."""
+
+    family = "gaussian"
+
+    def __init__(
+        self,
+        embodiment: Embodiment,
+        hidden: Sequence[int] = (256, 256),
+        chunk_horizon: int = 1,
+        execute_steps: int | None = None,
+        policy_id: str = "gaussian",
+    ) -> None:
+        """Random weights, from torch's global generator.
+
+        Args:
+            embodiment: the robot; its cameras are left out.
+            hidden: widths of the hidden layers.
+            chunk_horizon: H, actions in a chunk.
+            execute_steps: how many of them are executed before the next decision; None for all.
+            policy_id: short name written into episodes.
+        """
+        super().__init__(replace(embodiment, cameras=()), policy_id)
+        self.hidden, self.chunk_horizon = tuple(hidden), chunk_horizon
+        self.execute_steps = chunk_horizon if execute_steps is None else execute_steps
+        if chunk_horizon < 1 or not 1 <= self.execute_steps <= chunk_horizon:
+            raise ReflexError(
+                f"a chunk of {chunk_horizon} actions of which {self.execute_steps} are executed; both must be at least "
+                "1, and no more can be executed than there are"
+            )
+        numbers = chunk_horizon * embodiment.action.size
+        layers = new_perceptron((embodiment.state.size, *self.hidden, numbers))
+        self.network = torch.nn.ParameterDict(layers | {"log_deviation": torch.zeros(numbers)})
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json keeps."""
+        return {
+            "hidden": list(self.hidden),
+            "chunk_horizon": self.chunk_horizon,
+            "execute_steps": self.execute_steps,
+        }
+
+    @property
+    def spec(self) -> PolicySpec:
+        """One unit for each number of the chunk: it counts once its step is executed."""
+        units = tuple(step for step in range(self.chunk_horizon) for _ in self.embodiment.action.names)
+        return PolicySpec(self.embodiment, True, self.chunk_horizon, self.execute_steps, units)
+
+    # its weights and scale, for a trainer that works on arrays
+
+    def parameter_mapping(self) -> Parameters:
+        """Copies of the network's weights, by name."""
+        return {name: value.detach().clone() for name, value in self.network.items()}
+
+    @torch.no_grad()
+    def set_parameters(self, parameters: Mapping[str, Tensor]) -> None:
+        """Take the network's weights, in place, from a mapping such as `parameter_mapping` gives."""
+        for name, value in self.network.items():
+            value.copy_(parameters[name])
+
+    def fit_normalisation(
+        self, actions: NDArray[np.float32], states: NDArray[np.float32], scale: ScaleFrom = "mean_std"
+    ) -> None:
+        """Take the scale of states [N, S] (mean and deviation), and that of actions [N, A], which becomes [-1, 1].
+
+        The action's limits where the robot has them, else the least and greatest of the data, whatever `scale` says.
+        """
+        low, high = action_range(self.embodiment.action, actions)
+        self.action_scale.mean.copy_(torch.from_numpy((high + low) / 2))
+        self.action_scale.deviation.copy_(torch.from_numpy((high - low) / 2))
+        self.action_scale.fitted.fill_(True)
+        self.state_scale.fit(states)
+
+    # decisions
+
+    def prepare(self, observations: ObservationBatch) -> States:
+        """The states, on the CPU. Raises `ReflexError` for another size, NaN or infinity."""
+        return States(finite_states(observations, self.embodiment.state.size))
+
+    def _gaussian(self, inputs: States, sampling: Sampling) -> torch.distributions.Normal:
+        """What decisions [B, H * A] are drawn from."""
+        mean = gaussian_mean(self.network, self.state_scale(inputs.state))
+        deviation = log_deviations(self.network).exp() * (1.0 if sampling.greedy else sampling.temperature)
+        return torch.distributions.Normal(mean, deviation.expand_as(mean))
+
+    @torch.no_grad()
+    def act(
+        self,
+        observations: ObservationBatch,
+        sampling: Sampling = GREEDY,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> PolicyOutput:
+        """Decide for B environments, see `Policy.act`; greedy is the mean. Raises `ReflexError` on bad input."""
+        inputs = self.prepare(observations)
+        gaussian = self._gaussian(inputs, sampling)
+        decision = gaussian.mean
+        if not sampling.greedy:
+            noise = gaussian_noise(generators, len(inputs), decision.shape[1:])
+            decision = decision + gaussian.stddev * noise.to(self.device)
+        if not torch.isfinite(decision).all():
+            raise ReflexError(f"policy {self.policy_id} produced NaN or infinite actions; its weights have diverged")
+        log_probs: Tensor = gaussian.log_prob(decision)  # type: ignore[no-untyped-call]
+        within = decision.clamp(-1.0, 1.0).view(len(inputs), self.chunk_horizon, -1)
+        return PolicyOutput(
+            actions=self.embodiment.action.clip(self.action_scale.inverse(within).cpu().numpy()),
+            decision=decision.cpu().numpy(),
+            log_probs=log_probs.cpu().numpy(),
+            features=self.features_from_inputs(inputs),
+            inputs=inputs,
+        )
+
+    def log_prob(self, inputs: Any, decisions: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """See `TrainablePolicy.log_prob`."""
+        gaussian = self._gaussian(inputs, sampling)
+        log_probs: Tensor = gaussian.log_prob(decisions.to(self.device))  # type: ignore[no-untyped-call]
+        entropies: Tensor = gaussian.entropy()  # type: ignore[no-untyped-call]
+        return log_probs, entropies
+
+    def imitation_loss(self, inputs: Any, actions: NDArray[np.float32]) -> tuple[Tensor, dict[str, float]]:
+        """The mean squared error of each chunk [B], at the scale of [-1, 1].
+
+        It leaves the deviation to RL: a likelihood would take it to 0 where demonstrations never vary.
+        """
+        mean = gaussian_mean(self.network, self.state_scale(inputs.state))
+        errors = mean - self.action_scale(torch.from_numpy(actions)).flatten(1)
+        return errors.square().mean(1), {"error": float(errors.detach().abs().mean())}
+
+    @torch.no_grad()
+    def features_from_inputs(self, inputs: Any) -> NDArray[np.float32]:
+        """[B, width] the last hidden layer."""
+        features: NDArray[np.float32] = hidden_layers(self.network, self.state_scale(inputs.state)).cpu().numpy()
+        return features
+
+
+def action_range(action: Action, data: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Least and greatest command [A]: the robot's limits, or those of data [N, A] where it has none.
+
+    A command that never changes gets a range of 2 about it, so that it can be divided by.
+    """
+    if action.low:
+        return np.array(action.low, np.float32), np.array(action.high, np.float32)
+    low, high = data.min(axis=0), data.max(axis=0)
+    still = high - low < 1e-6
+    return np.where(still, low - 1.0, low), np.where(still, high + 1.0, high)
