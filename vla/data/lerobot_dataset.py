@@ -78,6 +78,11 @@ class LeRobotDataset:
         return len(self._numbers)
 
     @property
+    def episode_numbers(self) -> tuple[int, ...]:
+        """Each episode's own `episode_index`, in the order in which `episode` counts them."""
+        return tuple(self._numbers)
+
+    @property
     def num_frames(self) -> int:
         """Control steps in the dataset, over all episodes."""
         return self.info.num_frames
