@@ -13,6 +13,11 @@ class Answer(StrEnum):
     SECOND = "second"
     TIE = "tie"
 
+    @property
+    def swapped(self) -> Answer:
+        """The same with the two moments in the other order."""
+        return {Answer.FIRST: Answer.SECOND, Answer.SECOND: Answer.FIRST, Answer.TIE: Answer.TIE}[self]
+
 
 class Status(StrEnum):
     """How a question ended. Only `OK` has an answer; nothing else is ever counted as a tie."""
@@ -54,6 +59,8 @@ class Preference:
     """None unless the status is `OK`."""
     probability_second: float | None = None
     """How likely the labeller found the second to be better, in [0, 1], where it can say."""
+    consistent: bool | None = None
+    """Whether it said the same of both orders; where it did not, the answer is a tie. None where one order was asked."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError` when answer and status contradict one another."""

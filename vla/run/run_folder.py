@@ -38,7 +38,7 @@ from vla.run.files import read_json_object, remove_temporaries, write_json, writ
 from vla.run.jsonl import append_lines, drop_torn_line, keep_lines, read_lines, write_lines
 from vla.run.sinks import MetricSink, TensorBoardSink, WandbSink
 
-__all__ = ["LOGGERS", "Logger", "RunFolder", "comparable_metrics", "dated_folder", "read_config", "run_name"]
+__all__ = ["LOGGERS", "Logger", "RunFolder", "comparable_metrics", "dated_folder", "lock", "read_config", "run_name"]
 
 Logger = Literal["tensorboard", "wandb"]
 LOGGERS = get_args(Logger)
@@ -100,7 +100,7 @@ class RunFolder:
             )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._unlock = weakref.finalize(self, os.close, _lock(self.path))
+        self._unlock = weakref.finalize(self, os.close, lock(self.path))
         if resume:
             remove_temporaries(self.path)
             remove_temporaries(self.checkpoints_path)
@@ -249,15 +249,15 @@ class RunFolder:
             self.path.rmdir()
 
 
-def _lock(folder: Path) -> int:
-    """Lock a folder until the descriptor that is returned is closed. Raises `ReflexError` where another has it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def lock(path: Path) -> int:
+    """Lock a folder or a file until the returned descriptor is closed. Raises `ReflexError` where another has it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
         raise ReflexError(
-            f"another process is writing into {folder}; wait for it, end it, or choose another output folder"
+            f"another process is writing into {path}; wait for it, end it, or choose another output folder"
         ) from error
     return descriptor
 
