@@ -27,10 +27,12 @@ PIXEL_TOLERANCE = 1.0
 
 def dump(dataset_folder: Path, output: Path) -> None:
     """Write `episode-<index>.npz` (arrays by feature) and `summary.json` as this project reads the dataset."""
+    from vla.data.lerobot_files import read_parquet
     from vla.data.lerobot_reader import LeRobotDataset
 
     dataset = LeRobotDataset(dataset_folder)
     features = dataset.features
+    relabelled = [name for name in dataset.info.features if name.startswith("next.reward.")]
     output.mkdir(parents=True, exist_ok=True)
     for index in range(dataset.num_episodes):
         episode = dataset.episode(index)
@@ -39,6 +41,9 @@ def dump(dataset_folder: Path, output: Path) -> None:
             arrays[features.state] = episode.states
         arrays |= {camera.key: episode.images[name] for name, camera in features.cameras.items()}
         arrays |= {key: getattr(episode, name) for name, key in COLUMNS.items() if key in dataset.info.features}
+        for name in relabelled:
+            parts = [read_parquet(path, [name], dataset.episode_numbers[index])[name] for path in dataset.data_files]
+            arrays[name] = np.concatenate([part.to_numpy() for part in parts])
         arrays["task"] = np.array(episode.instructions_at(np.arange(episode.length)))
         np.savez(output / f"episode-{index:06d}.npz", allow_pickle=False, **arrays)
     stats = {name: {key: value.tolist() for key, value in feature.items()} for name, feature in dataset.stats.items()}

@@ -95,6 +95,21 @@ CONFIGURED = {  # of one word or two
         "vla libero import demonstrations=libero_spatial suite=libero_spatial output=datasets/libero_spatial",
         continues=True,
     ),
+    "reward": ConfiguredCommand(
+        "Fit a reward model to labelled pairs of moments.",
+        "vla.offline.reward_model.command:RewardConfig",
+        "vla.offline.reward_model.command:fit_reward",
+        "vla reward labels=runs/labels dataset=datasets/mixed output=runs/reward",
+        simulates=False,
+    ),
+    "relabel": ConfiguredCommand(
+        "Write a reward model's opinion of a dataset into a column of its own.",
+        "vla.offline.reward_model.relabel:RelabelConfig",
+        "vla.offline.reward_model.relabel:relabel",
+        "vla relabel dataset=datasets/mixed reward=runs/reward name=preferences",
+        simulates=False,
+        continues=True,
+    ),
     "audit": ConfiguredCommand(
         "Audit reward modes and encoders on rollouts whose true progress is known.",
         "vla.rewards.audit.command:AuditConfig",

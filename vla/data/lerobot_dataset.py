@@ -83,6 +83,11 @@ class LeRobotDataset:
         return tuple(self._numbers)
 
     @property
+    def data_files(self) -> list[Path]:
+        """The parquet files with its rows."""
+        return sorted((self.root / Path(self.info.data_path).parts[0]).rglob("*.parquet"))
+
+    @property
     def num_frames(self) -> int:
         """Control steps in the dataset, over all episodes."""
         return self.info.num_frames

@@ -1,0 +1,1 @@
+"""A reward fitted to preferences, and what is done with it: relabelling, comparison."""

@@ -1,0 +1,1 @@
+"""Reward models: pictures, features or states of a moment in, one number out."""
