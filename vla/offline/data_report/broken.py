@@ -29,7 +29,7 @@ SHORT_SHARE = 0.1
 def problems(episode: Episode, usual_length: float) -> Iterator[str]:
     """What is wrong with an episode's numbers and its task, one phrase each; `usual_length` is its task's."""
     for name, array in (("state", episode.states), ("action", episode.actions), ("reward", episode.rewards)):
-        bad: Flags = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        bad: Flags = ~np.all(np.isfinite(array.reshape(len(array), -1)), axis=1)
         if bad.any():
             yield f"{name} is not finite in {int(bad.sum())} of {len(bad)} steps, first in step {int(bad.argmax())}"
     if too_short(episode.length, usual_length):
@@ -48,7 +48,7 @@ def out_of_range(actions: NDArray[np.floating], commands: Action) -> Iterator[st
     """One phrase that names the commands [T, A] outside their limits, where limits are known."""
     outside = beyond_limits(actions, commands)
     if outside.any():
-        columns: Flags = outside.any(axis=0)
+        columns: Flags = np.any(outside, axis=0)
         names = ", ".join(name for name, bad in zip(commands.names, columns, strict=True) if bad)
         yield f"action out of range in {int(outside.any(axis=1).sum())} of {len(actions)} steps ({names})"
 
@@ -63,7 +63,8 @@ def frozen_pictures(
     """
     moves: Flags = np.ones(len(states) - 1, dtype=np.bool_)
     if states.shape[1]:
-        moves = (np.abs(np.diff(states, axis=0)) > MOVING * np.where(spread > 0, spread, np.inf)).any(axis=1)
+        least = MOVING * np.where(spread > 0, spread, np.inf)
+        moves = np.any(np.abs(np.diff(states, axis=0)) > least, axis=1)
     for camera, frames in images.items():
         change = np.abs(np.diff(frames.astype(np.int16), axis=0)).max(axis=(1, 2, 3))
         start, length = longest_run(moves & (change <= STILL))
