@@ -56,7 +56,8 @@ def beyond_limits(actions: NDArray[np.floating[Any]], meaning: Action) -> NDArra
         return np.zeros(actions.shape, dtype=np.bool_)
     low, high = np.array(meaning.low), np.array(meaning.high)
     slack = TOLERANCE * (high - low)
-    return (actions < low - slack) | (actions > high + slack)
+    outside: NDArray[np.bool_] = (actions < low - slack) | (actions > high + slack)
+    return outside
 
 
 def _beyond_limits(actions: NDArray[np.floating[Any]], meaning: Action) -> Iterable[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib import rc_context
 
 import vla
-from vla.evaluation.charts import CurvePoint, learning_curve, number, percent, sparkline
+from vla.evaluation.charts import CurvePoint, histogram, learning_curve, number, percent, sparkline
 
 LINK = "{http://www.w3.org/1999/xlink}href"
 
@@ -91,3 +91,14 @@ def test_matplotlib_is_imported_by_what_draws_only() -> None:
 def test_numbers_read_well() -> None:
     assert [percent(value) for value in (0, 0.5, 0.8754, 1)] == ["0 %", "50 %", "87.5 %", "100 %"]
     assert [number(value) for value in (11520, 0.00149412, 6, -2.5)] == ["11,520", "0.001494", "6", "-2.5"]
+
+
+def test_a_histogram_has_a_bar_for_each_bin_as_high_as_its_count() -> None:
+    root = drawn(histogram([1, 0, 4], width=304, height=48))
+    bars = [str(path.get("d")) for path in root.iter("path") if "z" in str(path.get("d"))]
+    _, *edges = [[float(word) for word in re.findall(r"-?[0-9.]+", bar)] for bar in bars]  # the first is the page
+    heights = [max(numbers[1::2]) - min(numbers[1::2]) for numbers in edges]
+    np.testing.assert_allclose(heights, [10.0, 0.0, 40.0], atol=0.01)
+    assert [round(min(numbers[::2])) for numbers in edges] == [7, 107, 207], "100 pixels a bin, of which a bar has 90"
+    assert root.get("aria-label") == "3 bins, 5 values"
+    assert drawn(histogram([0, 0])) is not None, "nothing to show is no error"

@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 
 from sim.contract import EnvironmentRequestError, ObservationBatch
 from sim.pool import EnvironmentPool, EpisodeRequest
+from sim.suites import get_suite as get_named_suite
+from sim.tabletop.true_state import PANDA_TRUE_STATE
 from tests.fakes import HORIZON, FakeEnvironment, FakePolicy, get_suite
 from tests.sim.odd_suite import LENGTH
 from vla.data.episode import Episode
+from vla.data.feature_map import SAME_NAMES
 from vla.errors import ReflexError
-from vla.policies.protocol import PolicyOutput
+from vla.policies.connect import connect
+from vla.policies.protocol import PolicyOutput, PolicySpec
 from vla.policies.sampling import GREEDY, Sampling
 from vla.rollout.pool_rollouts import (
     FEWEST_SLOTS,
@@ -329,3 +333,36 @@ def test_a_policy_that_breaks_its_spec_is_named() -> None:
                 collect_rollouts(policy, pool, SUITE, REQUESTS, sampling=Sampling(1.0, 0.0, 0.0))
         # An aborted collection leaves the pool usable.
         assert len(collect_rollouts(FakePolicy(), pool, SUITE, REQUESTS[:3])) == 3
+
+
+class SteadyPolicy:
+    """Sees no picture, only the state, and always moves the same way."""
+
+    policy_id = "steady"
+    feature_map = SAME_NAMES
+    spec = PolicySpec(PANDA_TRUE_STATE, uses_state=True, chunk_horizon=4, execute_steps=4, unit_steps=(0,))
+
+    def __init__(self) -> None:
+        self.seen: list[ObservationBatch] = []
+
+    def act(self, observations: ObservationBatch, sampling: Sampling = GREEDY, generators: Any = None) -> PolicyOutput:
+        self.seen.append(observations)
+        count = len(observations["state"])
+        return PolicyOutput(
+            np.full((count, 4, 7), 0.1, np.float32), np.zeros((count, 1)), np.zeros((count, 1), np.float32)
+        )
+
+
+def test_a_policy_without_cameras_is_played_without_a_picture_being_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_context(*_: object) -> None:
+        raise AssertionError("a picture was drawn")
+
+    monkeypatch.setattr("sim.core.rendering.OffscreenContext", no_context)
+    monkeypatch.setattr("sim.core.rendering._CONTEXTS", {})
+    policy, suite = SteadyPolicy(), get_named_suite("tabletop_state")
+    connect(policy, suite.embodiment)
+    requests = [RolloutRequest(EpisodeRequest(0, "eval", number), seed=number) for number in range(3)]
+    with EnvironmentPool("tabletop_state", num_slots=2, num_workers=0) as pool:
+        episodes = collect_rollouts(policy, pool, suite, requests)
+    assert all(episode.images == {} and episode.states.shape == (13, 24) for episode in episodes)
+    assert all(batch["images"] == {} for batch in policy.seen)

@@ -11,6 +11,8 @@ from sim.embodiments import Action
 from vla.data.conventions import beyond_limits
 from vla.data.episode import Episode
 
+Flags = NDArray[np.bool_]
+
 STILL = 4
 """Levels (of 255) by which two pictures may differ in a pixel and count as the same: what a video codec leaves."""
 
@@ -27,7 +29,7 @@ SHORT_SHARE = 0.1
 def problems(episode: Episode, usual_length: float) -> Iterator[str]:
     """What is wrong with an episode's numbers and its task, one phrase each; `usual_length` is its task's."""
     for name, array in (("state", episode.states), ("action", episode.actions), ("reward", episode.rewards)):
-        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        bad: Flags = ~np.all(np.isfinite(array.reshape(len(array), -1)), axis=1)
         if bad.any():
             yield f"{name} is not finite in {int(bad.sum())} of {len(bad)} steps, first in step {int(bad.argmax())}"
     if too_short(episode.length, usual_length):
@@ -46,7 +48,8 @@ def out_of_range(actions: NDArray[np.floating], commands: Action) -> Iterator[st
     """One phrase that names the commands [T, A] outside their limits, where limits are known."""
     outside = beyond_limits(actions, commands)
     if outside.any():
-        names = ", ".join(name for name, bad in zip(commands.names, outside.any(axis=0), strict=True) if bad)
+        columns: Flags = np.any(outside, axis=0)
+        names = ", ".join(name for name, bad in zip(commands.names, columns, strict=True) if bad)
         yield f"action out of range in {int(outside.any(axis=1).sum())} of {len(actions)} steps ({names})"
 
 
@@ -58,17 +61,18 @@ def frozen_pictures(
     `images` are [T, H, W, 3] by camera, `states` [T, S], `spread` [S] the deviation of each number in the data set. A
     robot without a state is taken to move always, so that a scene at rest counts too.
     """
-    moves = np.ones(len(states) - 1, dtype=np.bool_)
+    moves: Flags = np.ones(len(states) - 1, dtype=np.bool_)
     if states.shape[1]:
-        moves = (np.abs(np.diff(states, axis=0)) > MOVING * np.where(spread > 0, spread, np.inf)).any(axis=1)
+        least = MOVING * np.where(spread > 0, spread, np.inf)
+        moves = np.any(np.abs(np.diff(states, axis=0)) > least, axis=1)
     for camera, frames in images.items():
-        change = np.abs(np.diff(frames.astype(np.int16), axis=0)).reshape(len(frames) - 1, -1).max(axis=1)
+        change = np.abs(np.diff(frames.astype(np.int16), axis=0)).max(axis=(1, 2, 3))
         start, length = longest_run(moves & (change <= STILL))
         if length >= FROZEN_STEPS:
             yield f"camera {camera} shows the same picture for {length} steps from step {start} while the robot moves"
 
 
-def longest_run(flags: NDArray[np.bool_]) -> tuple[int, int]:
+def longest_run(flags: Flags) -> tuple[int, int]:
     """Start and length of the longest run of True in [N]; (0, 0) without any."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]

@@ -37,7 +37,8 @@ def positive_sided_variance(returns: Array) -> float:
 def count_state_actions(pairs: Array, bins: int, low: Array, high: Array) -> int:
     """How many different pairs there are among [N, S + A] numbers, each number cut into bins.
 
-    `bins` lie between `low` and `high` [S + A]. What lies beyond is in the outermost bin. Numbers that do not vary (high = low) are all in one.
+    The bins lie between `low` and `high` [S + A]; what is beyond is in the outermost. Numbers that do not vary
+    (high = low) are all in one.
     """
     width = np.where(high > low, high - low, 1.0)
     cells = np.floor((pairs - low) / width * bins).clip(0, bins - 1).astype(np.int32)

@@ -62,7 +62,7 @@ def check_pictures(dataset: LeRobotDataset, contents: Contents, count: int) -> i
 
 def telling_episodes(contents: Contents, returns: NDArray[np.float64]) -> list[tuple[str, int]]:
     """Of each task the episodes with the greatest, a middling and the least return, as (which, index)."""
-    chosen = []
+    chosen: list[tuple[str, int]] = []
     tasks = sorted({contents.episodes[index].task_id for index in contents.usable})
     for task in tasks[: MOST_STRIPS // 3]:
         places = [place for place, index in enumerate(contents.usable) if contents.episodes[index].task_id == task]
@@ -93,7 +93,8 @@ def strip_of(episode: Episode) -> NDArray[np.uint8]:
     """`FRAMES` evenly spaced frames of the first camera, side by side, [H, W, 3]."""
     frames = next(iter(episode.images.values()))
     places = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-    return side_by_side([frames[place : place + 1] for place in places])[0]
+    strip: NDArray[np.uint8] = side_by_side([frames[place : place + 1] for place in places])[0]
+    return strip
 
 
 def map_of(grid: Sequence[Sequence[int]]) -> str:
