@@ -58,7 +58,7 @@ def is_refusal(text: str) -> bool:
 
 
 def _first_line_word(said: str) -> str:
-    line = next((line for line in said.splitlines() if line.strip()), "")
+    line = next((line for line in said.splitlines() if any(map(str.isalnum, line))), "")
     bare = _LABEL.sub("", line.strip(" \t*_`\"'“”#>.-"))
     return bare.strip(" \t*_`\"'“”.!,:;").lower()
 

@@ -226,7 +226,8 @@ def _show(document: Mapping[str, Any], gate: Gate) -> None:
             table.add_row(bounds, str(row["pairs"]), _interval(row["accuracy"]), _interval(row["ties"]))
         table.add_row("all", str(measures["pairs"]), _interval(measures["accuracy"]), _interval(measures["ties"]))
         console.print(table)
-        console.print("kappa:", "-" if measures["kappa"] is None else f"{measures['kappa']:.2f}", highlight=False)
+        error = (measures["calibration"] or {}).get("expected_error")
+        console.print(f"kappa {_number(measures['kappa'])}, calibration error {_number(error)}", highlight=False)
     table = Table("check", "right", title="without any truth")
     table.add_row("the end of a success is better than its start", _interval(document["checks"]["start_end"]))
     table.add_row("the end of a success is better than that of a failure", _interval(document["checks"]["outcome"]))
@@ -236,6 +237,10 @@ def _show(document: Mapping[str, Any], gate: Gate) -> None:
     console.print(table)
     word = {True: "passed", False: "failed", None: "unknown"}[gate.passed]
     console.print(f"gate {word}: {gate.reason}", highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _interval(found: Mapping[str, Any]) -> str:

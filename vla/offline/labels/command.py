@@ -93,7 +93,7 @@ def _check_folder(output: Path, config: LabelConfig, prompt: Prompt | None) -> N
             f"{output} holds answers to the prompt {before.get('prompt_version')}, and this is {version}; answers to "
             "two prompts are not mixed: choose another output folder"
         )
-    now = _decisive(config)
+    before, now = _flat(before), _flat(_decisive(config))
     changed = [f"{name} (was {before.get(name)!r}, now {now[name]!r})" for name in now if before.get(name) != now[name]]
     if changed:
         raise ReflexError(
@@ -105,6 +105,14 @@ def _check_folder(output: Path, config: LabelConfig, prompt: Prompt | None) -> N
 def _decisive(config: LabelConfig) -> dict[str, Any]:
     """The settings that labels depend on."""
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_CHANGE}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _version(prompt: Prompt | None) -> str:
@@ -145,7 +153,7 @@ def _ask(
     answers, cap = Answers(asker_of(ledger)), None
     try:
         missing = answers.missing(question for some in questions.values() for question in some)
-        _say(answers.forecast(len(asked), sum(map(len, questions.values())), missing).text(config.budget))
+        _say(answers.forecast(len(asked), missing).text(config.budget))
         try:
             if backend is not None:
                 cap = answers.ask(backend, missing)
@@ -183,11 +191,12 @@ class Answers:
                 self.outcomes[key] = known
         return list(lacking.values())
 
-    def forecast(self, pairs: int, questions: int, missing: Sequence[Question]) -> Forecast:
+    def forecast(self, pairs: int, missing: Sequence[Question]) -> Forecast:
         """What asking will cost."""
+        recorded = len(self.outcomes)
         ledger = self.asker.ledger
         costs = (self.asker.expected_cost(question, ledger.budget) for question in missing)
-        return Forecast(pairs, questions, questions - len(missing), sum(costs, Cost()), ledger.spent)
+        return Forecast(pairs, recorded + len(missing), recorded, sum(costs, Cost()), ledger.spent)
 
     def ask(self, backend: Backend, missing: Sequence[Question]) -> str | None:
         """Ask; returns the cap that ended it early, if one did. Raises `ReflexError` as `Asker.ask_all`."""
