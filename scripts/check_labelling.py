@@ -123,9 +123,7 @@ def run(study: LabellingStudy, folder: Path) -> dict[str, Any]:
         capped = read_json_object(labels / SUMMARY)
         finish(start(study, server, dataset, labels, 10 * expected))
         seconds = time.monotonic() - began
-        subprocess.run(
-            [sys.executable, "-m", "vla", "audit", "labels", f"labels={labels}"], check=True, capture_output=True
-        )
+        audit_labels(AuditLabelsConfig(str(labels)))
         found = judge(labels, server)
     return {
         "settings": asdict(study),
@@ -163,7 +161,9 @@ def judge(labels: Path, server: ChatServer) -> dict[str, Any]:
         "answers_received": sum(answers.values()),
         "answers_sent_but_lost_to_kills": answers_sent - sum(answers.values()),
         "answers_received_twice": sum(count - 1 for count in answers.values()),
-        "requests_answered_more_than_once": sum(count > 1 for count in server.seen.answered.values()),
+        "pictures_answered_about_more_than_once": sum(
+            server.seen.answered[one] > 1 for one in server.seen.with_pictures
+        ),
         "money_in_the_cache": money,
         "money_in_the_summary": summary["spent"]["money"],
     }
@@ -182,7 +182,9 @@ def problems(found: dict[str, Any]) -> list[str]:
         <= under_way,
         "no more than the calls at a time were under way at each kill": under_way
         <= found["settings"]["concurrency"] * found["settings"]["kills"],
-        "requests were answered twice only where a kill lost the answer": found["requests_answered_more_than_once"]
+        "pictures were answered about twice only where a kill lost the answer": found[
+            "pictures_answered_about_more_than_once"
+        ]
         <= found["answers_sent_but_lost_to_kills"],
         "the cap was kept": found["cap"]["calls"] <= found["cap"]["max_calls"] and found["cap"]["not_asked"] > 0,
         "the summary adds up": abs(found["money_in_the_cache"] - found["money_in_the_summary"]) < 1e-9,

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from vla.data.lerobot_keys import PROGRESS
 from vla.errors import ReflexError, writing
 from vla.offline.labels.asking import Asker, Outcome, Question
 from vla.offline.labels.backend import Backend
@@ -132,6 +133,11 @@ def _pairs(output: Path, config: LabelConfig, source: Source, prompt: Prompt | N
 def _ask_oracle(config: LabelConfig, source: Source, asked: Sequence[AskedPair]) -> list[Label]:
     episodes = {moment.episode for one in asked for moment in (one.pair.first, one.pair.second)}
     progress = read_progress(source.dataset, episodes)
+    if progress is None:
+        raise ReflexError(
+            f"{source.dataset.root} does not know true progress (column {PROGRESS}), which backend=oracle answers by; "
+            "datasets of vla collect do"
+        )
     said = oracle_preferences((one.pair for one in asked), progress, config.oracle, config.seed)
     return [Label(preference, one.kind) for preference, one in zip(said, asked, strict=True)]
 

@@ -34,7 +34,7 @@ def label_config(dataset: Path, output: Path, base_url: str | None = None, **cha
     """Settings for a test server: no key, short waits."""
     from vla.offline.labels.endpoint import EndpointSettings
 
-    endpoint = {"base_url": base_url, "api_key_variable": None, "first_wait": 0.01, "timeout": 5.0}
+    endpoint: dict[str, Any] = {"base_url": base_url, "api_key_variable": None, "first_wait": 0.01, "timeout": 5.0}
     endpoint |= changes.pop("endpoint", {})
     values = {"model": "test-vlm", "pairs": 40, "checks": 2, **changes}
     return LabelConfig(str(dataset), output=str(output), endpoint=EndpointSettings(**endpoint), **values)

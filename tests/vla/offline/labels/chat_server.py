@@ -66,6 +66,8 @@ class Seen:
     outcomes: Counter[str] = field(default_factory=Counter)
     answered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Hash of a request's body -> whole answers of the model that were sent."""
+    with_pictures: set[str] = field(default_factory=set)
+    """Which of those requests show pictures; two that only have a text may be equal for different pairs."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     most_at_once: int = 0
@@ -114,7 +116,11 @@ class ChatServer:
         self._http.server_close()
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
-        body = request.rfile.read(int(request.headers["Content-Length"]))
+        length = int(request.headers["Content-Length"])
+        body = request.rfile.read(length)
+        if len(body) < length:  # whoever asked was killed on the way
+            request.close_connection = True
+            return
         asked = json.loads(body)
         with self.lock:
             number, self.number = self.number, self.number + 1
@@ -210,6 +216,8 @@ class ChatServer:
     def _completion(self, asked: dict[str, Any], digest: str) -> dict[str, Any]:
         content = asked["messages"][0]["content"]
         pictures = [_brightness(part["image_url"]["url"]) for part in content if part["type"] == "image_url"]
+        if pictures:
+            self.seen.with_pictures.add(digest)
         text = " ".join(part["text"] for part in content if part["type"] == "text")
         share = int(digest[:8], 16) / 16**8
         reply: dict[str, Any] = {"content": self._say(pictures, text)}
