@@ -124,16 +124,16 @@ def run(study: LabellingStudy, folder: Path) -> dict[str, Any]:
         finish(start(study, server, dataset, labels, 10 * expected))
         seconds = time.monotonic() - began
         audit_labels(AuditLabelsConfig(str(labels)))
-        found = judge(labels, server)
+        found, audit = judge(labels, server), read_json_object(labels / AUDIT)
     return {
-        "settings": asdict(study),
+        "settings": {name: value for name, value in asdict(study).items() if name != "output"},
         "faults": FAULTS,
         "seconds": seconds,
         "calls_at_kills": spent_at_kills,
         "cap": {"max_calls": cap, "calls": capped["spent"]["calls"], "not_asked": capped["not_asked"]},
         **found,
         "summary": read_json_object(labels / SUMMARY),
-        "audit": read_json_object(labels / AUDIT),
+        "audit": {name: audit[name] for name in ("counts", "orders", "checks", "truth", "gate")},
     }
 
 

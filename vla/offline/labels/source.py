@@ -16,13 +16,11 @@ from vla.data import lerobot_keys as keys
 from vla.data.images import resize_frames
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError
+from vla.offline.labels.files import MOMENTS, PICTURES
 from vla.offline.labels.selection import MomentPair
 from vla.offline.preferences import Moment
 from vla.run.files import write_bytes
 from vla.run.jsonl import append_lines, drop_torn_line, read_lines
-
-PICTURES = "pictures"
-MOMENTS = "moments.jsonl"
 
 Frames = NDArray[np.uint8]
 

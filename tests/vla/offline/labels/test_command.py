@@ -267,6 +267,28 @@ def test_a_picture_that_does_not_decode_is_said_before_anything_is_paid(tmp_path
         assert server.number == 0
 
 
+def test_a_command_that_failed_can_be_corrected_in_the_same_folder(tmp_path: Path, dataset: Path) -> None:
+    folder = tmp_path / "labels"
+    with chat_server(always=(404, {"error": {"message": "no such model"}})) as server:
+        with pytest.raises(ReflexError, match="cannot be asked"):
+            label(label_config(dataset, folder, server.base_url, model="mistyped"))
+        server.behaviour.always = None
+        assert label(label_config(dataset, folder, server.base_url, pairs=6, checks=0)) == folder
+    assert len(read_labels(folder).labels) == 6 and read_labels(folder).model == "test-vlm"
+    assert summary(folder)["spent"]["calls"] == server.number  # the call that failed is still accounted for
+
+
+def test_pairs_without_settings_are_chosen_anew(tmp_path: Path, dataset: Path) -> None:
+    """What a kill between the two files leaves."""
+    config = label_config(dataset, tmp_path / "labels", backend="oracle", model=None)
+    label(config)
+    before = (tmp_path / "labels/labels.jsonl").read_bytes()
+    for name in ("settings.json", "labels.jsonl", "summary.json"):
+        (tmp_path / "labels" / name).unlink()
+    label(config)
+    assert (tmp_path / "labels/labels.jsonl").read_bytes() == before
+
+
 def test_a_folder_of_something_else_is_left_alone(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ReflexError, match="holds something else than labels"):

@@ -141,6 +141,17 @@ def test_a_dataset_is_labelled_and_audited_by_it(checkpoint: Path, tmp_path: Pat
         audit_labels(AuditLabelsConfig(str(tmp_path / "labels")))
 
 
+def test_other_weights_under_the_same_name_do_not_go_on_with_the_labels(tmp_path: Path) -> None:
+    data = bright_dataset(tmp_path / "data", episodes=2, length=4)
+    folder = write_checkpoint(tmp_path / "tiny-qwen")
+    values = {"output": str(tmp_path / "labels"), "backend": "local", "model": str(folder), "device": "cpu"}
+    config = LabelConfig(str(data), **values, pairs=1, checks=0, threads=1, decoding=Decoding(reply_tokens=8))
+    label(config)
+    write_checkpoint(folder, seed=3)
+    with pytest.raises(ReflexError, match=r"begun with other settings: model_identity \(was 'tiny-qwen@\w+', now"):
+        label(config)
+
+
 def test_what_is_no_checkpoint_is_said(tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match=r"a folder without config\.json"):
         LocalModel(str(tmp_path), "cpu")
