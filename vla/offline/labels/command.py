@@ -271,4 +271,13 @@ def _write(output: Path, asked: Sequence[AskedPair], labels: Sequence[Label], sp
     }
     write_json(output / SUMMARY, summary)
     said = ", ".join(f"{count} {name}" for name, count in found.items() if count)
-    _say(f"{len(labels)} of {len(asked)} pairs in {output}: {said or 'none'}")
+    lines = [f"{len(labels)} of {len(asked)} pairs in {output}: {said or 'none'}"]
+    if summary["consistent"]["of"]:
+        consistent, first = (summary[name]["share"] for name in ("consistent", "first_shown"))
+        bias = "" if first is None else f"; the picture shown first was named in {first:.0%} of answers"
+        lines.append(f"of pairs asked in both orders {consistent:.0%} were answered alike{bias}")
+    if calls:
+        spent = spending["spent"]
+        money = f", {spent['money']:.2f} in the currency of the prices" if spent["money"] else ""
+        lines.append(f"spent: {calls} calls, {spent['tokens']:,} tokens{money}")
+    _say("\n".join(lines))
