@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.offline.labels.answers import parse_answer, probability_second
+from vla.offline.labels.answers import is_refusal, parse_answer, probability_second
 from vla.offline.preferences import Answer, Status
 
 
@@ -65,6 +65,12 @@ def test_what_says_anything_else_is_unparsable_and_no_tie(text: str) -> None:
 @pytest.mark.parametrize("structured", [False, True])
 def test_a_refusal_is_told_from_nonsense(text: str, structured: bool) -> None:
     assert parse_answer(text, structured).status is Status.REFUSED
+
+
+def test_an_analysis_that_says_what_cannot_be_seen_is_no_refusal() -> None:
+    assert not is_refusal("1. I cannot see the drawer in picture 1. 2. It is open. 3. Picture 2 is nearer.")
+    assert not is_refusal("The robot is unable to help itself." + " The drawer is closed." * 20 + " I cannot assist.")
+    assert is_refusal("I can't view the images.")
 
 
 @pytest.mark.parametrize("dress", ["{}", "```json\n{}\n```", "Here it is:\n```\n{}\n```", "<think>x</think>{}"])

@@ -185,6 +185,16 @@ def test_a_liar_costs_one_call_and_nothing_is_lost(dataset: Path, tmp_path: Path
         assert set(server.seen.answered.values()) == {1} and summary(tmp_path / "labels")["not_asked"] == 0
 
 
+def test_a_liars_answer_does_not_stand_in_the_way_of_the_right_endpoint(dataset: Path, tmp_path: Path) -> None:
+    refused = pytest.raises(ReflexError, match="'cheaper-vlm' says to have answered")
+    with chat_server(model="cheaper-vlm") as wrong, refused:
+        label(label_config(dataset, tmp_path / "labels", wrong.base_url))
+    with chat_server() as right:
+        label(label_config(dataset, tmp_path / "labels", right.base_url))
+        assert summary(tmp_path / "labels")["not_asked"] == 0
+        assert summary(tmp_path / "labels")["spent"]["calls"] == right.number + 1
+
+
 @pytest.mark.parametrize("status", [401, 404])
 def test_what_no_call_can_mend_costs_one_call(dataset: Path, tmp_path: Path, status: int) -> None:
     with chat_server(always=(status, {"error": {"message": "no such thing"}})) as server:
