@@ -29,7 +29,7 @@ TEMPLATE = (
 )
 
 
-def write_checkpoint(folder: Path, seed: int = 0) -> Path:
+def write_checkpoint(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     """Model, tokenizer of bytes and picture processor, in the files that a published Qwen2-VL has."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
@@ -69,7 +69,7 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
         vision_end_token_id=ids["vision_end"],
     )
     torch.manual_seed(seed)
-    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    Qwen2VLForConditionalGeneration(config).to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56).save_pretrained(folder)
     return folder
@@ -104,6 +104,12 @@ def test_both_pictures_reach_the_model_and_replies_are_the_same_each_time(checkp
     assert all(sum(np.exp(list(alternatives.values()))) <= 1 + 1e-5 for _, alternatives in reply.tokens)
     swapped = model.call(["Which?", bright, "or", dark], None, decoding)
     assert swapped.tokens[0][1] != reply.tokens[0][1]
+
+
+def test_a_checkpoint_computes_in_the_precision_that_it_has(tmp_path: Path) -> None:
+    model = LocalModel(str(write_checkpoint(tmp_path / "tiny-qwen", dtype=torch.bfloat16)), "cpu")
+    reply = model.call(["Which?", picture(tmp_path, "dark", 20), "?"], None, Decoding(reply_tokens=8))
+    assert model._load()[1].dtype is torch.bfloat16 and reply.output_tokens
 
 
 def test_a_name_is_of_the_weights(checkpoint: Path, tmp_path: Path) -> None:
