@@ -44,7 +44,7 @@ class LocalModel:
                 add_generation_prompt=True,
                 return_dict=True,
                 return_tensors="pt",
-            ).to(self._device)
+            ).to(self._device, dtype=model.dtype)  # of real numbers only; not every model casts pictures itself
             length = inputs["input_ids"].shape[1]
             try:
                 drawn = model.generate(
