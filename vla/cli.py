@@ -102,6 +102,21 @@ CONFIGURED = {  # of one word or two
         "vla.rewards.audit.command:audit",
         "vla audit suite=tabletop output=runs/audit",
     ),
+    "label": ConfiguredCommand(
+        "Let a vision-language model compare pairs of moments of a dataset with respect to a goal.",
+        "vla.offline.labels.settings:LabelConfig",
+        "vla.offline.labels.command:label",
+        "vla label dataset=datasets/logs goal='open the drawer' model=Qwen/Qwen2.5-VL-7B-Instruct output=runs/labels",
+        simulates=False,
+        continues=True,
+    ),
+    "audit labels": ConfiguredCommand(
+        "Audit labels against true progress, and by checks that need none.",
+        "vla.offline.labels.audit:AuditLabelsConfig",
+        "vla.offline.labels.audit:audit_labels",
+        "vla audit labels labels=runs/labels",
+        simulates=False,
+    ),
     "check": ConfiguredCommand(
         "Whether a suite or a policy of your own keeps the contract.",
         "vla.check.command:CheckConfig",

@@ -69,7 +69,7 @@ class LeRobotDataset:
 
     @property
     def episode_numbers(self) -> tuple[int, ...]:
-        """Each episode's own `episode_index`."""
+        """Each episode's own `episode_index`, in the order in which `episode` counts them."""
         return tuple(self._numbers)
 
     @property

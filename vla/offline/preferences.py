@@ -60,7 +60,7 @@ class Preference:
     probability_second: float | None = None
     """How likely the labeller found the second to be better, in [0, 1], where it can say."""
     consistent: bool | None = None
-    """Whether it said the same of both orders; where it did not, the answer is a tie. None where one order was asked."""
+    """Whether it said the same of both orders; where not, the answer is a tie. None where one order was asked."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError` when answer and status contradict one another."""

@@ -1,1 +1,1 @@
-"""Labels of pairs of moments: which comes nearer to a goal, and the audit of what was said."""
+"""Labels of pairs of moments: a vision-language model says which is nearer to a goal; and the audit of its answers."""

@@ -144,8 +144,8 @@ def read_labels(folder: str | Path, prompt: str | None = None) -> Labels:
     found = settings.get("prompt_version")
     if prompt is not None and found != prompt:
         raise ReflexError(
-            f"{root} has labels of prompt {found}, not of {prompt}; label anew into another folder, or use these as what "
-            "they are"
+            f"{root} has labels of prompt {found}, not of {prompt}; label anew into another folder, or use these as "
+            "what they are"
         )
     labels = []
     for number, row in enumerate(read_lines(path), start=1):

@@ -131,7 +131,7 @@ class Brightness:
     """A reward model of a user's own."""
 
     def score(self, frames: np.ndarray, instruction: str, states: np.ndarray | None = None) -> np.ndarray:
-        return frames.mean(axis=(1, 2, 3), dtype=np.float32)
+        return np.asarray(frames.mean(axis=(1, 2, 3), dtype=np.float32))
 
 
 class Silent:
