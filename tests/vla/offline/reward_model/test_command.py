@@ -35,7 +35,7 @@ def labels(bars: LeRobotDataset) -> Path:
 
 def run(bars: LeRobotDataset, labels: Path, output: Path, **changes: object) -> Path:
     settings: dict[str, object] = {"encoder": "pixels", "fit": QUICK, "device": "cpu", "threads": 1, **changes}
-    fit_reward(RewardConfig(str(labels), str(bars.root), str(output), **settings))  # type: ignore[arg-type]
+    fit_reward(RewardConfig(str(bars.root), labels=str(labels), output=str(output), **settings))  # type: ignore[arg-type]
     return output
 
 
