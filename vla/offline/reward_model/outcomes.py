@@ -2,9 +2,9 @@
 
 - `fit_value`: a value. Moments of successes are worth what is left of their discounted success, moments of failures 0;
   and later moments of a success rank above earlier ones, its end above every moment of a failure.
-- `fit_goals`: contrastive and goal-conditioned (arXiv 2206.07568). A moment and a later one of the same successful
-  episode belong together, later moments of other episodes do not; the reward is how well ends of successes go with a
-  moment.
+- `fit_goals`: contrastive and goal-conditioned (arXiv 2206.07568). A later moment of a successful episode is near the
+  moments that it soon followed, and far from the others of its episode and from failures; the reward is how near a
+  moment is to ends of successes.
 - `nearest_success`: SRPO's distance (arXiv 2511.15605) for single moments: to the nearest cluster of ends of successes.
 
 All return the ensemble that preferences are fitted with, so that they are kept, asked and compared alike.
@@ -25,6 +25,7 @@ from vla.offline.reward_model.bradley_terry import SECOND, agreement, negative_l
 from vla.offline.reward_model.fit import held_out_pairs
 from vla.offline.reward_model.training import FitSettings, new_ensemble, train_members
 from vla.rewards.models.ensemble import EnsembleShape, RewardEnsemble
+from vla.rewards.models.networks import TEMPERATURE
 from vla.rewards.srpo import cluster_successes
 from vla.run.devices import resolve_device
 from vla.run.seeding import derive_seed
@@ -32,6 +33,9 @@ from vla.run.settings import Checks
 
 MOST_GOALS = 64
 """Ends of successes that a contrastive model keeps: enough ways to finish, and quick to ask."""
+
+COUNTEREXAMPLES = 4
+"""Moments of the same episode, and as many of failures, that each pair of the contrastive model is set against."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class OutcomeSettings:
     draws: int = 4000
     """Pairs of moments that are drawn from the episodes."""
     discount: float = 0.98
-    """How much less a success is worth one step earlier; a contrastive model's later moments are drawn by it too."""
+    """How much less a success is worth one step earlier."""
+    future_steps: float = 8.0
+    """How many steps later a contrastive model's later moments are, on average; shorter than episodes are."""
     value_weight: float = 1.0
     """What the error of the value counts beside the ranking; 0 ranks only."""
 
@@ -50,6 +56,7 @@ class OutcomeSettings:
         check.at_least(2, "draws")
         check.within(0, 0.9999, "discount")
         check.at_least(0, "value_weight")
+        check.at_least(1, "future_steps")
 
 
 @dataclass(frozen=True)
@@ -110,12 +117,30 @@ def outcome_pairs(timeline: Timeline, draws: int, generator: np.random.Generator
     return np.concatenate(pairs)
 
 
-def future_pairs(timeline: Timeline, draws: int, discount: float, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Pairs of rows [P, 2] of one success each, the second later by a geometric number of steps, or the last."""
+def future_pairs(timeline: Timeline, draws: int, steps: float, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Pairs of rows [P, 2] of one success each, the second later by a geometric number of steps, or the last.
+
+    `steps` is the mean of that number, 1 or more.
+    """
     rows = np.flatnonzero(timeline.successes[timeline.episodes])
     chosen = generator.choice(rows, draws)
-    ahead = generator.geometric(1 - discount, draws)
+    ahead = generator.geometric(1 / steps, draws)
     return np.stack([chosen, np.minimum(chosen + ahead, timeline.last[timeline.episodes[chosen]])], axis=1)
+
+
+def counterexamples(timeline: Timeline, pairs: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Moments [P, 2 COUNTEREXAMPLES] that the second of each pair came after less likely than after the first.
+
+    Half are any moments of the same episode, so that time within it counts; half are moments of failures (of any
+    episode where there is none). Moments of other successes are none: they would say no more than that episodes look
+    different, and a goal of another episode could then never be near.
+    """
+    owner = timeline.episodes[pairs[:, 0]]
+    shape = (len(pairs), COUNTEREXAMPLES)
+    own = generator.integers(timeline.first[owner][:, None], timeline.last[owner][:, None] + 1, shape)
+    lost = np.flatnonzero(~timeline.successes[timeline.episodes])
+    rows = lost if len(lost) else np.arange(len(timeline.episodes))
+    return np.concatenate([own, generator.choice(rows, shape)], axis=1)
 
 
 def fit_value(
@@ -177,28 +202,25 @@ def fit_goals(
     if settings.network != "mlp":
         raise ReflexError(f"fit.network={settings.network}: a contrastive model looks at features; use fit.network=mlp")
     generator = np.random.default_rng(derive_seed("contrastive reward", seed))
-    pairs = future_pairs(timeline, outcome.draws, outcome.discount, generator)
+    pairs = future_pairs(timeline, outcome.draws, outcome.future_steps, generator)
+    others = counterexamples(timeline, pairs, generator)
     fitted, held_out = _split(pairs, timeline, settings.held_out, generator)
     ends = timeline.last[timeline.successes]
     goals = generator.permutation(ends)[:MOST_GOALS]
     place = resolve_device(device)
     shape = EnsembleShape("goals", settings.members, (features.shape[1],), settings.hidden, references=len(goals))
     ensemble = new_ensemble(shape, features, seed, place)
-    inputs, rows = torch.from_numpy(features).float().to(place), torch.from_numpy(pairs).to(place)
+    inputs = torch.from_numpy(np.ascontiguousarray(features)).float().to(place)
     network: Any = ensemble.network
     network.goals.copy_(inputs[torch.from_numpy(goals).to(place)])
-    whose = torch.from_numpy(timeline.episodes).to(place)
+    moments = torch.from_numpy(np.concatenate([pairs[:, :1], others], axis=1)).to(place)
+    later = torch.from_numpy(pairs[:, 1]).to(place)
 
     def losses(chosen: torch.Tensor) -> torch.Tensor:
-        moments, later = inputs[rows[chosen][..., 0]], inputs[rows[chosen][..., 1]]
-        logits = network.logits(moments, later)
-        episodes = whose[rows[chosen][..., 0]]
-        same = episodes[:, :, None] == episodes[:, None, :]
-        # Another later moment of the same episode is no counterexample.
-        other = same & ~torch.eye(same.shape[1], dtype=torch.bool, device=place)
-        logits = logits.masked_fill(other, -torch.inf)
-        likeliest = logits.diagonal(dim1=1, dim2=2)
-        loss: torch.Tensor = 0.5 * (logits.logsumexp(dim=1) + logits.logsumexp(dim=2)) - likeliest
+        near = network.moments.directions(inputs[moments[chosen].flatten(1)]).view(*chosen.shape, moments.shape[1], -1)
+        goal = network.ends.directions(inputs[later[chosen]])
+        logits = (near * goal.unsqueeze(2)).sum(dim=-1) / TEMPERATURE
+        loss: torch.Tensor = logits.logsumexp(dim=-1) - logits[..., 0]
         return loss
 
     record = train_members(ensemble, losses, fitted, held_out, settings, generator)

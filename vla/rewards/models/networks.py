@@ -68,6 +68,10 @@ class MlpEnsemble(nn.Module):
         """[M, B, F] -> [M, B]"""
         return self.vectors(features).squeeze(-1)
 
+    def directions(self, features: torch.Tensor) -> torch.Tensor:
+        """[M, B, F] -> [M, B, outputs], each of length 1."""
+        return functional.normalize(self.vectors(features), dim=-1)
+
     def vectors(self, features: torch.Tensor) -> torch.Tensor:
         """[M, B, F] -> [M, B, outputs]"""
         rows = (features - self.mean) / self.deviation
@@ -124,16 +128,11 @@ class GoalEnsemble(nn.Module):
         self.ends = MlpEnsemble(members, inputs, hidden, size)
         self.register_buffer("goals", torch.zeros(goals, inputs))
 
-    def logits(self, features: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
-        """How well each goal [M, G, F] comes after each moment [M, B, F]: [M, B, G]."""
-        moments = functional.normalize(self.moments.vectors(features), dim=-1)
-        ends = functional.normalize(self.ends.vectors(goals), dim=-1)
-        return torch.bmm(moments, ends.transpose(1, 2)) / TEMPERATURE
-
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[M, B, F] -> [M, B]: over the goals that were kept, the logarithm of the mean likelihood ratio."""
-        goals = self.goals.expand(len(features), *self.goals.shape)
-        return self.logits(features, goals).logsumexp(dim=-1) - math.log(len(self.goals))
+        goals = self.ends.directions(self.goals.expand(len(features), *self.goals.shape))
+        logits = torch.bmm(self.moments.directions(features), goals.transpose(1, 2)) / TEMPERATURE
+        return logits.logsumexp(dim=-1) - math.log(len(self.goals))
 
 
 class NearestCentre(nn.Module):

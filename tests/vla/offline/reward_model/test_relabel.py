@@ -36,7 +36,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     dataset = write_bars(folder / "dataset", episodes=8, tasks=2)
     labels = write_labels(folder / "labels", dataset)
     settings = FitSettings(hidden=16, max_epochs=5, learning_rate=3e-3)
-    fit_reward(RewardConfig(str(dataset.root), str(labels), output=str(folder / "reward"), fit=settings, device="cpu"))
+    fit_reward(
+        RewardConfig(
+            str(dataset.root), str(labels), output=str(folder / "reward"), fit=settings, device="cpu", threads=1
+        )
+    )
     return dataset.root, folder / "reward"
 
 
