@@ -13,7 +13,8 @@ from vla.conf.schema import FieldInfo, fields_of, is_config, type_name
 from vla.run.settings import strip_optional
 
 COMMON = (
-    "suite", "dataset", "demonstrations", "policy", "tasks", "output", "episodes_per_task", "demonstrations_per_task",
+    "suite", "dataset", "labels", "goal", "backend", "model", "pairs", "demonstrations", "policy", "tasks", "output",
+    "episodes_per_task", "demonstrations_per_task",
     "encoders", "modes", "rollouts", "steps", "batch_size", "learning_rate", "fine_tune_steps", "train_minutes",
     "iterations", "max_minutes", "resume", "seed", "device", "target_success", "split", "mode", "num_workers",
     "image_size", "pace",

@@ -17,7 +17,7 @@ from vla.policies.prismatic import PrismaticConfig
 from vla.run.cores import available_cpus, worker_count
 from vla.run.settings import SHARED_MINIMA, Checks, strip_optional
 
-REQUIRED = {"dataset": "d", "output": "o", "suite": "libero_spatial", "demonstrations": "f"}
+REQUIRED = {"dataset": "d", "output": "o", "suite": "libero_spatial", "demonstrations": "f", "labels": "l"}
 
 
 def configurations() -> dict[str, Any]:

@@ -19,7 +19,8 @@ _LABEL = re.compile(r"^(?:the\s+)?answer\s*(?:is)?\s*:?\s*", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\b(?:i(?:'|’)?m|i am|we(?:'|’)?re)\s+(?:very\s+)?sorry\b"
     r"|\bi\s*(?:can(?:'|’)t|cannot|can not|am unable to|am not able to|won(?:'|’)t)\s+"
-    r"(?:help|assist|answer|comply|provide|do|view|see|analy[sz]e|compare|process|fulfil|discuss)\b"
+    r"(?:(?:help|assist|answer|comply|provide|do|analy[sz]e|compare|process|fulfil|discuss)\b"
+    r"|(?:view|see|open|access)\s+(?:the\s+|these\s+|those\s+|any\s+)?(?:images?|pictures?|photos?)\b)"
     r"|\bi\s+(?:must|have to)\s+(?:decline|refuse)\b",
     re.IGNORECASE,
 )
@@ -58,7 +59,7 @@ def is_refusal(text: str) -> bool:
 
 
 def _first_line_word(said: str) -> str:
-    line = next((line for line in said.splitlines() if line.strip()), "")
+    line = next((line for line in said.splitlines() if any(map(str.isalnum, line))), "")
     bare = _LABEL.sub("", line.strip(" \t*_`\"'“”#>.-"))
     return bare.strip(" \t*_`\"'“”.!,:;").lower()
 

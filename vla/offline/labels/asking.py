@@ -93,10 +93,9 @@ class Asker:
         """What the cache has of a question; None where a call is lacking."""
         analysis = ""
         for stage in self.prompt.stages:
-            reply = self.ledger.reply(self.key(question, stage, analysis)[0])
+            reply = self._known(self.key(question, stage, analysis)[0])
             if reply is None:
                 return None
-            self._check_model(reply.model)
             if reply.status is not Status.OK or stage is self.prompt.stages[-1]:
                 return self._outcome(stage, reply)
             analysis = reply.text
@@ -107,7 +106,7 @@ class Asker:
         cost, analysis = Cost(), ""
         expected = Expectation(self.ledger.seen)
         for stage in self.prompt.stages:
-            reply = self.ledger.reply(self.key(question, stage, analysis)[0])
+            reply = self._known(self.key(question, stage, analysis)[0])
             if reply is not None:
                 analysis = reply.text
                 continue
@@ -175,7 +174,7 @@ class Asker:
         analysis = ""
         for stage in self.prompt.stages:
             key, asked = self.key(question, stage, analysis)
-            reply = self.ledger.reply(key)
+            reply = self._known(key)
             if reply is None:
                 failed = self._attempts(backend, question, stage, analysis, key, asked)
                 self._count_failures(failed)
@@ -183,7 +182,7 @@ class Asker:
                     return failed
                 reply = self.ledger.reply(key)
                 assert reply is not None  # a call that did not fail has been recorded
-            self._check_model(reply.model)
+                self._check_model(reply.model)
             if reply.status is not Status.OK or stage is self.prompt.stages[-1]:
                 return self._outcome(stage, reply)
             analysis = reply.text
@@ -295,6 +294,11 @@ class Asker:
         inputs = max(self._input_tokens(question, stage, analysis), seen.largest_input if seen else 0)
         outputs = self.decoding.reply_tokens
         return Cost(1, inputs + outputs, self.ledger.budget.price(inputs, outputs))
+
+    def _known(self, key: str) -> Recorded | None:
+        """A reply in the cache, unless a model gave it that is not accepted: the endpoint may be another one by now."""
+        reply = self.ledger.reply(key)
+        return reply if reply is not None and reply.model in self._accepted else None
 
     def _check_model(self, model: str) -> None:
         if model not in self._accepted:

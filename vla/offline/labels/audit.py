@@ -10,7 +10,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vla.data import lerobot_keys as keys
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError
 from vla.offline.labels.files import AUDIT, CHECKS, Labels, read_labels
@@ -106,7 +105,7 @@ def audit_labels(config: AuditLabelsConfig) -> None:
     if not any(label.preference.answer for label in labels.labels):
         raise ReflexError(f"{labels.folder} has no pair with an answer; there is nothing to audit")
     dataset = LeRobotDataset(config.truth or labels.dataset)
-    truth = _against_truth(config, labels, dataset) if keys.PROGRESS in dataset.info.features else None
+    truth = _against_truth(config, labels, dataset)
     gate = _gate(config, labels, truth)
     document = {
         "settings": asdict(config),
@@ -133,14 +132,16 @@ class Truth:
     document: dict[str, Any]
 
 
-def _against_truth(config: AuditLabelsConfig, labels: Labels, dataset: LeRobotDataset) -> Truth:
-    """All measures that need true progress; of the pairs drawn uniformly, and of all.
+def _against_truth(config: AuditLabelsConfig, labels: Labels, dataset: LeRobotDataset) -> Truth | None:
+    """All measures that need true progress; of the pairs drawn uniformly, and of those that a selection chose.
 
-    Pairs that a selection chose are harder than others, so an accuracy of all pairs can be had from uniform ones only.
+    The latter are harder than others, so what is true of all pairs can be had from uniform ones only.
     """
     said = [label for label in labels.labels if label.kind not in CHECKS and label.preference.status is Status.OK]
     moments = [moment for label in said for moment in (label.preference.pair.first, label.preference.pair.second)]
     progress = read_progress(dataset, (moment.episode for moment in moments))
+    if progress is None:
+        return None
     found: dict[str, dict[str, Any]] = {}
     results: dict[str, tuple[list[Answer], list[float]]] = {}
     for name, kinds in (("uniform", ("uniform",)), ("selected", ("selected",))):
@@ -226,7 +227,8 @@ def _show(document: Mapping[str, Any], gate: Gate) -> None:
             table.add_row(bounds, str(row["pairs"]), _interval(row["accuracy"]), _interval(row["ties"]))
         table.add_row("all", str(measures["pairs"]), _interval(measures["accuracy"]), _interval(measures["ties"]))
         console.print(table)
-        console.print("kappa:", "-" if measures["kappa"] is None else f"{measures['kappa']:.2f}", highlight=False)
+        error = (measures["calibration"] or {}).get("expected_error")
+        console.print(f"kappa {_number(measures['kappa'])}, calibration error {_number(error)}", highlight=False)
     table = Table("check", "right", title="without any truth")
     table.add_row("the end of a success is better than its start", _interval(document["checks"]["start_end"]))
     table.add_row("the end of a success is better than that of a failure", _interval(document["checks"]["outcome"]))
@@ -236,6 +238,10 @@ def _show(document: Mapping[str, Any], gate: Gate) -> None:
     console.print(table)
     word = {True: "passed", False: "failed", None: "unknown"}[gate.passed]
     console.print(f"gate {word}: {gate.reason}", highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _interval(found: Mapping[str, Any]) -> str:

@@ -12,22 +12,23 @@ from typing import Any
 
 from rich.console import Console
 
+from vla.data.lerobot_keys import PROGRESS
 from vla.errors import ReflexError, writing
 from vla.offline.labels.asking import Asker, Outcome, Question
 from vla.offline.labels.backend import Backend
 from vla.offline.labels.budget import Cost, Forecast
 from vla.offline.labels.choosing import choose_pairs
 from vla.offline.labels.endpoint import Endpoint
-from vla.offline.labels.files import CALLS, LABELS, PAIRS, SETTINGS, SUMMARY, AskedPair, Label
+from vla.offline.labels.files import CALLS, LABELS, MOMENTS, PAIRS, SETTINGS, SUMMARY, AskedPair, Label
 from vla.offline.labels.joining import counts, join, order_effects
-from vla.offline.labels.ledger import Ledger
+from vla.offline.labels.ledger import FINAL, Ledger
 from vla.offline.labels.oracle import oracle_preferences
 from vla.offline.labels.prompts import Prompt, load_prompt
 from vla.offline.labels.settings import LabelConfig
 from vla.offline.labels.source import Picture, Source, open_source, read_progress, write_pictures
 from vla.offline.preferences import Answer, Moment, Status
 from vla.run.devices import resolve_device, set_threads
-from vla.run.files import read_json_object, remove_temporaries, write_json
+from vla.run.files import TEMPORARY_PREFIX, read_json_object, remove_temporaries, write_json
 from vla.run.jsonl import read_lines, write_lines
 from vla.run.progress_bar import progress_bar
 from vla.run.run_folder import lock
@@ -36,8 +37,8 @@ MAY_CHANGE = ("accept_model", "backend", "budget", "cache", "device", "endpoint"
 """Settings that an interrupted run may go on with other values of: no label depends on them."""
 
 
-def label(config: LabelConfig) -> None:
-    """Label a dataset's pairs and write the folder that `files` describes; what is there already is not done again.
+def label(config: LabelConfig) -> Path:
+    """Label a dataset's pairs and return the folder, which `files` describes; what is there already is not done again.
 
     Raises:
         ReflexError: the dataset cannot be labelled, the folder holds something else or labels of other settings, or the
@@ -48,7 +49,7 @@ def label(config: LabelConfig) -> None:
     prompt = None if config.backend == "oracle" else load_prompt(config.prompt)
     backend = _backend(config)
     identity = "oracle" if prompt is None else str(config.model) if backend is None else backend.model
-    _check_folder(output, config, prompt)
+    _check_folder(output, config, prompt, identity)
     source = open_source(config.dataset, config.goal, config.tasks, config.camera, needs_camera=prompt is not None)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -58,11 +59,12 @@ def label(config: LabelConfig) -> None:
         asked = _pairs(output, config, source, prompt, identity)
         if prompt is None:
             _write(output, asked, _ask_oracle(config, source, asked), {})
-            return
+            return output
         asker_of = partial(
             Asker, prompt, identity, config.decoding, settings=config.endpoint, accept_model=config.accept_model
         )
         _ask(output, config, source, asked, asker_of, backend)
+        return output
     finally:
         os.close(descriptor)
 
@@ -78,22 +80,25 @@ def _backend(config: LabelConfig) -> Backend | None:
     return None
 
 
-def _check_folder(output: Path, config: LabelConfig, prompt: Prompt | None) -> None:
+def _check_folder(output: Path, config: LabelConfig, prompt: Prompt | None, identity: str) -> None:
     """Raise `ReflexError` where the folder holds something else, or labels that other settings made."""
     if output.exists() and not output.is_dir():
         raise ReflexError(f"{output} is a file; choose another output folder")
     if not (output / SETTINGS).exists():
-        if output.is_dir() and any(not entry.name.startswith(".writing-") for entry in output.iterdir()):
+        strangers = [entry for entry in output.glob("*") if entry.name != PAIRS]  # pairs: a kill before the settings
+        if strangers and not all(entry.name.startswith(TEMPORARY_PREFIX) for entry in strangers):
             raise ReflexError(f"{output} holds something else than labels; choose another output folder")
         return
     before = read_json_object(output / SETTINGS)
     version = _version(prompt)
+    if not _has_answers(output):
+        return  # a command that failed, to be corrected
     if before.get("prompt_version") != version:
         raise ReflexError(
             f"{output} holds answers to the prompt {before.get('prompt_version')}, and this is {version}; answers to "
             "two prompts are not mixed: choose another output folder"
         )
-    now = _decisive(config)
+    before, now = _flat(before), _flat({**_decisive(config), "model_identity": identity})
     changed = [f"{name} (was {before.get(name)!r}, now {now[name]!r})" for name in now if before.get(name) != now[name]]
     if changed:
         raise ReflexError(
@@ -107,23 +112,47 @@ def _decisive(config: LabelConfig) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in MAY_CHANGE}
 
 
+def _has_answers(output: Path) -> bool:
+    """Whether any model has answered, or the oracle."""
+    calls = read_lines(output / CALLS)
+    labels = read_lines(output / LABELS)
+    return any(line.get("status") in FINAL for line in calls) or any(row.get("status") == Status.OK for row in labels)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
 def _version(prompt: Prompt | None) -> str:
     return "oracle" if prompt is None else prompt.version
 
 
 def _pairs(output: Path, config: LabelConfig, source: Source, prompt: Prompt | None, identity: str) -> list[AskedPair]:
-    """The folder's pairs, chosen now if they are not yet."""
-    if not (output / SETTINGS).exists():
+    """The folder's pairs, chosen now if they are not yet, or if nothing came of those of other settings."""
+    about = {"prompt_version": _version(prompt), "model_identity": identity, "camera_used": source.camera}
+    settings = {**_decisive(config), **about}
+    begun = (output / SETTINGS).exists()
+    if not begun or (not _has_answers(output) and read_json_object(output / SETTINGS) != settings):
+        for name in (SETTINGS, PAIRS, MOMENTS, LABELS, SUMMARY):
+            (output / name).unlink(missing_ok=True)
         chosen = choose_pairs(config, source)
         write_lines(output / PAIRS, (pair.row() for pair in chosen))
-        about = {"prompt_version": _version(prompt), "model_identity": identity, "camera_used": source.camera}
-        write_json(output / SETTINGS, {**_decisive(config), **about})  # last: with it the folder is a folder of labels
+        write_json(output / SETTINGS, settings)  # last: with it the folder is a folder of labels
     return [AskedPair.from_row(row) for row in read_lines(output / PAIRS)]
 
 
 def _ask_oracle(config: LabelConfig, source: Source, asked: Sequence[AskedPair]) -> list[Label]:
     episodes = {moment.episode for one in asked for moment in (one.pair.first, one.pair.second)}
     progress = read_progress(source.dataset, episodes)
+    if progress is None:
+        raise ReflexError(
+            f"{source.dataset.root} does not know true progress (column {PROGRESS}), which backend=oracle answers by; "
+            "datasets of vla collect do"
+        )
     said = oracle_preferences((one.pair for one in asked), progress, config.oracle, config.seed)
     return [Label(preference, one.kind) for preference, one in zip(said, asked, strict=True)]
 
@@ -145,7 +174,7 @@ def _ask(
     answers, cap = Answers(asker_of(ledger)), None
     try:
         missing = answers.missing(question for some in questions.values() for question in some)
-        _say(answers.forecast(len(asked), sum(map(len, questions.values())), missing).text(config.budget))
+        _say(answers.forecast(len(asked), missing).text(config.budget))
         try:
             if backend is not None:
                 cap = answers.ask(backend, missing)
@@ -183,11 +212,12 @@ class Answers:
                 self.outcomes[key] = known
         return list(lacking.values())
 
-    def forecast(self, pairs: int, questions: int, missing: Sequence[Question]) -> Forecast:
+    def forecast(self, pairs: int, missing: Sequence[Question]) -> Forecast:
         """What asking will cost."""
+        recorded = len(self.outcomes)
         ledger = self.asker.ledger
         costs = (self.asker.expected_cost(question, ledger.budget) for question in missing)
-        return Forecast(pairs, questions, questions - len(missing), sum(costs, Cost()), ledger.spent)
+        return Forecast(pairs, recorded + len(missing), recorded, sum(costs, Cost()), ledger.spent)
 
     def ask(self, backend: Backend, missing: Sequence[Question]) -> str | None:
         """Ask; returns the cap that ended it early, if one did. Raises `ReflexError` as `Asker.ask_all`."""
@@ -241,4 +271,13 @@ def _write(output: Path, asked: Sequence[AskedPair], labels: Sequence[Label], sp
     }
     write_json(output / SUMMARY, summary)
     said = ", ".join(f"{count} {name}" for name, count in found.items() if count)
-    _say(f"{len(labels)} of {len(asked)} pairs in {output}: {said or 'none'}")
+    lines = [f"{len(labels)} of {len(asked)} pairs in {output}: {said or 'none'}"]
+    if summary["consistent"]["of"]:
+        consistent, first = (summary[name]["share"] for name in ("consistent", "first_shown"))
+        bias = "" if first is None else f"; the picture shown first was named in {first:.0%} of answers"
+        lines.append(f"of pairs asked in both orders {consistent:.0%} were answered alike{bias}")
+    if calls:
+        spent = spending["spent"]
+        money = f", {spent['money']:.2f} in the currency of the prices" if spent["money"] else ""
+        lines.append(f"spent: {calls} calls, {spent['tokens']:,} tokens{money}")
+    _say("\n".join(lines))

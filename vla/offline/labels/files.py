@@ -28,6 +28,8 @@ SETTINGS = "settings.json"
 PAIRS = "pairs.jsonl"
 CALLS = "calls.jsonl"
 LABELS = "labels.jsonl"
+MOMENTS = "moments.jsonl"
+PICTURES = "pictures"
 SUMMARY = "summary.json"
 AUDIT = "audit.json"
 

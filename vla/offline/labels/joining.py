@@ -57,22 +57,29 @@ def _order_row(turned: bool, outcome: Outcome) -> dict[str, Any]:
 def order_effects(labels: Sequence[Label]) -> dict[str, Any]:
     """How much answers depend on the order in which the pictures are shown, with 95 % Wilson intervals.
 
-    - `first_shown`: share of answers other than ties that name the picture shown first; without bias about a half, and
-      of pairs asked in both orders exactly a half where the labeller is consistent.
-    - `consistent`: share of pairs with an answer in both orders where both are the same.
+    Of pairs with an answer in both orders:
+
+    - `first_shown`: share of answers other than ties that name the picture shown first. A half is unbiased: whichever
+      is better is shown first once.
+    - `consistent`: share of pairs whose two answers are the same.
     """
-    shown_first = shown = 0
-    for label in labels:
-        for order in label.orders:
-            if order["answer"] in (Answer.FIRST, Answer.SECOND):
-                shown += 1
-                shown_first += (order["answer"] == Answer.FIRST) != order["swapped"]
-    both = [label.preference.consistent for label in labels if label.preference.consistent is not None]
-    return {"first_shown": share(shown_first, shown), "consistent": share(sum(both), len(both))}
+    both = [label for label in labels if label.preference.consistent is not None]
+    shown_first = [
+        (order["answer"] == Answer.FIRST) != order["swapped"]
+        for label in both
+        for order in label.orders
+        if order["answer"] != Answer.TIE
+    ]
+    consistent = [label.preference.consistent is True for label in both]
+    return {
+        "first_shown": share(sum(shown_first), len(shown_first)),
+        "consistent": share(sum(consistent), len(consistent)),
+    }
 
 
 def share(count: int, total: int) -> dict[str, Any]:
     """A share with its Wilson interval, JSON-ready; null of none."""
+    count, total = int(count), int(total)  # NumPy's have no form in JSON
     low, high = wilson_interval(count, total)
     return {"share": count / total if total else None, "low": low, "high": high, "count": count, "of": total}
 

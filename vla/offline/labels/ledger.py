@@ -161,5 +161,6 @@ class Ledger:
         self.spent += Cost(1, int(line["input_tokens"] + line["output_tokens"]), float(line["money"])) - reckoned
         if status not in FINAL:
             return
-        self.seen.setdefault(line["stage"], Seen()).add(int(line["input_tokens"]), int(line["output_tokens"]))
+        if line["input_tokens"]:  # a filter that let nothing through to the model counts nothing
+            self.seen.setdefault(line["stage"], Seen()).add(int(line["input_tokens"]), int(line["output_tokens"]))
         self._replies[line["key"]] = Recorded(status, line["text"], line["model"], line.get("probability_second"))

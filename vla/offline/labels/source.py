@@ -16,13 +16,11 @@ from vla.data import lerobot_keys as keys
 from vla.data.images import resize_frames
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError
+from vla.offline.labels.files import MOMENTS, PICTURES
 from vla.offline.labels.selection import MomentPair
 from vla.offline.preferences import Moment
 from vla.run.files import write_bytes
 from vla.run.jsonl import append_lines, drop_torn_line, read_lines
-
-PICTURES = "pictures"
-MOMENTS = "moments.jsonl"
 
 Frames = NDArray[np.uint8]
 
@@ -100,18 +98,23 @@ def open_source(
     )
 
 
-def read_progress(dataset: LeRobotDataset, numbers: Iterable[int]) -> dict[int, NDArray[np.float32]]:
-    """`next.progress` [T] of episodes by their `episode_index`. Raises `ReflexError` where the dataset has none."""
-    if keys.PROGRESS not in dataset.info.features:
-        raise ReflexError(
-            f"{dataset.root} has no column {keys.PROGRESS}, the simulator's true progress; datasets of vla collect do"
-        )
+def read_progress(dataset: LeRobotDataset, numbers: Iterable[int]) -> dict[int, NDArray[np.float32]] | None:
+    """`next.progress` [T] of episodes by their `episode_index`; None where the dataset does not know it.
+
+    A column of zeros knows nothing: that is what the recording of a real arm has.
+
+    Raises:
+        ReflexError: there is no such episode.
+    """
     index_of = {number: index for index, number in enumerate(dataset.episode_numbers)}
     wanted = sorted(set(numbers))
     lacking = [number for number in wanted if number not in index_of]
     if lacking:
         raise ReflexError(f"{dataset.root} has no episode {lacking[0]}; the labels are of another dataset")
-    return {number: dataset.episode(index_of[number], cameras=[]).progress for number in wanted}
+    if keys.PROGRESS not in dataset.info.features:
+        return None
+    progress = {number: dataset.episode(index_of[number], cameras=[]).progress for number in wanted}
+    return progress if any(values.any() for values in progress.values()) else None
 
 
 @dataclass(frozen=True)
