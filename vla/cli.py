@@ -102,6 +102,13 @@ CONFIGURED = {  # of one word or two
         "vla reward labels=runs/labels dataset=datasets/mixed output=runs/reward",
         simulates=False,
     ),
+    "bench reward": ConfiguredCommand(
+        "Compare reward models on a dataset whose true progress is known.",
+        "vla.offline.reward_model.bench:BenchRewardConfig",
+        "vla.offline.reward_model.bench:bench_reward",
+        "vla bench reward dataset=datasets/mixed models=[runs/reward,true_progress] output=runs/bench_reward",
+        simulates=False,
+    ),
     "relabel": ConfiguredCommand(
         "Write a reward model's opinion of a dataset into a column of its own.",
         "vla.offline.reward_model.relabel:RelabelConfig",

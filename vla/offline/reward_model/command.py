@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from vla.offline.labels.files import Labels, read_labels
 from vla.offline.preferences import Answer, Preference, Status
 from vla.offline.reward_model.bradley_terry import FIRST, SECOND, TIE
 from vla.offline.reward_model.fit import FitSettings, fit
+from vla.offline.reward_model.outcomes import OutcomeSettings, Timeline, fit_goals, fit_value, nearest_success
 from vla.offline.reward_model.rows import Look, Rows, features_of, look_at, pictures_of, rows_of
 from vla.rewards.models.ensemble import RewardEnsemble
 from vla.rewards.models.features import PICTURES
@@ -27,6 +28,8 @@ from vla.run.progress_bar import progress_bar
 from vla.run.run_folder import dated_folder
 from vla.run.settings import Checks
 
+Method = Literal["preferences", "value", "contrastive", "distance"]
+
 NUMBERS = {Answer.FIRST: FIRST, Answer.SECOND: SECOND, Answer.TIE: TIE}
 
 
@@ -34,10 +37,13 @@ NUMBERS = {Answer.FIRST: FIRST, Answer.SECOND: SECOND, Answer.TIE: TIE}
 class RewardConfig:
     """Which labels a reward is fitted to, on which dataset, and how."""
 
-    labels: str
-    """Folder of labels that vla label wrote."""
     dataset: str
-    """The LeRobot dataset that was labelled: a folder or a hub id."""
+    """The LeRobot dataset that was labelled, or whose outcomes are known: a folder or a hub id."""
+    labels: str | None = None
+    """Folder of labels that vla label wrote; null for the methods that need none."""
+    method: Method = "preferences"
+    """What it is fitted to: "preferences" (the labels), or without any label "value" (outcomes and the order of time),
+    "contrastive" (what later leads to a success), "distance" (SRPO's, to ends of successes; nothing is fitted)."""
     output: str = field(default_factory=partial(dated_folder, "reward"))
     """Folder for the reward model; must not hold one yet. It has the date where none is given."""
     encoder: str = "pixels"
@@ -47,6 +53,8 @@ class RewardConfig:
     """Camera whose pictures are looked at, by the dataset's name; null for its first."""
     fit: FitSettings = field(default_factory=FitSettings)
     """How the reward is fitted: fit.network=cnn for the paper's."""
+    outcome: OutcomeSettings = field(default_factory=OutcomeSettings)
+    """What the methods without labels make of outcomes."""
     seed: int = 0
     """Seed of the first parameters, the shuffling and the held-out episodes."""
     device: str = "auto"
@@ -56,6 +64,13 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         Checks(self).shared()
+        if (self.labels is None) == (self.method == "preferences"):
+            raise ReflexError(
+                f"method={self.method} with labels={self.labels}; preferences need labels=FOLDER, and no other method "
+                "takes any"
+            )
+        if self.method != "preferences" and self.fit.network == "cnn":
+            raise ReflexError(f"method={self.method} looks at features; use fit.network=mlp with an encoder")
 
 
 def fit_reward(config: RewardConfig) -> None:
@@ -71,25 +86,28 @@ def fit_reward(config: RewardConfig) -> None:
         raise ReflexError(f"{output} already holds a reward model; choose another output folder or delete it")
     set_threads(config.threads)
     device = str(resolve_device(config.device))
-    labels = read_labels(config.labels)
     dataset = LeRobotDataset(config.dataset)
     encoder = PICTURES if config.fit.network == "cnn" else config.encoder
     look = look_at(dataset, encoder, config.camera, device)
-    rows = rows_of(dataset)
-    pairs, answers = answered_pairs(labels, rows)
-    ensemble = _fit(config, dataset, look, rows, pairs, answers, device)
-    about = {
-        "method": "preferences",
-        "goals": sorted({preference.pair.goal for preference in labels.preferences}),
-        "labels": {
+    about: dict[str, Any] = {
+        "method": config.method,
+        "dataset": {"name": str(config.dataset), "sha256": observations_hash(dataset)},
+        "goals": dataset.tasks,
+        "labels": None,
+    }
+    if config.labels is None:
+        ensemble = _fit_outcomes(config, dataset, look, device)
+    else:
+        labels = read_labels(config.labels)
+        ensemble = _fit_preferences(config, dataset, look, labels, device)
+        about["goals"] = sorted({preference.pair.goal for preference in labels.preferences})
+        about["labels"] = {
             "folder": str(labels.folder),
             "sha256": labels.sha256,
             "prompt_version": labels.prompt,
             "model": labels.model,
             "statuses": count_statuses(labels.preferences),
-        },
-        "dataset": {"name": str(config.dataset), "sha256": observations_hash(dataset)},
-    }
+        }
     save_reward_model(output, ensemble, look.describe(), about)
     _report(output, ensemble)
 
@@ -116,37 +134,45 @@ def count_statuses(preferences: list[Preference]) -> dict[str, int]:
     return {name: named.count(name) for name in sorted(set(named))}
 
 
-def _fit(
-    config: RewardConfig,
-    dataset: LeRobotDataset,
-    look: Look,
-    rows: Rows,
-    pairs: NDArray[np.int64],
-    answers: NDArray[np.int64],
-    device: str,
+def _fit_preferences(
+    config: RewardConfig, dataset: LeRobotDataset, look: Look, labels: Labels, device: str
 ) -> RewardEnsemble:
     """On features of the whole dataset, or on the pictures of the labelled moments alone."""
-    with progress_bar("features", dataset.num_episodes) as show:
-
-        def note(done: int, total: int) -> None:
-            show(done, "")
-
-        inputs: NDArray[Any]
-        if look.encoder == PICTURES:
-            used, places = np.unique(pairs, return_inverse=True)
-            inputs, pairs = pictures_of(dataset, look, used, note), places.reshape(pairs.shape)
-            episodes = rows.episodes[used]
-        else:
-            inputs, episodes = features_of(dataset, look, note), rows.episodes
+    rows = rows_of(dataset)
+    pairs, answers = answered_pairs(labels, rows)
+    inputs: NDArray[Any]
+    if look.encoder == PICTURES:
+        used, places = np.unique(pairs, return_inverse=True)
+        with progress_bar("pictures", dataset.num_episodes) as show:
+            inputs = pictures_of(dataset, look, used, lambda done, total: show(done, ""))
+        pairs, episodes = places.reshape(pairs.shape), rows.episodes[used]
+    else:
+        inputs, episodes = _features(dataset, look), rows.episodes
     return fit(inputs, pairs, answers, episodes, config.fit, config.seed, device)
+
+
+def _fit_outcomes(config: RewardConfig, dataset: LeRobotDataset, look: Look, device: str) -> RewardEnsemble:
+    successes = [dataset.episode(index, cameras=()).success for index in range(dataset.num_episodes)]
+    timeline = Timeline(rows_of(dataset).episodes, np.array(successes))
+    features = _features(dataset, look)
+    if config.method == "distance":
+        return nearest_success(features, timeline, device)
+    method = fit_value if config.method == "value" else fit_goals
+    return method(features, timeline, config.fit, config.outcome, config.seed, device)
+
+
+def _features(dataset: LeRobotDataset, look: Look) -> NDArray[np.float32]:
+    with progress_bar("features", dataset.num_episodes) as show:
+        return features_of(dataset, look, lambda done, total: show(done, ""))
 
 
 def _report(output: Path, ensemble: RewardEnsemble) -> None:
     record = ensemble.record
-    line = f"{output}: {record['pairs_fitted']} pairs fitted in {record['epochs']} epochs"
+    line = f"{output}: "
+    line += f"{record['pairs_fitted']} pairs, {record['epochs']} epochs" if "epochs" in record else "nothing to fit"
     if record.get("held_out_accuracy") is not None:
         line += (
-            f"; of {record['pairs_held_out']} pairs of held-out episodes the answer is predicted in "
+            f"; of {record['pairs_held_out']} pairs of held-out episodes the order is predicted in "
             f"{record['held_out_accuracy']:.1%}"
         )
     Console().print(f"{line}; model {model_hash(output)[:12]}", soft_wrap=True)

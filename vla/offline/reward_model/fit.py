@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,55 +11,15 @@ from numpy.typing import NDArray
 
 from vla.errors import ReflexError
 from vla.offline.reward_model.bradley_terry import agreement, negative_log_likelihood, targets_of
+from vla.offline.reward_model.training import FitSettings, Objective, new_ensemble, train_members
 from vla.rewards.models.ensemble import EnsembleShape, RewardEnsemble
-from vla.rewards.models.networks import MlpEnsemble, NetworkKind
 from vla.run.devices import resolve_device
 from vla.run.seeding import derive_seed
-from vla.run.settings import Checks
 
-Objective = Literal["return", "advantage"]
+__all__ = ["FitSettings", "fit", "held_out_pairs"]
 
 HELD_OUT_BATCH = 256
 """Pairs in one forward pass of the held-out likelihood."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How a reward is fitted to preferences."""
-
-    network: NetworkKind = "mlp"
-    """What it is: "mlp" on features, or "cnn" on pictures as in RL-VLM-F."""
-    objective: Objective = "return"
-    """What of a segment is compared: "return", the sum of its rewards, or "advantage", how much a value gained between
-    its first and last moment (regret). Single moments know only "return"."""
-    members: int = 3
-    """Networks in the ensemble; their mean is the reward, their spread says where it is unsure."""
-    hidden: int = 256
-    """Width of both hidden layers of an mlp."""
-    bounded: bool | None = None
-    """Keep rewards in [-1, 1] by tanh, as in the paper, so that no preference is more certain than 88 %. Null: for a
-    cnn only; an mlp that stops by held-out episodes orders moments better without."""
-    learning_rate: float = 3e-4
-    """Adam's step size."""
-    batch_size: int = 64
-    """Pairs in a gradient step."""
-    max_epochs: int = 100
-    """Passes over the pairs, at most."""
-    patience: int = 10
-    """Passes without a better held-out likelihood after which a fit ends."""
-    held_out: float = 0.1
-    """Share of the episodes that is kept to decide when to stop: a pair with a moment of one of them is never fitted
-    to. 0 keeps none, and the fit runs for max_epochs."""
-    error_rate: float = 0.0
-    """How often labels are thought to be the opposite of what they should be, in [0, 0.5)."""
-
-    def __post_init__(self) -> None:
-        check = Checks(self)
-        check.literals()
-        check.at_least(1, "members", "hidden", "batch_size", "max_epochs", "patience")
-        check.positive("learning_rate")
-        check.within(0, 0.9, "held_out", reason="a share of the episodes")
-        check.within(0, 0.49, "error_rate", reason="with half of the answers wrong they say nothing")
 
 
 def fit(
@@ -93,23 +53,27 @@ def fit(
     generator = np.random.default_rng(derive_seed("reward fit", seed))
     held_out = held_out_pairs(segments, episodes, settings.held_out, generator)
     place = resolve_device(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed("reward parameters", seed))
-        bounded = settings.network == "cnn" if settings.bounded is None else settings.bounded
-        shape = EnsembleShape(settings.network, settings.members, tuple(features.shape[1:]), settings.hidden, bounded)
-        network = shape.build()
-    if isinstance(network, MlpEnsemble):
-        network.standardise_by(torch.from_numpy(np.asarray(features, np.float32)))
-    ensemble = RewardEnsemble(shape, network.to(place))
+    bounded = settings.network == "cnn" if settings.bounded is None else settings.bounded
+    shape = EnsembleShape(settings.network, settings.members, tuple(features.shape[1:]), settings.hidden, bounded)
+    ensemble = new_ensemble(shape, features, seed, place)
+    inputs = torch.from_numpy(np.ascontiguousarray(features)).to(place)
     data = _Data(
-        inputs=torch.from_numpy(np.ascontiguousarray(features)).to(place),
+        inputs=inputs if settings.network == "cnn" else inputs.float(),
         segments=torch.from_numpy(segments).to(place),
         targets=torch.from_numpy(targets_of(answers)).to(place),
     )
-    if settings.network == "mlp":
-        data.inputs = data.inputs.float()
-    ensemble.record = _run(ensemble, data, np.flatnonzero(~held_out), np.flatnonzero(held_out), settings, generator)
-    ensemble.record["settings"] = asdict(settings) | {"seed": seed}
+
+    def losses(chosen: torch.Tensor) -> torch.Tensor:
+        difference = _differences(ensemble, data, chosen, settings.objective)
+        return negative_log_likelihood(difference, data.targets[chosen], settings.error_rate)
+
+    fitted, kept = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    record = train_members(ensemble, losses, fitted, kept, settings, generator)
+    for name, chosen in (("fitted", fitted), ("held_out", kept)):
+        record[f"pairs_{name}"] = len(chosen)
+        measured = _measures(ensemble, data, chosen, settings) if len(chosen) else {}
+        record |= {f"{name}_{measure}": value for measure, value in measured.items()}
+    ensemble.record = record | {"settings": asdict(settings) | {"seed": seed}}
     return ensemble
 
 
@@ -180,55 +144,9 @@ def _differences(ensemble: RewardEnsemble, data: _Data, chosen: torch.Tensor, ob
     return sides[..., 1] - sides[..., 0]
 
 
-def _run(
-    ensemble: RewardEnsemble,
-    data: _Data,
-    fitted: NDArray[np.int64],
-    held_out: NDArray[np.int64],
-    settings: FitSettings,
-    generator: np.random.Generator,
-) -> dict[str, Any]:
-    """Fit in place; each member ends with the parameters of its own best pass. Returns the record."""
-    members, place = settings.members, data.targets.device
-    parameters = dict(ensemble.network.named_parameters())
-    optimiser = torch.optim.Adam(parameters.values(), lr=settings.learning_rate, foreach=True)
-    best = {name: value.detach().clone() for name, value in parameters.items()}
-    best_likelihood = torch.full((members,), torch.inf, device=place)
-    best_epoch = torch.zeros(members, dtype=torch.int64, device=place)
-    size = min(settings.batch_size, len(fitted))
-    epoch = 0
-    for epoch in range(1, settings.max_epochs + 1):
-        shuffled = np.stack([generator.permutation(fitted) for _ in range(members)])
-        order = torch.from_numpy(shuffled).to(place)
-        for first in range(0, len(fitted) - size + 1, size):
-            chosen = order[:, first : first + size]
-            difference = _differences(ensemble, data, chosen, settings.objective)
-            losses = negative_log_likelihood(difference, data.targets[chosen], settings.error_rate)
-            optimiser.zero_grad(set_to_none=True)
-            losses.mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        if len(held_out):
-            likelihood, _ = _measure(ensemble, data, held_out, settings)
-            better = likelihood < best_likelihood
-        else:
-            likelihood, better = best_likelihood, torch.ones(members, dtype=torch.bool, device=place)
-        for name, value in parameters.items():
-            best[name][better] = value.detach()[better]
-        best_likelihood = torch.where(better, likelihood, best_likelihood)
-        best_epoch[better] = epoch
-        if epoch - int(best_epoch.max()) >= settings.patience:
-            break
-    with torch.no_grad():
-        for name, value in parameters.items():
-            value.copy_(best[name])
-    return _record(ensemble, data, fitted, held_out, settings) | {"epochs": epoch, "best_epoch": best_epoch.tolist()}
-
-
 @torch.no_grad()
-def _measure(
-    ensemble: RewardEnsemble, data: _Data, pairs: NDArray[np.int64], settings: FitSettings
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood and agreement of each member [M], and of their mean: the last of the second, [M + 1]."""
+def _measures(ensemble: RewardEnsemble, data: _Data, pairs: NDArray[np.int64], settings: FitSettings) -> dict[str, Any]:
+    """Negative log-likelihood and accuracy of each member, and the accuracy of their mean; None where all are ties."""
     chosen = torch.from_numpy(pairs).to(data.targets.device)
     parts = [
         _differences(ensemble, data, part.expand(settings.members, -1), settings.objective)
@@ -236,24 +154,10 @@ def _measure(
     ]
     difference, target = torch.cat(parts, dim=1), data.targets[chosen]
     likelihood = negative_log_likelihood(difference, target, settings.error_rate).mean(dim=1)
-    votes = torch.cat([difference, difference.mean(dim=0, keepdim=True)])
-    return likelihood, agreement(votes, target)
-
-
-def _record(
-    ensemble: RewardEnsemble,
-    data: _Data,
-    fitted: NDArray[np.int64],
-    held_out: NDArray[np.int64],
-    settings: FitSettings,
-) -> dict[str, Any]:
-    record: dict[str, Any] = {"pairs_fitted": len(fitted), "pairs_held_out": len(held_out)}
-    for name, pairs in (("fitted", fitted), ("held_out", held_out)):
-        if len(pairs) == 0:
-            continue
-        likelihood, agreed = _measure(ensemble, data, pairs, settings)
-        accuracy = None if bool(agreed.isnan().any()) else agreed
-        record[f"{name}_negative_log_likelihood"] = likelihood.tolist()
-        record[f"{name}_accuracy"] = None if accuracy is None else float(accuracy[-1])
-        record[f"{name}_accuracy_of_members"] = None if accuracy is None else accuracy[:-1].tolist()
-    return record
+    agreed = agreement(torch.cat([difference, difference.mean(dim=0, keepdim=True)]), target)
+    decided = not bool(agreed.isnan().any())
+    return {
+        "negative_log_likelihood": likelihood.tolist(),
+        "accuracy": float(agreed[-1]) if decided else None,
+        "accuracy_of_members": agreed[:-1].tolist() if decided else None,
+    }

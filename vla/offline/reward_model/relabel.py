@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from vla.data.content_hash import observations_hash
 from vla.data.lerobot_columns import stage_folder, write_number_column
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError, writing
-from vla.offline.labels.files import AUDIT, Labels, read_labels
+from vla.offline.labels.audit import Gate, read_gate
+from vla.offline.labels.files import AUDIT, read_labels
 from vla.offline.reward_model.rescale import (
     Affine,
     Floats,
@@ -129,10 +130,10 @@ def _provenance(config: RelabelConfig, model: RewardModel) -> dict[str, Any]:
         return {"model": config.reward, "model_sha256": None, "labels": None, "gate": None}
     labels = model.about.get("labels")
     gate = None if labels is None else _gate(labels)
-    if gate is not None and not gate["passed"] and not config.force:
+    refused = gate is not None and gate.passed is False
+    if gate is not None and refused and not config.force:
         raise ReflexError(
-            f"the labels of {config.reward} did not pass their audit ({gate['reason']}); label better, or "
-            "set force=true"
+            f"the labels of {config.reward} did not pass their audit ({gate.reason}); label better, or set force=true"
         )
     return {
         "model": str(Path(config.reward)),
@@ -140,21 +141,18 @@ def _provenance(config: RelabelConfig, model: RewardModel) -> dict[str, Any]:
         "method": model.about["method"],
         "goals": model.about.get("goals"),
         "labels": labels,
-        "gate": gate,
-        "forced": bool(gate is not None and not gate["passed"]),
+        "gate": None if gate is None else asdict(gate),
+        "forced": refused,
     }
 
 
-def _gate(labels: dict[str, Any]) -> dict[str, Any] | None:
+def _gate(labels: dict[str, Any]) -> Gate | None:
     """What the audit of a model's labels came to; None where there was none, or of other labels."""
     folder = Path(labels["folder"])
     if not (folder / AUDIT).exists():
         return None
-    now: Labels = read_labels(folder)
-    if now.sha256 != labels["sha256"]:
-        return None
-    gate: dict[str, Any] = read_json_object(folder / AUDIT)["gate"]
-    return gate
+    now = read_labels(folder)
+    return read_gate(now) if now.sha256 == labels["sha256"] else None
 
 
 def _is_done(config: RelabelConfig, dataset: LeRobotDataset, column: str, purpose: dict[str, Any]) -> bool:

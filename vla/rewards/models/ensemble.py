@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,18 +12,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vla.errors import ReflexError
-from vla.rewards.models.networks import CnnEnsemble, MlpEnsemble, NetworkKind
+from vla.rewards.models.networks import CnnEnsemble, GoalEnsemble, MlpEnsemble, NearestCentre, NetworkKind
 
-SCORING_BATCH = {"mlp": 4096, "cnn": 64}
-"""Rows in one forward pass."""
+SCORING_BATCH, PICTURES_AT_ONCE = 4096, 64
+"""Rows in one forward pass, of features and of pictures."""
 
 
 @dataclass(frozen=True)
 class EnsembleShape:
     """What a network is made of."""
 
-    network: NetworkKind
-    """"mlp" on features, "cnn" on pictures."""
+    network: NetworkKind | Literal["goals", "centres"]
+    """"mlp" and "goals" on features, "cnn" on pictures; "centres" are none, but distances to some."""
     members: int
     """Networks in the ensemble."""
     inputs: tuple[int, ...]
@@ -31,6 +32,8 @@ class EnsembleShape:
     """Width of the hidden layers of an mlp."""
     bounded: bool = False
     """Whether tanh keeps rewards in [-1, 1], as in the paper."""
+    references: int = 0
+    """Goals or centres that are kept."""
 
     def build(self) -> nn.Module:
         """The network, drawn from torch's global generator. Raises `ReflexError` for inputs that it cannot take."""
@@ -39,7 +42,11 @@ class EnsembleShape:
                 raise ReflexError(f"network=cnn needs pictures [N, H, W, 3], not rows of shape {list(self.inputs)}")
             return CnnEnsemble(self.members, self.inputs[0], self.inputs[1])
         if len(self.inputs) != 1:
-            raise ReflexError(f"network=mlp needs features [N, F], not rows of shape {list(self.inputs)}")
+            raise ReflexError(f"network={self.network} needs features [N, F], not rows of shape {list(self.inputs)}")
+        if self.network == "goals":
+            return GoalEnsemble(self.members, self.inputs[0], self.references, self.hidden)
+        if self.network == "centres":
+            return NearestCentre(self.inputs[0], self.references)
         return MlpEnsemble(self.members, self.inputs[0], self.hidden)
 
 
@@ -54,7 +61,7 @@ class RewardEnsemble:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return next(self.network.parameters()).device
+        return next(itertools.chain(self.network.parameters(), self.network.buffers())).device
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs [M, B, ...] of each member -> rewards [M, B], with gradients."""
@@ -72,7 +79,7 @@ class RewardEnsemble:
                 f"this reward model was fitted to rows of shape {list(self.shape.inputs)} and is given "
                 f"{list(features.shape[1:])}; use the encoder or the picture size that it was fitted with"
             )
-        batch = SCORING_BATCH[self.shape.network]
+        batch = PICTURES_AT_ONCE if self.shape.network == "cnn" else SCORING_BATCH
         parts = []
         for first in range(0, len(features), batch):
             rows = torch.from_numpy(np.ascontiguousarray(features[first : first + batch])).to(self.device)

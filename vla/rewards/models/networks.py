@@ -12,12 +12,16 @@ from torch.nn import functional
 from vla.errors import ReflexError
 
 NetworkKind = Literal["cnn", "mlp"]
+"""Networks that preferences are fitted to."""
 
 CHANNELS, KERNELS, STRIDES = (16, 32, 64, 128), (5, 3, 3, 3), (3, 2, 2, 2)
 """The convolutions of RL-VLM-F (arXiv 2402.03681), without padding."""
 
 SMALLEST_PICTURE = 47
 """Pixels a side below which nothing is left after the convolutions."""
+
+GOAL_SIZE, TEMPERATURE = 32, 0.1
+"""Length of the vectors that moments and goals are compared by, and what their cosine is divided by."""
 
 
 class _Layer(nn.Module):
@@ -46,10 +50,10 @@ class MlpEnsemble(nn.Module):
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, members: int, inputs: int, hidden: int = 256) -> None:
+    def __init__(self, members: int, inputs: int, hidden: int = 256, outputs: int = 1) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            [_Layer(members, hidden, inputs), _Layer(members, hidden, hidden), _Layer(members, 1, hidden)]
+            [_Layer(members, hidden, inputs), _Layer(members, hidden, hidden), _Layer(members, outputs, hidden)]
         )
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("deviation", torch.ones(inputs))
@@ -62,12 +66,20 @@ class MlpEnsemble(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[M, B, F] -> [M, B]"""
+        return self.vectors(features).squeeze(-1)
+
+    def directions(self, features: torch.Tensor) -> torch.Tensor:
+        """[M, B, F] -> [M, B, outputs], each of length 1."""
+        return functional.normalize(self.vectors(features), dim=-1)
+
+    def vectors(self, features: torch.Tensor) -> torch.Tensor:
+        """[M, B, F] -> [M, B, outputs]"""
         rows = (features - self.mean) / self.deviation
         first, second, last = self.layers
         rows = functional.relu(first.linear(rows))  # type: ignore[operator]  # ModuleList forgets the class
         rows = functional.relu(second.linear(rows))  # type: ignore[operator]
         values: torch.Tensor = last.linear(rows)  # type: ignore[operator]
-        return values.squeeze(-1)
+        return values
 
 
 class CnnEnsemble(nn.Module):
@@ -100,3 +112,45 @@ class CnnEnsemble(nn.Module):
             planes = functional.relu(layer.convolve(planes, stride))  # type: ignore[operator]
         values = self.last.linear(planes.reshape(batch, members, -1).transpose(0, 1))
         return values.squeeze(-1)
+
+
+class GoalEnsemble(nn.Module):
+    """Two towers: what a moment leads to, and what a goal is; the nearer, the likelier the goal comes after the moment.
+
+    Contrastive reinforcement learning (arXiv 2206.07568) without actions.
+    """
+
+    goals: torch.Tensor
+
+    def __init__(self, members: int, inputs: int, goals: int, hidden: int = 256, size: int = GOAL_SIZE) -> None:
+        super().__init__()
+        self.moments = MlpEnsemble(members, inputs, hidden, size)
+        self.ends = MlpEnsemble(members, inputs, hidden, size)
+        self.register_buffer("goals", torch.zeros(goals, inputs))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[M, B, F] -> [M, B]: over the goals that were kept, the logarithm of the mean likelihood ratio."""
+        goals = self.ends.directions(self.goals.expand(len(features), *self.goals.shape))
+        logits = torch.bmm(self.moments.directions(features), goals.transpose(1, 2)) / TEMPERATURE
+        return logits.logsumexp(dim=-1) - math.log(len(self.goals))
+
+
+class NearestCentre(nn.Module):
+    """SRPO's distance for single moments: how far it is to the nearest of some centres, negative. Nothing is fitted."""
+
+    centres: torch.Tensor
+
+    def __init__(self, inputs: int, centres: int) -> None:
+        super().__init__()
+        self.register_buffer("centres", torch.zeros(centres, inputs))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[1, B, F] -> [1, B]"""
+        return -torch.cdist(features, self.centres.unsqueeze(0)).amin(dim=-1)
+
+
+def standardise(network: nn.Module, features: torch.Tensor) -> None:
+    """Let every part of a network that standardises its inputs do so by features [N, F]."""
+    for part in network.modules():
+        if isinstance(part, MlpEnsemble):
+            part.standardise_by(features)

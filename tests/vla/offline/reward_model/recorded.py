@@ -66,10 +66,10 @@ def write_labels(folder: Path, dataset: LeRobotDataset, pairs: int = 150, seed: 
     for number in range(pairs):
         chosen = [(generator.integers(len(progress)), generator.integers(len(progress[0]))) for _ in range(2)]
         first, second = (progress[episode][frame] for episode, frame in chosen)
-        moments = [Moment(dataset.episode_numbers[episode], int(frame)) for episode, frame in chosen]
+        before, after = (Moment(dataset.episode_numbers[episode], int(frame)) for episode, frame in chosen)
         answer = Answer.TIE if first == second else Answer.SECOND if second > first else Answer.FIRST
         status = Status.REFUSED if number % 50 == 49 else Status.OK
-        said = Preference(Pair(*moments, GOAL), status, None if status is Status.REFUSED else answer)
+        said = Preference(Pair(before, after, GOAL), status, None if status is Status.REFUSED else answer)
         labels.append(Label(said, "uniform"))
     write_lines(folder / LABELS, [label.row() for label in labels])
     settings = {"dataset": str(dataset.root), "prompt_version": "oracle", "model_identity": "oracle"}

@@ -35,7 +35,7 @@ def labels(bars: LeRobotDataset) -> Path:
 
 def run(bars: LeRobotDataset, labels: Path, output: Path, **changes: object) -> Path:
     settings: dict[str, object] = {"encoder": "pixels", "fit": QUICK, "device": "cpu", "threads": 1, **changes}
-    fit_reward(RewardConfig(str(labels), str(bars.root), str(output), **settings))  # type: ignore[arg-type]
+    fit_reward(RewardConfig(str(bars.root), labels=str(labels), output=str(output), **settings))  # type: ignore[arg-type]
     return output
 
 
@@ -131,7 +131,7 @@ class Brightness:
     """A reward model of a user's own."""
 
     def score(self, frames: np.ndarray, instruction: str, states: np.ndarray | None = None) -> np.ndarray:
-        return frames.mean(axis=(1, 2, 3), dtype=np.float32)
+        return np.asarray(frames.mean(axis=(1, 2, 3), dtype=np.float32))
 
 
 class Silent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from tests.vla.offline.reward_model.recorded import write_bars, write_labels
 from vla.data import lerobot_columns
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError
-from vla.offline.labels.files import AUDIT
+from vla.offline.labels.audit import Gate
+from vla.offline.labels.files import AUDIT, read_labels
 from vla.offline.reward_model.command import RewardConfig, fit_reward
 from vla.offline.reward_model.fit import FitSettings
 from vla.offline.reward_model.relabel import PROVENANCE_PATH, RelabelConfig, relabel
@@ -35,7 +36,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     dataset = write_bars(folder / "dataset", episodes=8, tasks=2)
     labels = write_labels(folder / "labels", dataset)
     settings = FitSettings(hidden=16, max_epochs=5, learning_rate=3e-3)
-    fit_reward(RewardConfig(str(labels), str(dataset.root), str(folder / "reward"), fit=settings, device="cpu"))
+    fit_reward(
+        RewardConfig(
+            str(dataset.root), str(labels), output=str(folder / "reward"), fit=settings, device="cpu", threads=1
+        )
+    )
     return dataset.root, folder / "reward"
 
 
@@ -166,8 +171,10 @@ def test_a_column_of_another_model_is_replaced_only_by_force(dataset: Path, made
 def test_an_audit_that_says_no_is_heeded(dataset: Path, made: tuple[Path, Path]) -> None:
     audit = made[1].with_name("labels") / AUDIT
     try:
-        write_json(audit, {"gate": {"passed": False, "reason": "accuracy 0.61 is below 0.75"}})
-        with pytest.raises(ReflexError, match=r"accuracy 0.61 is below 0.75\); label better"):
+        labels = read_labels(audit.parent)
+        gate = Gate(False, 0.61, 0.52, 0.69, 120, 0.75, 0.2, labels.sha256)
+        write_json(audit, {"gate": asdict(gate)})
+        with pytest.raises(ReflexError, match=r"accuracy is 61.0% .* the gate is 75.0%\); label better"):
             relabel(config(dataset, made[1]))
         assert COLUMN not in rows(dataset).column_names
         relabel(config(dataset, made[1], force=True))
@@ -182,7 +189,7 @@ class Brightness:
     """A reward model of a user's own."""
 
     def score(self, frames: np.ndarray, instruction: str, states: np.ndarray | None = None) -> np.ndarray:
-        return frames.mean(axis=(1, 2, 3), dtype=np.float32)
+        return np.asarray(frames.mean(axis=(1, 2, 3), dtype=np.float32))
 
 
 @pytest.mark.parametrize("codec", ["libx264", "png"])

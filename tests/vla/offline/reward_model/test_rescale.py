@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vla.offline.reward_model.rescale import end_success, scale_maps, to_unit_cost, transition_scores
+from vla.offline.reward_model.rescale import Terminal, end_success, scale_maps, to_unit_cost, transition_scores
 
 SCORES = arrays(np.float32, st.integers(1, 20), elements=st.floats(-100, 100, width=32))
 DISCOUNT = 0.9
@@ -61,10 +61,11 @@ def test_finishing_is_worth_more_than_staying_where_it_is_scored_higher(stay: fl
     staying, finishing = values_of_staying_and_finishing(float(raw[0]), absorbed)
     assert finishing > staying  # on any scale
     scaled = to_unit_cost(np.append(raw, np.float32(stay - 1)))
-    for terminal in ("as_scored", "best", "absorbing"):
+    terminals: tuple[Terminal, ...] = ("as_scored", "best", "absorbing")
+    for terminal in terminals:
         staying, finishing = values_of_staying_and_finishing(
             float(scaled(raw[:1])[0]),
-            end_success(scaled(raw[1:]), terminal, DISCOUNT),  # type: ignore[arg-type]
+            end_success(scaled(raw[1:]), terminal, DISCOUNT),
         )
         assert finishing > staying
 
