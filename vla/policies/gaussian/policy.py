@@ -136,7 +136,7 @@ class GaussianPolicy(BasePolicy):
         """What decisions [B, H * A] are drawn from."""
         mean = gaussian_mean(self.network, self.state_scale(inputs.state))
         deviation = log_deviations(self.network).exp() * (1.0 if sampling.greedy else sampling.temperature)
-        return torch.distributions.Normal(mean, deviation.expand_as(mean))
+        return torch.distributions.Normal(mean, deviation.expand_as(mean), validate_args=False)
 
     @torch.no_grad()
     def act(
