@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vla.data.advantages import Advantages
 from vla.errors import ReflexError, restoring
 from vla.offline.algorithms.algorithm import Algorithm, Batch, Metrics, Sizes, State
 from vla.offline.algorithms.iql import IQL
@@ -123,6 +124,7 @@ class OfflineTrainer:
             state = algorithm.initial_state(sizes, self._policy.parameter_mapping())
         self.state: State = _to_device(state, self.device)
         self._policy.fit_normalisation(data.actions.reshape(-1, data.embodiment.action.size), data.observations)
+        self._episodes, self._frames = data.episodes, data.frames
         self._table = self._normalised(data, algorithm.discount).to(self.device)
         self._sizes, self._noise_size = sizes, algorithm.noise_size(sizes)
         self._update = self._make_update()
@@ -153,6 +155,20 @@ class OfflineTrainer:
         made = copy.deepcopy(self._policy)
         made.set_parameters({name: value.cpu() for name, value in self.state["policy"].items()})
         return made.eval()
+
+    @torch.no_grad()
+    def advantages(self) -> Advantages | None:
+        """Of every action, or chunk, of the data by the critics as they are now; None of an algorithm without."""
+        observed, acted = self._sizes.observation, self._sizes.action
+        parts = []
+        for rows in self._table.split(4096):
+            found = self.settings.algorithm.advantages(
+                self.state, rows[:, :observed], rows[:, observed : observed + acted]
+            )
+            if found is None:
+                return None
+            parts.append(found.cpu())
+        return Advantages(self._episodes, self._frames, torch.cat(parts).numpy())
 
     def save(self, folder: Path) -> None:
         """Write the policy to `folder`/policy, and networks and optimisers beside it.

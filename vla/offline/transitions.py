@@ -38,6 +38,8 @@ class Transitions:
     """[N] whether nothing can be earned afterwards."""
     episodes: NDArray[np.int64]
     """[N] number of the episode."""
+    frames: NDArray[np.int64]
+    """[N] step within the episode, from 0."""
     successes: NDArray[np.bool_]
     """[N] whether the transition's episode succeeded; False where nobody says."""
     embodiment: Embodiment

@@ -41,7 +41,7 @@ def test_a_run_leaves_a_policy_and_a_summary(dataset: str, tmp_path: Path) -> No
         return {"eval/success_rate": 0.1 * len(seen), "eval/episodes": 5.0}
 
     run = tmp_path / "run"
-    wanted = config(dataset, run, suite="tabletop", evaluate_every=6, weighting="success")
+    wanted = config(dataset, run, suite="tabletop", evaluate_every=6, episode_weighting="success")
     summary = train_from_logs(wanted, on_evaluate=evaluate)
     assert summary == json.loads((run / "summary.json").read_text())
     assert (summary["episodes"], summary["successful_episodes"], summary["transitions"]) == (6, 3, 3 * 6 + 3 * 5)

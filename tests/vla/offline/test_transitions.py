@@ -27,6 +27,7 @@ def episodes(lengths: list[int], successes: list[bool], rewards: list[float] | N
         next_observations=steps[:, None] + 1,
         terminals=ends & success,
         episodes=numbers,
+        frames=steps.astype(np.int64),
         successes=success,
         embodiment=ROBOT,
         spans=np.ones(len(steps), np.int64),
@@ -91,6 +92,7 @@ def test_chunks_by_hand() -> None:
     assert data.next_observations[:, 0].tolist() == [2, 3, 4, 4, 2, 3]
     assert data.terminals.tolist() == [False, False, True, True, False, False]
     assert data.spans.tolist() == [2, 2, 2, 1, 2, 2]
+    assert data.frames.tolist() == [0, 1, 2, 3, 0, 1]
     assert data.chunk_horizon == 2
     with pytest.raises(ReflexError, match="chunks of 2 actions already"):
         chunk_transitions(data, 2, 0.5)

@@ -119,3 +119,8 @@ class IQL(Algorithm):
             "advantage": advantages.mean(),
             "weight": weights.mean(),
         }
+
+    def advantages(self, state: State, observations: Tensor, actions: Tensor) -> Tensor:
+        """[B] Q - V."""
+        judged = critic_values(state["target"], observations, actions).amin(0)
+        return judged - perceptron(state["value"], observations)[:, 0]
