@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,6 +21,7 @@ from vla.offline.sources import read_transitions
 from vla.offline.training import OfflineSettings, OfflineTrainer
 from vla.run.files import write_json
 
+PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
 TURNS, UPDATES = 8, 40
 
 
@@ -47,15 +48,15 @@ def main() -> None:
     updates = 1_000_000
     corl = Corl(load_corl(Path(arguments["corl"])), data, updates, 0)
     learners: dict[str, Callable[[int], Any]] = {}
-    for precision in ("float32", "bfloat16"):
-        settings = OfflineSettings(updates=updates, precision=precision, device="cpu")  # type: ignore[arg-type]
+    for precision in PRECISIONS:
+        settings = OfflineSettings(updates=updates, precision=precision, device="cpu")
         learners[precision] = OfflineTrainer(data, settings, 0).run
     learners |= {"corl": corl.run, "d3rlpy": d3rlpy_updates(data)}
     found = rates(learners)
     best = {name: {kind: max(values) for kind, values in kinds.items()} for name, kinds in found.items()}
     ratios = {
         f"{name}/{peer}": round(best[name]["by_processor"] / best[peer]["by_processor"], 2)
-        for name in ("float32", "bfloat16")
+        for name in PRECISIONS
         for peer in ("corl", "d3rlpy")
     }
     record = {"torch": torch.__version__, "threads": 1, "updates_a_turn": UPDATES, "best": best, "ratios": ratios}

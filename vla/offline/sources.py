@@ -156,5 +156,5 @@ def _minari_episode(group: Any, number: int) -> dict[str, NDArray[Any]]:
 
 
 def _joined(parts: Sequence[dict[str, NDArray[Any]]], embodiment: Embodiment) -> Transitions:
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Transitions(**columns, embodiment=embodiment, spans=np.ones(len(columns["episodes"]), dtype=np.int64))
+    columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Transitions(embodiment=embodiment, spans=np.ones(len(columns["episodes"]), dtype=np.int64), **columns)

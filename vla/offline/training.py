@@ -161,7 +161,7 @@ class OfflineTrainer:
         """Of every action, or chunk, of the data by the critics as they are now; None of an algorithm without."""
         observed, acted = self._sizes.observation, self._sizes.action
         parts = []
-        for rows in self._table.split(4096):
+        for rows in torch.split(self._table, 4096):
             found = self.settings.algorithm.advantages(
                 self.state, rows[:, :observed], rows[:, observed : observed + acted]
             )
@@ -239,7 +239,8 @@ def draw(
     if cumulative is None:
         return generator.integers(0, count, shape)
     found = np.searchsorted(cumulative, generator.random(shape) * cumulative[-1], side="right")
-    return np.minimum(found, count - 1).astype(np.int64)
+    numbers: NDArray[np.int64] = np.minimum(found, count - 1).astype(np.int64)
+    return numbers
 
 
 def has_compiler() -> bool:
@@ -258,7 +259,7 @@ def _update(
     clock: Tensor,
 ) -> Metrics:
     """One update by rows of the table."""
-    parts = rows.split([observation, action, 1, 1, observation], dim=1)
+    parts = torch.split(rows, [observation, action, 1, 1, observation], dim=1)
     batch = Batch(parts[0], parts[1], parts[2][:, 0], parts[3][:, 0], parts[4], noise, clock[0], clock[1])
     return algorithm.update(state, batch, bfloat16)
 
@@ -283,7 +284,7 @@ class CapturedUpdate:
             torch.ones(2, device="cuda"),
         )
         before = {name: {key: value.clone() for key, value in part.items()} for name, part in state.items()}
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call] # untyped in torch
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):  # libraries set themselves up at the first calls, which cannot be captured

@@ -89,8 +89,9 @@ class Transitions:
 
     def episode_returns(self) -> NDArray[np.float64]:
         """[N] the sum of rewards of each transition's episode."""
-        _, places = np.unique(self.episodes, return_inverse=True)
-        returns: NDArray[np.float64] = np.bincount(places, weights=self.rewards)[places]
+        places = np.unique(self.episodes, return_inverse=True)[1]
+        sums = np.bincount(places, weights=self.rewards.astype(np.float64))
+        returns: NDArray[np.float64] = sums[places].astype(np.float64)
         return returns
 
     def episode_starts(self) -> NDArray[np.int64]:

@@ -111,8 +111,8 @@ class A2PR(TD3BC):
     def update(self, state: State, batch: Batch, bfloat16: bool = False) -> Metrics:
         """The value, the critics and the autoencoder; when it is their turn the policy, then the targets."""
         observations, actions = batch.observations, batch.actions
-        after, first_latent, second_latent = batch.noise.split(
-            [actions.shape[1], 2 * actions.shape[1], 2 * actions.shape[1]], dim=1
+        after, first_latent, second_latent = torch.split(
+            batch.noise, [actions.shape[1], 2 * actions.shape[1], 2 * actions.shape[1]], dim=1
         )
         mean = gaussian_mean(state["target_policy"], batch.next_observations, bfloat16)
         next_actions = smoothed_actions(mean, after, self.target_noise, self.target_noise_reach)
