@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from scripts.hopper_data import ENVIRONMENT
 from scripts.offline_peers import Corl, load_corl
+from vla.offline.algorithms.iql import IQL
 from vla.offline.sources import read_transitions
 from vla.offline.training import OfflineSettings, OfflineTrainer
 from vla.offline.transitions import Transitions
@@ -79,6 +80,30 @@ def run(learner: str, data: Transitions, updates: int, seed: int, corl: Any) -> 
     return {"learner": learner, "seed": seed, "updates": updates, "cpu_seconds": round(seconds, 1), "curve": curve}
 
 
+def same_start(data: Transitions, corl: Any, updates: int = 100) -> dict[str, Any]:
+    """Losses here and of CORL from the same weights on the same batches: the arithmetic alone, without chance.
+
+    In CORL the policy and the critics follow the value network as it was before its update, so this does too; the runs
+    of whole trainings are in the order of IQL's authors, the default here.
+    """
+    settings = OfflineSettings(IQL(value_first=False), updates=updates, compiled=False, device="cpu")
+    trainer, peer = OfflineTrainer(data, settings, 0), Corl(corl, data, updates, 0)
+    for name, part in peer.state().items():
+        for key, value in part.items():
+            trainer.state[name][key].copy_(value)
+    lines = []
+    for number in range(updates):
+        batch = trainer.batch(number)
+        there = peer.losses([batch.observations, batch.actions, batch.rewards[:, None], batch.next_observations,
+                             (batch.discounts == 0).float()[:, None]])  # fmt: skip
+        here = trainer.run(1)
+        lines.append({name: [here[f"train/{name}"], value] for name, value in there.items()})
+    differences = {
+        name: max(abs(line[name][0] - line[name][1]) / abs(line[name][1]) for line in lines) for name in lines[0]
+    }
+    return {"updates": updates, "greatest_relative_difference": differences, "last": lines[-1]}
+
+
 def main() -> None:
     """All runs that are missing, and a summary."""
     arguments = dict(argument.split("=", 1) for argument in sys.argv[1:])
@@ -95,6 +120,10 @@ def main() -> None:
         "mean_return": round(float(episode_returns.mean()), 1),
         "best_return": round(float(episode_returns.max()), 1),
     }
+    if corl is not None and "same_start" not in record:
+        record["same_start"] = same_start(data, corl)
+        print(record["same_start"], flush=True)
+        write_json(output, record)
     for seed in map(int, arguments.get("seeds", "0,1,2,3").split(",")):
         for learner in learners:
             if any((old["learner"], old["seed"], old["updates"]) == (learner, seed, updates) for old in record["runs"]):

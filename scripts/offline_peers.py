@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vla.offline.algorithms.algorithm import State
 from vla.offline.transitions import Transitions
+from vla.policies.gaussian.perceptron import Parameters
 
 EPSILON = 1e-3
 """What CORL adds to the deviations of observations."""
@@ -79,6 +81,46 @@ class Corl:
         action: NDArray[np.float32] = self.actor.act((observation - self.mean) / self.deviation)
         self.actor.train()
         return action
+
+    def losses(self, batch: list[torch.Tensor]) -> dict[str, float]:
+        """One update by a batch, and its losses in this project's words."""
+        said = self._trainer.train(batch)
+        return {f"loss/{name}": said[key] for name, key in CORL_LOSSES.items()}
+
+    def state(self) -> State:
+        """Copies of its weights, laid out as here."""
+        trainer = self._trainer
+        critics = [
+            {
+                name: _layers(net)
+                for name, net in (("critics", getattr(trainer.qf, part)), ("target", getattr(trainer.q_target, part)))
+            }
+            for part in ("q1", "q2")
+        ]
+        return {
+            "policy": _layers(trainer.actor.net) | {"log_deviation": trainer.actor.log_std.detach().clone()},
+            "value": _layers(trainer.vf.v),
+            **{
+                name: {key: torch.stack([one[name][key] for one in critics]) for key in critics[0][name]}
+                for name in ("critics", "target")
+            },
+        }
+
+
+CORL_LOSSES = {"value": "value_loss", "critic": "q_loss", "policy": "actor_loss"}
+
+
+def _layers(network: Any) -> Parameters:
+    """Weights of CORL's perceptron, laid out as here."""
+    linear = [layer for layer in network.net if isinstance(layer, torch.nn.Linear)]
+    return {
+        name: value
+        for number, layer in enumerate(linear)
+        for name, value in (
+            (f"weight_{number}", layer.weight.detach().T.clone()),
+            (f"bias_{number}", layer.bias.detach()[None].clone()),
+        )
+    }
 
 
 def d3rlpy_updates(data: Transitions) -> Callable[[int], None]:

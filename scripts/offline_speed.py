@@ -40,6 +40,26 @@ def rates(learners: dict[str, Callable[[int], Any]]) -> dict[str, dict[str, list
     return found
 
 
+def product_rates() -> dict[str, float]:
+    """GFLOP a second of products of 256 x 256 matrices, one at a time and many: the limit of any implementation.
+
+    Several runs at once (a study's seeds, as a leading axis) can win no more than what is between one and many.
+    """
+    found = {}
+    for kind in (torch.float32, torch.bfloat16):
+        for count in (1, 2, 16):
+            left, right = (torch.randn(count, 256, 256).to(kind) for _ in range(2))
+            seconds = []
+            for _ in range(20):
+                started = time.process_time()
+                for _ in range(4):
+                    torch.bmm(left, right)
+                seconds.append((time.process_time() - started) / 4)
+            name = f"{str(kind).removeprefix('torch.')}, {count} at once"
+            found[name] = round(2 * count * 256**3 / min(seconds) / 1e9, 1)
+    return found
+
+
 def main() -> None:
     """Measure and write."""
     arguments = dict(argument.split("=", 1) for argument in sys.argv[1:])
@@ -59,7 +79,14 @@ def main() -> None:
         for name in PRECISIONS
         for peer in ("corl", "d3rlpy")
     }
-    record = {"torch": torch.__version__, "threads": 1, "updates_a_turn": UPDATES, "best": best, "ratios": ratios}
+    record: dict[str, Any] = {
+        "torch": torch.__version__,
+        "threads": 1,
+        "updates_a_turn": UPDATES,
+        "best": best,
+        "ratios": ratios,
+    }
+    record["gflops_of_products"] = product_rates()
     write_json(Path(arguments["output"]), record | {"turns": found})
     print(best, ratios)
 

@@ -139,11 +139,6 @@ class FineTuneConfig(ImitationConfig):
         check = Checks(self)
         check.at_least(1, "log_every", "chunk_horizon", "execute_steps")
         check.positive("weighting_temperature")
-        if (self.weighting == "advantage") != (self.advantages is not None):
-            raise ReflexError(
-                f"weighting is {self.weighting} and advantages is {self.advantages}; weighting=advantage needs "
-                "advantages=, the run folder of vla offline, and nothing else uses it"
-            )
 
 
 def fine_tune(
@@ -159,6 +154,7 @@ def fine_tune(
 
     device = resolve_device(config.device)
     set_threads(config.threads)
+    known = _read_advantages(config)
     with RunFolder(config.output, config.resume, config.logger) as run:
         restart = _restart_point(run, config)
         dataset = LeRobotDataset(config.dataset)
@@ -175,9 +171,8 @@ def fine_tune(
             judge = open_policy(config, dataset.embodiment, None, device).policy
             scale_actions(config, judge, episodes)
         weights = sample_weights(judge, episodes, config.weighting, config.weighting_temperature)
-        if config.advantages is not None:
+        if known is not None:
             indices = choose_episodes(dataset, config.tasks, config.episodes_per_task)
-            known = Advantages.read(Path(config.advantages))
             weights = critic_weights(known, indices, episodes, config.weighting_temperature)
         samples = EpisodeSamples(policy, episodes, weights)
         trainer = ImitationTrainer(policy, samples, config)
@@ -188,6 +183,16 @@ def fine_tune(
         evaluate = on_evaluate or _simulation_evaluator(config, episodes, policy)
         _train(trainer, run, config, evaluate)
         return _summarise(run, config, episodes, len(samples))
+
+
+def _read_advantages(config: FineTuneConfig) -> Advantages | None:
+    """What critics say of the dataset, where samples are weighed by it. Raises `ReflexError` for half a request."""
+    if (config.weighting == "advantage") != (config.advantages is not None):
+        raise ReflexError(
+            f"weighting is {config.weighting} and advantages is {config.advantages}; weighting=advantage needs "
+            "advantages=, the run folder of vla offline, and nothing else uses it"
+        )
+    return None if config.advantages is None else Advantages.read(Path(config.advantages))
 
 
 def scale_actions(config: FineTuneConfig, policy: TrainablePolicy, episodes: Sequence[Episode]) -> None:

@@ -36,6 +36,8 @@ BLOCK = 500
 """Updates whose batches are drawn together, from a generator of their own, so that any update can be repeated."""
 WORTH_COMPILING = 2000
 """Updates from which on the compiler's half minute is won back."""
+KINDS_COMPILED = 64
+"""Updates of different algorithms, precisions and sizes that one process keeps compiled."""
 
 STATE_FILE = "state.safetensors"
 
@@ -138,8 +140,7 @@ class OfflineTrainer:
         metrics: Metrics = {}
         for _ in range(updates):
             indices, noise = self._drawn(self.done)
-            clock = torch.tensor([self.done + 1.0, self.done / self.settings.updates], device=self.device)
-            metrics = self._update(self.state, self._table[indices], noise, clock)
+            metrics = self._update(self.state, self._table[indices], noise, self._clock(self.done))
             self.done += 1
         values = {f"train/{name}": float(value) for name, value in metrics.items()}
         broken = next((name for name, value in values.items() if not np.isfinite(value)), None)
@@ -149,6 +150,14 @@ class OfflineTrainer:
                 "reward_scale=returns"
             )
         return values
+
+    def batch(self, number: int) -> Batch:
+        """What update `number`, from 0, learns from."""
+        indices, noise = self._drawn(number)
+        return _batch(self._sizes, self._table[indices], noise, self._clock(number))
+
+    def _clock(self, number: int) -> Tensor:
+        return torch.tensor([number + 1.0, number / self.settings.updates], device=self.device)
 
     def policy(self) -> GaussianPolicy:
         """The policy as it is now, on the CPU; later updates do not change it."""
@@ -207,7 +216,7 @@ class OfflineTrainer:
     def _make_update(self) -> UpdateFunction:
         settings = self.settings
         bfloat16 = computes_bfloat16(self.device, settings.precision)
-        update = partial(_update, settings.algorithm, bfloat16, self._sizes.observation, self._sizes.action)
+        update = partial(_update, settings.algorithm, bfloat16, self._sizes)
         if self.device.type == "cuda":
             return CapturedUpdate(update, self.state, (settings.batch_size, self._table.shape[1], self._noise_size))
         wanted = settings.compiled
@@ -215,7 +224,7 @@ class OfflineTrainer:
             wanted = settings.updates >= WORTH_COMPILING and has_compiler()
         if not wanted:
             return update
-        return _compiled(settings.algorithm, bfloat16, self._sizes.observation, self._sizes.action)
+        return _compiled(settings.algorithm, bfloat16, self._sizes)
 
     def _drawn(self, number: int) -> tuple[Tensor, Tensor]:
         """The rows [B] and the noise [B, D] of an update, from 0."""
@@ -249,25 +258,25 @@ def has_compiler() -> bool:
 
 
 def _update(
-    algorithm: Algorithm,
-    bfloat16: bool,
-    observation: int,
-    action: int,
-    state: State,
-    rows: Tensor,
-    noise: Tensor,
-    clock: Tensor,
+    algorithm: Algorithm, bfloat16: bool, sizes: Sizes, state: State, rows: Tensor, noise: Tensor, clock: Tensor
 ) -> Metrics:
     """One update by rows of the table."""
-    parts = torch.split(rows, [observation, action, 1, 1, observation], dim=1)
-    batch = Batch(parts[0], parts[1], parts[2][:, 0], parts[3][:, 0], parts[4], noise, clock[0], clock[1])
-    return algorithm.update(state, batch, bfloat16)
+    return algorithm.update(state, _batch(sizes, rows, noise, clock), bfloat16)
 
 
-@lru_cache(maxsize=16)
-def _compiled(algorithm: Algorithm, bfloat16: bool, observation: int, action: int) -> UpdateFunction:
+def _batch(sizes: Sizes, rows: Tensor, noise: Tensor, clock: Tensor) -> Batch:
+    parts = torch.split(rows, [sizes.observation, sizes.action, 1, 1, sizes.observation], dim=1)
+    return Batch(parts[0], parts[1], parts[2][:, 0], parts[3][:, 0], parts[4], noise, clock[0], clock[1])
+
+
+@lru_cache(maxsize=KINDS_COMPILED)
+def _compiled(algorithm: Algorithm, bfloat16: bool, sizes: Sizes) -> UpdateFunction:
     """The compiled update; trainers of one kind, such as a study's seeds, share it."""
-    update = partial(_update, algorithm, bfloat16, observation, action)
+    import torch._dynamo  # here: it takes more than a second, which a trainer that compiles nothing need not pay
+
+    # By default torch refuses a ninth version of a function: too few for a study of several algorithms and robots.
+    torch._dynamo.config.recompile_limit = max(KINDS_COMPILED, torch._dynamo.config.recompile_limit)
+    update = partial(_update, algorithm, bfloat16, sizes)
     compiled: UpdateFunction = torch.compile(update, fullgraph=True, dynamic=False)
     return compiled
 

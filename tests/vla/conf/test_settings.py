@@ -33,6 +33,7 @@ def build(config_class: Any, **values: Any) -> Any:
 
 OWN_TYPE = {
     "algo": "offline algorithms are plug-ins, called by name",
+    "chunk_horizon": "offline RL makes a policy, fine-tuning may keep that of the one it starts from",
     "episodes_per_task": "fine-tuning and the import have a data set, of which null takes all",
     "policy": "the audit and pretraining can do without one",
     "demonstrations": "training can do without them, an import is of nothing else",
@@ -44,6 +45,7 @@ OWN_TYPE = {
 }
 OWN_DEFAULT = {
     "algo": OWN_TYPE["algo"],
+    "chunk_horizon": OWN_TYPE["chunk_horizon"],
     "batch_size": "fine-tuning's samples have pictures, offline RL's are states",
     "checkpoint_every": "counted in steps, iterations or pretraining steps",
     "demonstrations": OWN_TYPE["demonstrations"],

@@ -30,7 +30,7 @@ def settings(algorithm: Algorithm, **changes: Any) -> OfflineSettings:
 
 @pytest.mark.parametrize(
     "algorithm",
-    [AWAC(temperature=20.0, **QUICK), TD3BC(**QUICK), A2PR(autoencoder_width=32, **QUICK)],
+    [AWAC(temperature=20.0, discount=0.9, **QUICK), TD3BC(**QUICK), A2PR(autoencoder_width=32, **QUICK)],
     ids=lambda algorithm: type(algorithm).__name__,
 )
 def test_it_walks_better_than_the_data(algorithm: Algorithm) -> None:
