@@ -250,8 +250,8 @@ def _summarise(
     run: RunFolder, config: OfflineConfig, transitions: Transitions, trainer: OfflineTrainer
 ) -> dict[str, Any]:
     lines = run.read_metrics()
-    trained = next((line for line in reversed(lines) if "train/loss/policy" in line), {})
-    evaluated = next((line for line in reversed(lines) if "eval/success_rate" in line), {})
+    trained: dict[str, Any] = next((line for line in reversed(lines) if "train/loss/policy" in line), {})
+    evaluated: dict[str, Any] = next((line for line in reversed(lines) if "eval/success_rate" in line), {})
     starts = transitions.episode_starts()
     summary: dict[str, Any] = {
         "algorithm": config.algo,
