@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vla.offline.corridor import ROBOT, corridor
@@ -76,6 +76,7 @@ def test_returns_that_are_all_the_same_cannot_be_divided_by() -> None:
     assert scale_rewards(constant, "nonpositive").rewards.tolist() == [0, 0, 0, 0]
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(-10, 10, width=32), min_size=4, max_size=4))
 def test_with_rewards_up_to_nothing_finishing_is_never_worse_than_going_on(rewards: list[float]) -> None:
     data = scale_rewards(episodes([2, 2], [True, False], rewards), "nonpositive")

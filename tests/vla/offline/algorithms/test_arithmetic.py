@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.offline.algorithms.algorithm import Sizes, adam, copied, cosine, critic_values, follow, twin_critics
@@ -21,6 +21,7 @@ def test_the_expectile_loss_by_hand() -> None:
     assert float(expectile_loss(torch.tensor([2.0, -1.0]), 0.7)) == pytest.approx(1.55)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(-5, 5, width=32), min_size=3, max_size=8), st.floats(0.55, 0.95))
 def test_an_expectile_above_a_half_lies_between_mean_and_maximum(values: list[float], expectile: float) -> None:
     targets = torch.tensor(values)
