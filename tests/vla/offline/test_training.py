@@ -88,6 +88,7 @@ def test_a_compiled_update_is_the_same_function() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_an_update_captured_on_a_gpu_is_the_same_function() -> None:
     data = corridor()
     here, there = (train_offline(data, small(updates=20, device=device), seed=0) for device in ("cpu", "cuda"))
