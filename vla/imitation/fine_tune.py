@@ -15,13 +15,14 @@ import torch
 from rich.console import Console
 
 from sim.embodiments import Embodiment
+from vla.data.advantages import Advantages
 from vla.data.conventions import check_actions
 from vla.data.episode import Episode
 from vla.data.feature_map import infer
 from vla.errors import ReflexError
 from vla.imitation.loop import ImitationConfig, ImitationTrainer, Metrics
 from vla.imitation.samples import EpisodeSamples, actions_for, fit_normalisation
-from vla.imitation.weighting import Weighting, sample_weights
+from vla.imitation.weighting import Weighting, critic_weights, sample_weights
 from vla.policies import TinyPolicy, load_policy, reflex_tiny_config
 from vla.policies.connect import connected, what_it_needs
 from vla.policies.decisions import Decision, with_decision
@@ -78,9 +79,13 @@ class FineTuneConfig(ImitationConfig):
     """Demonstrations of each task (the dataset's first ones); null takes all."""
     weighting: Weighting = "none"
     """What moments of the dataset count: "none" all the same, "success" those of successful episodes, "progress" more
-    where the next actions came nearer to the task's successes: failed rollouts teach what was right about them."""
+    where the next actions came nearer to the task's successes: failed rollouts teach what was right about them,
+    "advantage" more where the critics of `advantages` say that the next actions were better than usual."""
     weighting_temperature: float = 1.0
-    """Under "progress": the smaller, the more the best moments stand out."""
+    """Under "progress" and "advantage": the smaller, the more the best moments stand out."""
+    advantages: str | None = None
+    """Run folder of `vla offline` on the same dataset, for weighting=advantage; its chunk_horizon should be that of the
+    policy."""
     normalisation: Literal["keep", "dataset"] = "keep"
     """"keep" the base policy's action quantiles (so its action space stays), or take the dataset's."""
     normalisation_scale: ScaleFrom = "quantiles"
@@ -145,10 +150,11 @@ def fine_tune(
     beside the progress bar. Raises `ReflexError` for settings, datasets and checkpoints that cannot be used. Ctrl-C
     leaves a checkpoint of the last whole step.
     """
-    from vla.data.lerobot_reader import LeRobotDataset, read_demonstrations
+    from vla.data.lerobot_reader import LeRobotDataset, choose_episodes, read_demonstrations
 
     device = resolve_device(config.device)
     set_threads(config.threads)
+    known = _read_advantages(config)
     with RunFolder(config.output, config.resume, config.logger) as run:
         restart = _restart_point(run, config)
         dataset = LeRobotDataset(config.dataset)
@@ -165,6 +171,9 @@ def fine_tune(
             judge = open_policy(config, dataset.embodiment, None, device).policy
             scale_actions(config, judge, episodes)
         weights = sample_weights(judge, episodes, config.weighting, config.weighting_temperature)
+        if known is not None:
+            indices = choose_episodes(dataset, config.tasks, config.episodes_per_task)
+            weights = critic_weights(known, indices, episodes, config.weighting_temperature)
         samples = EpisodeSamples(policy, episodes, weights)
         trainer = ImitationTrainer(policy, samples, config)
         if restart is not None:
@@ -174,6 +183,16 @@ def fine_tune(
         evaluate = on_evaluate or _simulation_evaluator(config, episodes, policy)
         _train(trainer, run, config, evaluate)
         return _summarise(run, config, episodes, len(samples))
+
+
+def _read_advantages(config: FineTuneConfig) -> Advantages | None:
+    """What critics say of the dataset, where samples are weighed by it. Raises `ReflexError` for half a request."""
+    if (config.weighting == "advantage") != (config.advantages is not None):
+        raise ReflexError(
+            f"weighting is {config.weighting} and advantages is {config.advantages}; weighting=advantage needs "
+            "advantages=, the run folder of vla offline, and nothing else uses it"
+        )
+    return None if config.advantages is None else Advantages.read(Path(config.advantages))
 
 
 def scale_actions(config: FineTuneConfig, policy: TrainablePolicy, episodes: Sequence[Episode]) -> None:

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from vla.data.advantages import Advantages
 from vla.data.episode import Episode
 from vla.errors import ReflexError
 from vla.imitation.samples import observations_for
 from vla.policies.protocol import TrainablePolicy
 from vla.rewards.success_progress import task_progress
 
-Weighting = Literal["none", "success", "progress"]
+Weighting = Literal["none", "success", "progress", "advantage"]
 
 LARGEST_WEIGHT = 20.0
 """Bound on a moment's weight before weights are scaled to mean 1, as advantage-weighted regression has it."""
@@ -44,7 +45,7 @@ def sample_weights(
     Raises:
         ReflexError: no episode succeeded.
     """
-    if weighting == "none":
+    if weighting in ("none", "advantage"):  # the latter are `critic_weights`
         return None
     if not any(episode.success for episode in episodes):
         raise ReflexError(
@@ -68,6 +69,39 @@ def sample_weights(
         for values, episode, rows in zip(progress, episodes, kept, strict=True)
     ]
     return advantage_weights(increments, [episode.task_id for episode in episodes], temperature)
+
+
+def critic_weights(
+    advantages: Advantages, indices: Sequence[int], episodes: Sequence[Episode], temperature: float
+) -> NDArray[np.float32]:
+    """[N] what each observation counts by the advantage of the chunk that follows it, of mean 1 (`advantage_weights`).
+
+    A moment of which the critics know nothing, because its chunk was cut off by the end of the recording, counts 0.
+
+    Args:
+        advantages: what `vla offline` wrote of the dataset.
+        indices: place of each episode in the dataset.
+        episodes: these, in the order in which `EpisodeSamples` takes their observations.
+        temperature: the smaller, the more the best moments stand out.
+
+    Raises:
+        ReflexError: nothing is known of any of the episodes' moments.
+    """
+    found = [
+        advantages.of_episode(index, episode.length)[
+            episode.observation_steps[episode.observation_steps < episode.length]
+        ]
+        for index, episode in zip(indices, episodes, strict=True)
+    ]
+    values = np.concatenate(found)
+    known = np.isfinite(values)
+    if not known.any():
+        raise ReflexError("the advantages are of none of these episodes; run vla offline on the dataset of vla sft")
+    weights = np.zeros(len(values))
+    weights[known] = advantage_weights(
+        [part[np.isfinite(part)] for part in found], [episode.task_id for episode in episodes], temperature
+    )
+    return _of_mean_one(weights)
 
 
 def chunk_increments(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from vla.data.advantages import ADVANTAGES_FILE
 from vla.data.lerobot_keys import REWARD
 from vla.errors import ReflexError
 from vla.offline.algorithms.algorithm import Algorithm
@@ -68,10 +69,10 @@ class OfflineConfig:
     """Widths of every network's hidden layers."""
     chunk_horizon: int = 1
     """Actions that the policy decides on at once."""
-    weighting: EpisodeWeighting = "uniform"
+    episode_weighting: EpisodeWeighting = "uniform"
     """Which episodes are learnt from: "uniform" all alike, "success" successful ones, "best" those with the greatest
     returns, "return" and "advantage" the better the likelier."""
-    weighting_temperature: float = 0.1
+    episode_temperature: float = 0.1
     """Of the weightings "return" and "advantage": the smaller, the more the best episodes stand out."""
     best_share: float = 0.1
     """Share of the episodes that the weighting "best" keeps."""
@@ -113,6 +114,7 @@ class OfflineConfig:
         check = Checks(self)
         check.shared()
         check.at_least(1, "log_every")
+        check.positive("episode_temperature")
         if self.evaluate_every and self.suite is None:
             raise ReflexError(f"evaluate_every is {self.evaluate_every} and no suite is named; set suite=..., or 0")
         self.training_settings()
@@ -124,9 +126,15 @@ class OfflineConfig:
         if strange := [name for name in self.settings if name != key]:
             raise ReflexError(f"settings.{strange[0]} has no use: algo is {self.algo}; write settings.{key}")
         algorithm = settings_of(kind, self.algo, self.settings, "settings")
-        same = {entry.name for entry in dataclasses.fields(OfflineSettings)} - {"algorithm", "hidden"}
+        same = {entry.name for entry in dataclasses.fields(OfflineSettings)} - {
+            "algorithm", "hidden", "weighting", "weighting_temperature"
+        }  # fmt: skip
         return OfflineSettings(
-            algorithm=algorithm, hidden=tuple(self.hidden), **{name: getattr(self, name) for name in same}
+            algorithm=algorithm,
+            hidden=tuple(self.hidden),
+            weighting=self.episode_weighting,
+            weighting_temperature=self.episode_temperature,
+            **{name: getattr(self, name) for name in same},
         )
 
 
@@ -149,6 +157,8 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
         run.write_config(dataclasses.asdict(config))
         evaluate = on_evaluate or _suite_evaluator(config, trainer.policy())
         _train(trainer, run, config, evaluate)
+        if (advantages := trainer.advantages()) is not None:
+            advantages.write(run.path / ADVANTAGES_FILE)
         return _summarise(run, config, transitions, trainer)
 
 
@@ -240,8 +250,8 @@ def _summarise(
     run: RunFolder, config: OfflineConfig, transitions: Transitions, trainer: OfflineTrainer
 ) -> dict[str, Any]:
     lines = run.read_metrics()
-    trained = next((line for line in reversed(lines) if "train/loss/policy" in line), {})
-    evaluated = next((line for line in reversed(lines) if "eval/success_rate" in line), {})
+    trained: dict[str, Any] = next((line for line in reversed(lines) if "train/loss/policy" in line), {})
+    evaluated: dict[str, Any] = next((line for line in reversed(lines) if "eval/success_rate" in line), {})
     starts = transitions.episode_starts()
     summary: dict[str, Any] = {
         "algorithm": config.algo,
@@ -251,7 +261,7 @@ def _summarise(
         "episodes": len(starts),
         "successful_episodes": int(transitions.successes[starts].sum()),
         "return_spread": trainer.weights.spread,
-        "weighting": "uniform" if trainer.weights.weights is None else config.weighting,
+        "weighting": "uniform" if trainer.weights.weights is None else config.episode_weighting,
         "weighting_declined": trainer.weights.declined,
         "policy": str(run.path / "checkpoints" / str(config.updates) / "policy"),
         "threads": torch.get_num_threads(),

@@ -104,6 +104,7 @@ def _steps(
         "next_observations": following[:count].astype(np.float32),
         "terminals": terminals[:count],
         "episodes": np.full(count, number, dtype=np.int64),
+        "frames": np.arange(count),
         "successes": np.full(count, success, dtype=np.bool_),
     }
 
@@ -149,10 +150,11 @@ def _minari_episode(group: Any, number: int) -> dict[str, NDArray[Any]]:
         "next_observations": observations[1:],
         "terminals": np.asarray(group["terminations"], dtype=np.bool_),
         "episodes": np.full(len(actions), number, dtype=np.int64),
+        "frames": np.arange(len(actions)),
         "successes": np.zeros(len(actions), dtype=np.bool_),
     }
 
 
 def _joined(parts: Sequence[dict[str, NDArray[Any]]], embodiment: Embodiment) -> Transitions:
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Transitions(**columns, embodiment=embodiment, spans=np.ones(len(columns["episodes"]), dtype=np.int64))
+    columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Transitions(embodiment=embodiment, spans=np.ones(len(columns["episodes"]), dtype=np.int64), **columns)

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vla.data.advantages import Advantages
 from vla.errors import ReflexError, restoring
 from vla.offline.algorithms.algorithm import Algorithm, Batch, Metrics, Sizes, State
 from vla.offline.algorithms.iql import IQL
@@ -35,6 +36,8 @@ BLOCK = 500
 """Updates whose batches are drawn together, from a generator of their own, so that any update can be repeated."""
 WORTH_COMPILING = 2000
 """Updates from which on the compiler's half minute is won back."""
+KINDS_COMPILED = 64
+"""Updates of different algorithms, precisions and sizes that one process keeps compiled."""
 
 STATE_FILE = "state.safetensors"
 
@@ -123,6 +126,7 @@ class OfflineTrainer:
             state = algorithm.initial_state(sizes, self._policy.parameter_mapping())
         self.state: State = _to_device(state, self.device)
         self._policy.fit_normalisation(data.actions.reshape(-1, data.embodiment.action.size), data.observations)
+        self._episodes, self._frames = data.episodes, data.frames
         self._table = self._normalised(data, algorithm.discount).to(self.device)
         self._sizes, self._noise_size = sizes, algorithm.noise_size(sizes)
         self._update = self._make_update()
@@ -136,8 +140,7 @@ class OfflineTrainer:
         metrics: Metrics = {}
         for _ in range(updates):
             indices, noise = self._drawn(self.done)
-            clock = torch.tensor([self.done + 1.0, self.done / self.settings.updates], device=self.device)
-            metrics = self._update(self.state, self._table[indices], noise, clock)
+            metrics = self._update(self.state, self._table[indices], noise, self._clock(self.done))
             self.done += 1
         values = {f"train/{name}": float(value) for name, value in metrics.items()}
         broken = next((name for name, value in values.items() if not np.isfinite(value)), None)
@@ -148,11 +151,33 @@ class OfflineTrainer:
             )
         return values
 
+    def batch(self, number: int) -> Batch:
+        """What update `number`, from 0, learns from."""
+        indices, noise = self._drawn(number)
+        return _batch(self._sizes, self._table[indices], noise, self._clock(number))
+
+    def _clock(self, number: int) -> Tensor:
+        return torch.tensor([number + 1.0, number / self.settings.updates], device=self.device)
+
     def policy(self) -> GaussianPolicy:
         """The policy as it is now, on the CPU; later updates do not change it."""
         made = copy.deepcopy(self._policy)
         made.set_parameters({name: value.cpu() for name, value in self.state["policy"].items()})
         return made.eval()
+
+    @torch.no_grad()
+    def advantages(self) -> Advantages | None:
+        """Of every action, or chunk, of the data by the critics as they are now; None of an algorithm without."""
+        observed, acted = self._sizes.observation, self._sizes.action
+        parts = []
+        for rows in torch.split(self._table, 4096):
+            found = self.settings.algorithm.advantages(
+                self.state, rows[:, :observed], rows[:, observed : observed + acted]
+            )
+            if found is None:
+                return None
+            parts.append(found.cpu())
+        return Advantages(self._episodes, self._frames, torch.cat(parts).numpy())
 
     def save(self, folder: Path) -> None:
         """Write the policy to `folder`/policy, and networks and optimisers beside it.
@@ -191,7 +216,7 @@ class OfflineTrainer:
     def _make_update(self) -> UpdateFunction:
         settings = self.settings
         bfloat16 = computes_bfloat16(self.device, settings.precision)
-        update = partial(_update, settings.algorithm, bfloat16, self._sizes.observation, self._sizes.action)
+        update = partial(_update, settings.algorithm, bfloat16, self._sizes)
         if self.device.type == "cuda":
             return CapturedUpdate(update, self.state, (settings.batch_size, self._table.shape[1], self._noise_size))
         wanted = settings.compiled
@@ -199,7 +224,7 @@ class OfflineTrainer:
             wanted = settings.updates >= WORTH_COMPILING and has_compiler()
         if not wanted:
             return update
-        return _compiled(settings.algorithm, bfloat16, self._sizes.observation, self._sizes.action)
+        return _compiled(settings.algorithm, bfloat16, self._sizes)
 
     def _drawn(self, number: int) -> tuple[Tensor, Tensor]:
         """The rows [B] and the noise [B, D] of an update, from 0."""
@@ -223,7 +248,8 @@ def draw(
     if cumulative is None:
         return generator.integers(0, count, shape)
     found = np.searchsorted(cumulative, generator.random(shape) * cumulative[-1], side="right")
-    return np.minimum(found, count - 1).astype(np.int64)
+    numbers: NDArray[np.int64] = np.minimum(found, count - 1).astype(np.int64)
+    return numbers
 
 
 def has_compiler() -> bool:
@@ -232,25 +258,25 @@ def has_compiler() -> bool:
 
 
 def _update(
-    algorithm: Algorithm,
-    bfloat16: bool,
-    observation: int,
-    action: int,
-    state: State,
-    rows: Tensor,
-    noise: Tensor,
-    clock: Tensor,
+    algorithm: Algorithm, bfloat16: bool, sizes: Sizes, state: State, rows: Tensor, noise: Tensor, clock: Tensor
 ) -> Metrics:
     """One update by rows of the table."""
-    parts = rows.split([observation, action, 1, 1, observation], dim=1)
-    batch = Batch(parts[0], parts[1], parts[2][:, 0], parts[3][:, 0], parts[4], noise, clock[0], clock[1])
-    return algorithm.update(state, batch, bfloat16)
+    return algorithm.update(state, _batch(sizes, rows, noise, clock), bfloat16)
 
 
-@lru_cache(maxsize=16)
-def _compiled(algorithm: Algorithm, bfloat16: bool, observation: int, action: int) -> UpdateFunction:
+def _batch(sizes: Sizes, rows: Tensor, noise: Tensor, clock: Tensor) -> Batch:
+    parts = torch.split(rows, [sizes.observation, sizes.action, 1, 1, sizes.observation], dim=1)
+    return Batch(parts[0], parts[1], parts[2][:, 0], parts[3][:, 0], parts[4], noise, clock[0], clock[1])
+
+
+@lru_cache(maxsize=KINDS_COMPILED)
+def _compiled(algorithm: Algorithm, bfloat16: bool, sizes: Sizes) -> UpdateFunction:
     """The compiled update; trainers of one kind, such as a study's seeds, share it."""
-    update = partial(_update, algorithm, bfloat16, observation, action)
+    import torch._dynamo  # here: it takes more than a second, which a trainer that compiles nothing need not pay
+
+    # By default torch refuses a ninth version of a function: too few for a study of several algorithms and robots.
+    torch._dynamo.config.recompile_limit = max(KINDS_COMPILED, torch._dynamo.config.recompile_limit)
+    update = partial(_update, algorithm, bfloat16, sizes)
     compiled: UpdateFunction = torch.compile(update, fullgraph=True, dynamic=False)
     return compiled
 
@@ -267,7 +293,7 @@ class CapturedUpdate:
             torch.ones(2, device="cuda"),
         )
         before = {name: {key: value.clone() for key, value in part.items()} for name, part in state.items()}
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call] # untyped in torch
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):  # libraries set themselves up at the first calls, which cannot be captured

@@ -38,6 +38,8 @@ class Transitions:
     """[N] whether nothing can be earned afterwards."""
     episodes: NDArray[np.int64]
     """[N] number of the episode."""
+    frames: NDArray[np.int64]
+    """[N] step within the episode, from 0."""
     successes: NDArray[np.bool_]
     """[N] whether the transition's episode succeeded; False where nobody says."""
     embodiment: Embodiment
@@ -87,8 +89,9 @@ class Transitions:
 
     def episode_returns(self) -> NDArray[np.float64]:
         """[N] the sum of rewards of each transition's episode."""
-        _, places = np.unique(self.episodes, return_inverse=True)
-        returns: NDArray[np.float64] = np.bincount(places, weights=self.rewards)[places]
+        places = np.unique(self.episodes, return_inverse=True)[1]
+        sums = np.bincount(places, weights=self.rewards.astype(np.float64))
+        returns: NDArray[np.float64] = sums[places].astype(np.float64)
         return returns
 
     def episode_starts(self) -> NDArray[np.int64]:

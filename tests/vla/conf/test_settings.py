@@ -32,6 +32,8 @@ def build(config_class: Any, **values: Any) -> Any:
 
 
 OWN_TYPE = {
+    "algo": "offline algorithms are plug-ins, called by name",
+    "chunk_horizon": "offline RL makes a policy, fine-tuning may keep that of the one it starts from",
     "episodes_per_task": "fine-tuning and the import have a data set, of which null takes all",
     "policy": "the audit and pretraining can do without one",
     "demonstrations": "training can do without them, an import is of nothing else",
@@ -42,12 +44,15 @@ OWN_TYPE = {
     "task": "a robot is told in words, an emulator's scene is a number",
 }
 OWN_DEFAULT = {
-    "algo": "the demo's is small enough for a quarter of an hour",
+    "algo": OWN_TYPE["algo"],
+    "chunk_horizon": OWN_TYPE["chunk_horizon"],
+    "batch_size": "fine-tuning's samples have pictures, offline RL's are states",
     "checkpoint_every": "counted in steps, iterations or pretraining steps",
     "demonstrations": OWN_TYPE["demonstrations"],
     "episodes_per_task": "an episode is a demonstration to keep, one to learn from, or one to evaluate",
     "evaluate_every": "counted in steps by fine-tuning, which needs no simulator unless asked, else in iterations",
     "evaluation_episodes_per_task": "one evaluation decides the demo, many follow a run of training",
+    "log_every": "an update of offline RL takes milliseconds",
     "keep_checkpoints": "fine-tuning's newest weights are what it is for; a run of training may have had better ones",
     "num_slots": OWN_TYPE["num_slots"],
     "port": OWN_TYPE["port"],

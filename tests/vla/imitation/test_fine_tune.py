@@ -19,6 +19,7 @@ from tests.fake_suite import FakeSuite
 from tests.fake_wandb import FakeWandb
 from tests.vla.imitation.helpers import make_episode
 from tests.vla.policies.helpers import make_observations, small_policy
+from vla.data.advantages import ADVANTAGES_FILE, Advantages
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError
 from vla.evaluation.results import EvaluationResult
@@ -162,7 +163,7 @@ def test_other_settings_cannot_continue_a_run(workplace: Path, tmp_path: Path) -
 def test_missing_base_policy_and_bad_settings_are_named(workplace: Path, tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match="no policy 'nowhere'"):
         fine_tune(make_config(workplace, tmp_path / "run", policy="nowhere"))
-    with pytest.raises(ReflexError, match="weighting is 'best'; it must be one of none, success, progress"):
+    with pytest.raises(ReflexError, match="weighting is 'best'; it must be one of none, success, progress, advantage"):
         make_config(workplace, tmp_path, weighting="best")
     with pytest.raises(ReflexError, match="weighting_temperature is 0"):
         make_config(workplace, tmp_path, weighting="progress", weighting_temperature=0)
@@ -250,6 +251,21 @@ def test_weighting_and_its_temperature_change_what_is_learnt(workplace: Path, tm
     heads = [learnt(workplace, tmp_path / str(number), **variant) for number, variant in enumerate(variants)]
     assert torch.equal(learnt(workplace, tmp_path / "again"), heads[0])
     assert not torch.equal(heads[0], heads[1]) and not torch.equal(heads[1], heads[2])
+
+
+def test_the_advantages_of_critics_change_what_is_learnt(workplace: Path, tmp_path: Path) -> None:
+    numbers = np.arange(12)
+    values = np.where(numbers % 6 < 3, 1.0, -1.0).astype(np.float32)
+    Advantages(numbers // 6, numbers % 6, values).write(tmp_path / ADVANTAGES_FILE)
+    weighed = {"weighting": "advantage", "advantages": str(tmp_path), "episodes_per_task": 1}
+    first, second = (
+        learnt(workplace, tmp_path / str(number), **changes)
+        for number, changes in enumerate(({"episodes_per_task": 1}, weighed))
+    )
+    assert not torch.equal(first, second)
+    for half in ({"weighting": "advantage"}, {"advantages": str(tmp_path)}):
+        with pytest.raises(ReflexError, match="weighting=advantage needs advantages="):
+            fine_tune(make_config(workplace, tmp_path / "half", **half))
 
 
 def test_scratch_is_a_tiny_policy_whose_weights_the_seed_decides(workplace: Path, tmp_path: Path) -> None:

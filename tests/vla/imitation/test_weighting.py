@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from tests.vla.imitation.helpers import make_episode
 from tests.vla.policies.helpers import small_policy
+from vla.data.advantages import ADVANTAGES_FILE, Advantages
 from vla.errors import ReflexError
 from vla.imitation.samples import EpisodeSamples
-from vla.imitation.weighting import LARGEST_WEIGHT, advantage_weights, chunk_increments, sample_weights
+from vla.imitation.weighting import LARGEST_WEIGHT, advantage_weights, chunk_increments, critic_weights, sample_weights
 
 
 def test_a_chunk_adds_what_is_known_at_its_end() -> None:
@@ -86,3 +88,30 @@ def test_a_failures_good_beginning_counts_and_what_it_did_then_does_not() -> Non
 def test_every_sample_needs_its_weight() -> None:
     with pytest.raises(ValueError, match="2 weights for 6 samples"):
         EpisodeSamples(small_policy(), [make_episode(0)], np.ones(2, np.float32))
+
+
+def test_critics_weigh_moments_by_hand() -> None:
+    episodes = [make_episode(0, length=3), make_episode(1, length=2)]
+    advantages = Advantages(
+        episodes=np.array([7, 7, 4, 4]),
+        frames=np.array([0, 1, 0, 1]),
+        values=np.array([1.0, -1.0, 1.0, -1.0], np.float32),
+    )
+    weights = critic_weights(advantages, [7, 4], episodes, temperature=1.0)
+    great, small = (
+        np.exp(1.0),
+        np.exp(-1.0),
+    )  # of deviation 1 already; of the first episode's last step nothing is known
+    expected = np.array([great, small, 0, great, small])
+    np.testing.assert_allclose(weights, expected / expected.mean(), rtol=1e-5)
+    with pytest.raises(ReflexError, match="of none of these episodes"):
+        critic_weights(advantages, [0, 1], episodes, temperature=1.0)
+
+
+def test_advantages_are_kept_in_a_file(tmp_path: Path) -> None:
+    written = Advantages(np.array([0, 0]), np.array([0, 2]), np.array([1.5, -2.0], np.float32))
+    written.write(tmp_path / ADVANTAGES_FILE)
+    known = Advantages.read(tmp_path).of_episode(0, 4)
+    np.testing.assert_array_equal(known, [1.5, np.nan, -2.0, np.nan])
+    with pytest.raises(ReflexError, match=r"advantages\.parquet does not exist; give the run folder of vla offline"):
+        Advantages.read(tmp_path / "elsewhere")

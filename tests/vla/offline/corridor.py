@@ -20,15 +20,15 @@ def corridor(episodes: int = 60, seed: int = 0) -> Transitions:
     for number in range(episodes):
         place, lean = 0.0, generator.uniform(-0.5, 1.0)
         walked = []
-        for _ in range(HORIZON):
+        for step in range(HORIZON):
             action = float(np.clip(lean + generator.normal(0, 0.5), -1, 1))
             following = place + SPEED * action
             arrived = following >= GOAL
-            walked.append((place, action, float(arrived), following, arrived))
+            walked.append((place, action, float(arrived), following, arrived, step))
             place = following
             if arrived:
                 break
-        rows += [(*step, number, walked[-1][-1]) for step in walked]
+        rows += [(*row, number, walked[-1][4]) for row in walked]
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Transitions(
         observations=columns[0].astype(np.float32)[:, None],
@@ -36,8 +36,9 @@ def corridor(episodes: int = 60, seed: int = 0) -> Transitions:
         rewards=columns[2].astype(np.float32),
         next_observations=columns[3].astype(np.float32)[:, None],
         terminals=columns[4].astype(np.bool_),
-        episodes=columns[5].astype(np.int64),
-        successes=columns[6].astype(np.bool_),
+        frames=columns[5].astype(np.int64),
+        episodes=columns[6].astype(np.int64),
+        successes=columns[7].astype(np.bool_),
         embodiment=ROBOT,
         spans=np.ones(len(rows), dtype=np.int64),
     )

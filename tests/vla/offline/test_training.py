@@ -87,6 +87,15 @@ def test_a_compiled_update_is_the_same_function() -> None:
         assert torch.allclose(value, compiled.state_dict()[name], atol=1e-5), name
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_update_captured_on_a_gpu_is_the_same_function() -> None:
+    data = corridor()
+    here, there = (train_offline(data, small(updates=20, device=device), seed=0) for device in ("cpu", "cuda"))
+    for name, value in here.state_dict().items():
+        assert torch.allclose(value, there.state_dict()[name], atol=1e-4), name
+
+
 def test_bfloat16_computes_nearly_the_same() -> None:
     data = corridor()
     exact, rounded = (train_offline(data, small(updates=50, precision=kind), 0) for kind in ("float32", "bfloat16"))

@@ -109,6 +109,10 @@ class Algorithm(ABC):
         `bfloat16` is as of `vla.policies.gaussian.perceptron.hidden_layers`.
         """
 
+    def advantages(self, state: State, observations: Tensor, actions: Tensor) -> Tensor | None:
+        """[B] how much better actions [B, K] are than what is usual after the observations; None without critics."""
+        return None
+
 
 def twin_critics(sizes: Sizes) -> Parameters:
     """Two networks that judge actions, each with its own random weights."""

@@ -96,3 +96,8 @@ class AWAC(Algorithm):
             "advantage": (data - own).mean(),
             "weight": weights.mean(),
         }
+
+    def advantages(self, state: State, observations: Tensor, actions: Tensor) -> Tensor:
+        """[B] Q of the actions less Q of the policy's mean."""
+        own = critic_values(state["critics"], observations, gaussian_mean(state["policy"], observations)).amin(0)
+        return critic_values(state["critics"], observations, actions).amin(0) - own

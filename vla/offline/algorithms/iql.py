@@ -64,6 +64,8 @@ class IQL(Algorithm):
     """How far the target critics go towards the critics in an update."""
     policy_schedule: Literal["cosine", "constant"] = "cosine"
     """Whether the policy's learning rate falls to 0, along half a cosine over all updates."""
+    value_first: bool = True
+    """The policy and the critics follow V after its update, as in the authors' code; false: before it, as in CORL."""
 
     def __post_init__(self) -> None:
         """Check every value. Raises `ReflexError` naming the field."""
@@ -87,11 +89,14 @@ class IQL(Algorithm):
         def value_loss(value: Parameters) -> Tensor:
             return expectile_loss(judged - perceptron(value, observations, bfloat16)[:, 0], self.expectile)
 
+        both = torch.cat([observations, batch.next_observations])
+        seen = perceptron(state["value"], both, bfloat16)[:, 0] if not self.value_first else None
         gradients, value_error = grad_and_value(value_loss)(state["value"])
         adam(state, "value", gradients, batch.step, self.learning_rate)
 
-        both = torch.cat([observations, batch.next_observations])
-        values, next_values = perceptron(state["value"], both, bfloat16)[:, 0].chunk(2)
+        if seen is None:
+            seen = perceptron(state["value"], both, bfloat16)[:, 0]
+        values, next_values = seen.chunk(2)
         advantages = judged - values
         weights = advantage_weights(advantages, self.temperature, self.greatest_weight)
 
@@ -119,3 +124,8 @@ class IQL(Algorithm):
             "advantage": advantages.mean(),
             "weight": weights.mean(),
         }
+
+    def advantages(self, state: State, observations: Tensor, actions: Tensor) -> Tensor:
+        """[B] Q - V."""
+        judged = critic_values(state["target"], observations, actions).amin(0)
+        return judged - perceptron(state["value"], observations)[:, 0]

@@ -7,6 +7,7 @@ robot has no camera.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +51,8 @@ def log_deviations(parameters: Mapping[str, Tensor]) -> Tensor:
 def log_density(values: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
     """[B] log-density of values [B, K] under N(mean [B, K], exp(log_deviation [K])^2), independent in each number."""
     scores = (values - mean) * torch.exp(-log_deviation)
-    return (-0.5 * scores**2 - log_deviation - 0.5 * np.log(2 * np.pi)).sum(-1)
+    densities: Tensor = -0.5 * scores**2 - log_deviation - 0.5 * math.log(2 * math.pi)
+    return densities.sum(-1)
 
 
 class GaussianPolicy(BasePolicy):
@@ -105,12 +107,16 @@ class GaussianPolicy(BasePolicy):
 
     def parameter_mapping(self) -> Parameters:
         """Copies of the network's weights, by name."""
-        return {name: value.detach().clone() for name, value in self.network.items()}
+        return {name: value.detach().clone() for name, value in self._weights.items()}
+
+    @property
+    def _weights(self) -> Parameters:
+        return dict(self.network.items())
 
     @torch.no_grad()
     def set_parameters(self, parameters: Mapping[str, Tensor]) -> None:
         """Take the network's weights, in place, from a mapping such as `parameter_mapping` gives."""
-        for name, value in self.network.items():
+        for name, value in self._weights.items():
             value.copy_(parameters[name])
 
     def fit_normalisation(
@@ -134,9 +140,9 @@ class GaussianPolicy(BasePolicy):
 
     def _gaussian(self, inputs: States, sampling: Sampling) -> torch.distributions.Normal:
         """What decisions [B, H * A] are drawn from."""
-        mean = gaussian_mean(self.network, self.state_scale(inputs.state))
-        deviation = log_deviations(self.network).exp() * (1.0 if sampling.greedy else sampling.temperature)
-        return torch.distributions.Normal(mean, deviation.expand_as(mean))
+        mean = gaussian_mean(self._weights, self.state_scale(inputs.state))
+        deviation = log_deviations(self._weights).exp() * (1.0 if sampling.greedy else sampling.temperature)
+        return torch.distributions.Normal(mean, deviation.expand_as(mean), validate_args=False)
 
     @torch.no_grad()
     def act(
@@ -176,14 +182,14 @@ class GaussianPolicy(BasePolicy):
 
         It leaves the deviation to RL: a likelihood would take it to 0 where demonstrations never vary.
         """
-        mean = gaussian_mean(self.network, self.state_scale(inputs.state))
+        mean = gaussian_mean(self._weights, self.state_scale(inputs.state))
         errors = mean - self.action_scale(torch.from_numpy(actions)).flatten(1)
         return errors.square().mean(1), {"error": float(errors.detach().abs().mean())}
 
     @torch.no_grad()
     def features_from_inputs(self, inputs: Any) -> NDArray[np.float32]:
         """[B, width] the last hidden layer."""
-        features: NDArray[np.float32] = hidden_layers(self.network, self.state_scale(inputs.state)).cpu().numpy()
+        features: NDArray[np.float32] = hidden_layers(self._weights, self.state_scale(inputs.state)).cpu().numpy()
         return features
 
 

@@ -1,0 +1,108 @@
+"""`vla offline`: a run folder that resumes exactly, evaluation in a suite, and settings that are refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.vla.data.samples import make_episode, write_dataset
+from vla.errors import ReflexError
+from vla.offline.command import OfflineConfig, train_from_logs
+from vla.policies.gaussian import GaussianPolicy
+from vla.policies.registry import load_policy
+from vla.run.run_folder import RunFolder, comparable_metrics
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Six episodes, every second of which failed."""
+    episodes = [make_episode(seed, length=6, success=seed % 2 == 0) for seed in range(6)]
+    return str(write_dataset(tmp_path_factory.mktemp("written") / "demos", episodes))
+
+
+def config(dataset: str, output: Path, **changes: Any) -> OfflineConfig:
+    """Of twelve small updates."""
+    given: dict[str, Any] = {
+        "updates": 12, "batch_size": 8, "hidden": [8, 8], "log_every": 3, "checkpoint_every": 6, "threads": 1,
+        "device": "cpu", "precision": "float32",
+    }  # fmt: skip
+    return OfflineConfig(dataset=dataset, output=str(output), **(given | changes))
+
+
+def test_a_run_leaves_a_policy_and_a_summary(dataset: str, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def evaluate(policy: GaussianPolicy) -> dict[str, float]:
+        seen.append(len(seen))
+        return {"eval/success_rate": 0.1 * len(seen), "eval/episodes": 5.0}
+
+    run = tmp_path / "run"
+    wanted = config(dataset, run, suite="tabletop", evaluate_every=6, episode_weighting="success")
+    summary = train_from_logs(wanted, on_evaluate=evaluate)
+    assert summary == json.loads((run / "summary.json").read_text())
+    assert (summary["episodes"], summary["successful_episodes"], summary["transitions"]) == (6, 3, 3 * 6 + 3 * 5)
+    assert summary["success_rate"] == pytest.approx(0.2) and summary["eval_episodes"] == 5
+    assert summary["weighting"] == "success"
+    policy = load_policy(run)
+    assert policy.policy_id == "run"
+    assert load_policy(summary["policy"]).spec == policy.spec
+    steps = [line["step"] for line in RunFolder(run, resume=True).read_metrics()]
+    assert steps == [3, 6, 6, 9, 12, 12]
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(dataset: str, tmp_path: Path) -> None:
+    train_from_logs(config(dataset, tmp_path / "whole"))
+    stopped = config(dataset, tmp_path / "stopped", suite="tabletop", evaluate_every=8)
+
+    def interrupt(policy: GaussianPolicy) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_from_logs(stopped, on_evaluate=interrupt)
+    assert not (tmp_path / "stopped" / "summary.json").exists()
+    again = config(dataset, tmp_path / "stopped", suite="tabletop", evaluate_every=8, resume=True)
+    train_from_logs(again, on_evaluate=lambda policy: {"eval/success_rate": 0.0})
+    lines = {}
+    for name in ("whole", "stopped"):
+        with RunFolder(tmp_path / name, resume=True) as run:
+            lines[name] = [line for line in comparable_metrics(run.read_metrics()) if "train/loss/policy" in line]
+    assert lines["whole"] == lines["stopped"]
+    first, second = (load_policy(tmp_path / name).state_dict() for name in ("whole", "stopped"))  # type: ignore[attr-defined]
+    for name, value in first.items():
+        np.testing.assert_array_equal(value.numpy(), second[name].numpy())
+
+
+def test_a_resumed_run_keeps_its_settings(dataset: str, tmp_path: Path) -> None:
+    train_from_logs(config(dataset, tmp_path / "run"))
+    with pytest.raises(ReflexError, match=r"started with other settings \(batch_size\)"):
+        train_from_logs(config(dataset, tmp_path / "run", batch_size=9, resume=True))
+
+
+def test_a_policy_plays_in_a_suite_without_being_shown_pictures(dataset: str, tmp_path: Path) -> None:
+    wanted = config(
+        dataset, tmp_path / "run", suite="tests.vla.data.point_suite:PointSuite", evaluation_tasks=[0],
+        evaluation_episodes_per_task=2, num_workers=0, updates=3,
+    )  # fmt: skip
+    summary = train_from_logs(wanted)
+    assert 0 <= summary["success_rate"] <= 1 and summary["eval_episodes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algo": "qil"}, r"algo is 'qil' \(did you mean 'iql'\?\)"),
+        ({"settings": {"iql": {"expectile": 2.0}}}, r"settings\.iql\.expectile is 2\.0; it must lie in \[0, 1\]"),
+        ({"settings": {"iql": {"expectil": 0.5}}}, r"settings\.iql\.expectil does not exist \(did you mean"),
+        ({"settings": {"bc": {}}}, r"settings\.bc has no use: algo is iql"),
+        ({"evaluate_every": 5}, "no suite is named"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"reward_scale": "big"}, "reward_scale is 'big'; it must be one of"),
+    ],
+)
+def test_settings_are_refused_by_name(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ReflexError, match=message):
+        config("nowhere", tmp_path / "run", **changes)
