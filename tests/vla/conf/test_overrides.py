@@ -17,7 +17,10 @@ from vla.run.settings import strip_optional
 
 AS_TYPED = ["1e-3", "007", "true", "lr=1e-3,seed=0", "my data (1)", "a[0]{b}", "a:b", "12:30", "$5", "a\\b", "é"]
 
-GIVEN = {"model": "m", "dataset": "d", "output": "o", "suite": "libero_spatial", "demonstrations": "f"}
+GIVEN = {
+    "model": "m", "dataset": "d", "output": "o", "suite": "libero_spatial", "demonstrations": "f", "labels": "l",
+    "reward": "r", "models": "[m]",
+}  # fmt: skip
 
 
 def settings(command: str) -> Any:
@@ -140,6 +143,6 @@ def test_what_is_text_and_what_is_not() -> None:
 
 
 def test_every_command_that_writes_has_an_output() -> None:
-    beside_its_subject = {"audit labels"}  # its audit.json belongs to the labels
+    beside_its_subject = {"audit labels", "relabel"}  # audit.json belongs to the labels, a column to its dataset
     for command in set(CONFIGURED) - {"check", "serve", "robot emulate", "robot calibrate"} - beside_its_subject:
         assert "output" in {field.name for field in dataclasses.fields(settings(command))}

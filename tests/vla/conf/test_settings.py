@@ -17,7 +17,10 @@ from vla.policies.prismatic import PrismaticConfig
 from vla.run.cores import available_cpus, worker_count
 from vla.run.settings import SHARED_MINIMA, Checks, strip_optional
 
-REQUIRED = {"dataset": "d", "output": "o", "suite": "libero_spatial", "demonstrations": "f", "labels": "l"}
+REQUIRED = {
+    "dataset": "d", "output": "o", "suite": "libero_spatial", "demonstrations": "f", "labels": "l", "reward": "r",
+    "models": ["m"],
+}  # fmt: skip
 
 
 def configurations() -> dict[str, Any]:
@@ -42,6 +45,7 @@ OWN_TYPE = {
     "port": "a robot's is a path or an address, a server's a number",
     "suite": "a policy is served for its own robot, unless asked",
     "task": "a robot is told in words, an emulator's scene is a number",
+    "labels": "an audit is of labels, a reward model may do without any",
 }
 OWN_DEFAULT = {
     "algo": OWN_TYPE["algo"],
@@ -50,10 +54,12 @@ OWN_DEFAULT = {
     "checkpoint_every": "counted in steps, iterations or pretraining steps",
     "demonstrations": OWN_TYPE["demonstrations"],
     "episodes_per_task": "an episode is a demonstration to keep, one to learn from, or one to evaluate",
+    "encoder": "training makes one for its rollouts, a reward model of single moments does not",
     "evaluate_every": "counted in steps by fine-tuning, which needs no simulator unless asked, else in iterations",
     "evaluation_episodes_per_task": "one evaluation decides the demo, many follow a run of training",
     "log_every": "an update of offline RL takes milliseconds",
     "keep_checkpoints": "fine-tuning's newest weights are what it is for; a run of training may have had better ones",
+    "labels": OWN_TYPE["labels"],
     "num_slots": OWN_TYPE["num_slots"],
     "port": OWN_TYPE["port"],
     "precision": "a server gives the numbers of vla eval, unless asked",

@@ -62,7 +62,7 @@ class BenchRewardConfig:
     """Folder for reward_models.json. It has the date where none is given."""
     labels: str | None = None
     """Labels of this dataset, to count how many each model agrees with; null for none."""
-    pairs: int = 5000
+    drawn_pairs: int = 5000
     """Pairs of moments that are drawn."""
     resamples: int = 100
     """Draws of episodes with replacement, for 95 % intervals."""
@@ -76,7 +76,7 @@ class BenchRewardConfig:
     def __post_init__(self) -> None:
         check = Checks(self)
         check.shared()
-        check.at_least(1, "pairs")
+        check.at_least(1, "drawn_pairs")
         check.at_least(2, "resamples")
         if not self.models or len(set(self.models)) != len(self.models):
             raise ReflexError(f"models is {self.models}; name at least one reward model, and each once")
@@ -113,7 +113,7 @@ def bench_reward(config: BenchRewardConfig) -> None:
     results = {}
     for name in config.models:
         members = _member_scores(name, dataset, known, str(resolve_device(config.device)))
-        estimates = measure(members, known, labelled, config.pairs, config.resamples, config.seed)
+        estimates = measure(members, known, labelled, config.drawn_pairs, config.resamples, config.seed)
         results[name] = {"estimates": estimates, "sha256": _hash(name)}
     size = {"episodes": dataset.num_episodes, "frames": dataset.num_frames}
     document = {

@@ -49,7 +49,7 @@ class FitSettings:
     """How often labels are thought to be the opposite of what they should be, in [0, 0.5)."""
 
     def __post_init__(self) -> None:
-        check = Checks(self)
+        check = Checks(self, "fit.")
         check.literals()
         check.at_least(1, "members", "hidden", "batch_size", "max_epochs", "patience")
         check.positive("learning_rate")

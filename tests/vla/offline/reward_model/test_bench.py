@@ -63,7 +63,7 @@ def test_models_of_every_kind_on_one_table(tmp_path: Path, capsys: pytest.Captur
         fit_reward(RewardConfig(str(dataset.root), given, method, **settings))  # type: ignore[arg-type]
         models.append(str(output))
     config = BenchRewardConfig(
-        str(dataset.root), models, str(tmp_path / "bench"), str(labels), pairs=300, resamples=3, threads=1
+        str(dataset.root), models, str(tmp_path / "bench"), str(labels), drawn_pairs=300, resamples=3, threads=1
     )
     bench_reward(replace(config, device="cpu"))
     found = read_json_object(tmp_path / "bench" / "reward_models.json")["models"]
