@@ -71,6 +71,7 @@ class Step:
                 "velocities": self.seen.reading.velocities.tolist(),
                 "raw": None if planned is None else write_array(planned.action),
                 "index": None if planned is None else planned.index,
+                "source": None if planned is None else planned.source,
                 "problem": self.problem,
                 "commanded": self.sent.tolist(),
             }
