@@ -25,6 +25,8 @@ Strategy = Literal["sync", "ensemble", "async", "rtc"]
 STRATEGIES = get_args(Strategy)
 NO_ACTION = "no_action"
 """Nothing is due: the policy has not decided yet."""
+NO_WISH = "teleoperator_silent"
+"""Nothing is due: the leader arm, or what else a person has, does not say where it is."""
 
 Source = Literal["policy", "hand_over", "person"]
 """Who made an action: the policy, a person, or the way from where the policy left the arm to where the person wants it

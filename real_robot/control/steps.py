@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from real_robot.control.schedulers import Planned
+from real_robot.control.schedulers import NO_WISH, Planned
 from real_robot.control.sensors import Seen
 from real_robot.control.timing import Tick
 from vla.safety.checks import ActionRequest
@@ -56,6 +56,11 @@ class Step:
             return self.filtered.reasons
         # That there was no array to read is the filter's way to say that there was a problem.
         return (self.problem, *(reason for reason in self.filtered.reasons if reason != NO_ARRAY))
+
+    @property
+    def waits_for_person(self) -> bool:
+        """Whether a person has taken the arm and does not drive it yet."""
+        return self.problem == NO_WISH or (self.planned is not None and self.planned.source == "hand_over")
 
     def log_row(self) -> Row:
         """JSON-ready and exact, for `vla.safety.log.replay`, with what the loop knows under "control"; no pictures."""

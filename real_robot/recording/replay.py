@@ -84,12 +84,12 @@ def ask_again(rows: list[Row], episode: int, actions: NDArray[np.float32]) -> di
 
     robot = next((row["robot"] for row in rows if row["event"] == "run"), "")
     asked = replay([row for row in rows if row["event"] in FILTER_EVENTS], hand_by_name(robot))
-    kept = [row["number"] for row in rows if row["event"] == "episode_end" and row["kept"]]
+    kept = [row for row in rows if row["event"] == "episode_end" and row["kept"]]
     if episode >= len(kept):
         raise ReflexError(f"the log has {len(kept)} recorded episodes, so none is number {episode}")
-    commanded = [
-        row["control"]["commanded"] for row in rows if row["event"] == "action" and row.get("episode") == kept[episode]
-    ]
+    number, left_out = kept[episode]["number"], kept[episode].get("left_out", 0)
+    of_episode = [row for row in rows if row["event"] == "action" and row.get("episode") == number]
+    commanded = [row["control"]["commanded"] for row in of_episode[left_out:]]
     differing = list(asked.differences)
     if not np.array_equal(np.array(commanded, np.float64).astype(np.float32).reshape(actions.shape[0], -1), actions):
         differing.append(f"the actions of episode {episode}, and those of the log")

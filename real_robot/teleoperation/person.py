@@ -14,11 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from real_robot.control.schedulers import ActionSource, Chunk, Planned, Source, UnderWay
+from real_robot.control.schedulers import NO_WISH, ActionSource, Chunk, Planned, Source, UnderWay
 from real_robot.teleoperation.teleoperator import Teleoperator
 
-NO_WISH = "teleoperator_silent"
-"""Nothing is due: the leader arm, or what else the person has, does not say where it is."""
 TAKEN_OVER = "taken_over"
 """A chunk is not used: it was decided on before, or while, a person drove."""
 _PEAK = 1.875

@@ -78,9 +78,12 @@ class FineTuneConfig(ImitationConfig):
     """Demonstrations of each task (the dataset's first ones); null takes all."""
     weighting: Weighting = "none"
     """What moments of the dataset count: "none" all the same, "success" those of successful episodes, "progress" more
-    where the next actions came nearer to the task's successes: failed rollouts teach what was right about them."""
+    where the next actions came nearer to the task's successes: failed rollouts teach what was right about them,
+    "interventions" what a person did, as in HG-DAgger, "sirius" that, and the policy's actions but for those before it."""
     weighting_temperature: float = 1.0
     """Under "progress": the smaller, the more the best moments stand out."""
+    weighting_steps_before: int = 30
+    """Under "sirius": control steps before a person took over that count nothing."""
     normalisation: Literal["keep", "dataset"] = "keep"
     """"keep" the base policy's action quantiles (so its action space stays), or take the dataset's."""
     normalisation_scale: ScaleFrom = "quantiles"
@@ -134,6 +137,7 @@ class FineTuneConfig(ImitationConfig):
         check = Checks(self)
         check.at_least(1, "log_every", "chunk_horizon", "execute_steps")
         check.positive("weighting_temperature")
+        check.at_least(0, "weighting_steps_before")
 
 
 def fine_tune(
@@ -164,7 +168,9 @@ def fine_tune(
         if restart is not None and config.weighting == "progress":
             judge = open_policy(config, dataset.embodiment, None, device).policy
             scale_actions(config, judge, episodes)
-        weights = sample_weights(judge, episodes, config.weighting, config.weighting_temperature)
+        weights = sample_weights(
+            judge, episodes, config.weighting, config.weighting_temperature, config.weighting_steps_before
+        )
         samples = EpisodeSamples(policy, episodes, weights)
         trainer = ImitationTrainer(policy, samples, config)
         if restart is not None:
