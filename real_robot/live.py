@@ -48,7 +48,7 @@ class LiveLine:
             return Text("waiting for the first step; space stops, q ends the episode, s marks success", "dim")
         shares = {name: self._decisions.count(name) for name in dict.fromkeys(self._decisions)}
         style = "bold red" if step.problem else "green"
-        source = "" if step.planned is None or step.planned.source == "policy" else f" ({step.planned.source})"
+        source = "" if step.source == "policy" else f" ({step.source})"
         return Text.assemble(
             (f"{step.tick.number / self._frequency:6.1f} s  ", "bold"),
             (f"{(step.problem or 'moving') + source:<24}", style),

@@ -146,7 +146,7 @@ class ControlLoop:
             ("schedule", planning - scheduled), ("filter", filtering - planning), ("bus_write", sent_time - filtering),
         ):  # fmt: skip
             self._latency.add(stage, seconds)
-        self._on_step(Step(tick, seen, planned, problem, request, filtered, sent, sent_time))
+        self._on_step(Step(tick, seen, planned, problem, request, filtered, sent, sent_time, self._source.source))
         episode.stepped(filtered, problem)
         measured = (observed - began) + (planning - scheduled) + (sent_time - planning)
         self._latency.add("overhead", time.monotonic() - began - measured)

@@ -29,8 +29,7 @@ NO_WISH = "teleoperator_silent"
 """Nothing is due: the leader arm, or what else a person has, does not say where it is."""
 
 Source = Literal["policy", "hand_over", "person"]
-"""Who made an action: the policy, a person, or the way from where the policy left the arm to where the person wants it
-(`real_robot.teleoperation.person`)."""
+"""Who drives: the policy, a person, or neither, while a person takes the arm (`real_robot.teleoperation.person`)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,6 @@ class Planned:
     """When what that chunk was decided from was observed."""
     deadline: float
     """When it has expired: later it must not be sent."""
-    source: Source = "policy"
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,10 @@ class ActionSource(Protocol):
     @property
     def problem(self) -> str:
         """Why `due` gave nothing, as a code."""
+
+    @property
+    def source(self) -> Source:
+        """Who drives in this control step, whether or not `due` gave something."""
 
     def reset(self, first: int = 0) -> None:
         """An episode begins, with chunk number `first`."""
@@ -123,6 +125,7 @@ class Scheduler(ABC):
     """A strategy; see `ActionSource`. Times are monotonic seconds of control steps; it never looks at a clock."""
 
     problem = NO_ACTION
+    source: Source = "policy"
 
     def __init__(self, timing: Timing) -> None:
         self.timing = timing

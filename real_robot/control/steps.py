@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from real_robot.control.schedulers import NO_WISH, Planned
+from real_robot.control.schedulers import Planned, Source
 from real_robot.control.sensors import Seen
 from real_robot.control.timing import Tick
 from vla.safety.checks import ActionRequest
@@ -48,6 +48,8 @@ class Step:
     """[J] what the arm says was commanded."""
     sent_time: float
     """Monotonic seconds after it was commanded."""
+    source: Source = "policy"
+    """Who drives."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -56,11 +58,6 @@ class Step:
             return self.filtered.reasons
         # That there was no array to read is the filter's way to say that there was a problem.
         return (self.problem, *(reason for reason in self.filtered.reasons if reason != NO_ARRAY))
-
-    @property
-    def waits_for_person(self) -> bool:
-        """Whether a person has taken the arm and does not drive it yet."""
-        return self.problem == NO_WISH or (self.planned is not None and self.planned.source == "hand_over")
 
     def log_row(self) -> Row:
         """JSON-ready and exact, for `vla.safety.log.replay`, with what the loop knows under "control"; no pictures."""
@@ -76,7 +73,7 @@ class Step:
                 "velocities": self.seen.reading.velocities.tolist(),
                 "raw": None if planned is None else write_array(planned.action),
                 "index": None if planned is None else planned.index,
-                "source": None if planned is None else planned.source,
+                "source": self.source,
                 "problem": self.problem,
                 "commanded": self.sent.tolist(),
             }

@@ -140,8 +140,9 @@ class LivePage:
         planned = step.planned
         self._ring.put(
             {
-                "phase": "policy" if planned is None else planned.source, "episode": self._episode,
-                "time": step.sent_time, "number": step.tick.number, "missed": step.tick.missed, "asked": None if planned is None else finite(planned.action.tolist()),
+                "phase": step.source, "episode": self._episode,
+                "time": step.sent_time, "number": step.tick.number, "missed": step.tick.missed,
+                "asked": None if planned is None else finite(planned.action.tolist()),
                 "sent": finite(step.sent.tolist()), "measured": finite(step.seen.reading.positions.tolist()),
                 "decision": step.filtered.decision.value, "reasons": step.reasons,
                 "chunk": None if planned is None or step.problem else planned.chunk,

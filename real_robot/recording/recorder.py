@@ -80,7 +80,7 @@ class EpisodeBuffer:
         """
         images = step.seen.images
         place = len(self._actions)
-        if not place and step.waits_for_person:
+        if not place and step.source == "hand_over":
             self.left_out += 1
             return
         if place >= self._max_steps or any(name not in images for name in self._embodiment.camera_names):
@@ -90,7 +90,7 @@ class EpisodeBuffer:
         self._states.append(step.seen.reading.state.astype(np.float32))
         self._actions.append(step.sent.astype(np.float32))
         self._costs.append(float(step.filtered.decision is not Decision.PASS))
-        self._interventions.append(step.planned is not None and step.planned.source == "person")
+        self._interventions.append(step.source == "person")
 
     def __len__(self) -> int:
         return len(self._actions)

@@ -82,6 +82,8 @@ class Person:
         self._velocity, self._delay = np.asarray(velocity), max_action_delay
         self._has_it = False
         self._hand_over: HandOver | None = None
+        self.source: Source = "hand_over"
+        """The person, once the arm is where the person wants it."""
 
     @property
     def rejected(self) -> dict[str, int]:
@@ -116,12 +118,13 @@ class Person:
             self._has_it = True
         wish = self._teleoperator.wish(presses)
         if wish is None:
+            self.source = "hand_over"
             return None
         if self._hand_over is None:
             self._hand_over = HandOver.between(self._commanded(), wish.positions, self._velocity, now)
-        source: Source = "person" if self._hand_over.is_over(now) else "hand_over"
+        self.source = "person" if self._hand_over.is_over(now) else "hand_over"
         action = wish.positions + self._hand_over.left(now)
-        return Planned(action, None, 0, wish.time, now + self._delay, source)
+        return Planned(action, None, 0, wish.time, now + self._delay)
 
     def held(self) -> None:
         """Meanwhile the leader may be moved: it is approached anew."""
@@ -151,6 +154,11 @@ class TakeOver:
     def problem(self) -> str:
         """Why `due` gave nothing."""
         return self._person.problem if self._driven_by_person else self._policy.problem
+
+    @property
+    def source(self) -> Source:
+        """Who drives."""
+        return self._person.source if self._driven_by_person else self._policy.source
 
     def reset(self, first: int = 0) -> None:
         """An episode begins, and the policy drives."""

@@ -79,7 +79,7 @@ class FineTuneConfig(ImitationConfig):
     weighting: Weighting = "none"
     """What moments of the dataset count: "none" all the same, "success" those of successful episodes, "progress" more
     where the next actions came nearer to the task's successes: failed rollouts teach what was right about them,
-    "interventions" what a person did, as in HG-DAgger, "sirius" that, and the policy's actions but for those before it."""
+    "interventions" what a person did, as in HG-DAgger, "sirius" also the policy's actions, but for those before it."""
     weighting_temperature: float = 1.0
     """Under "progress": the smaller, the more the best moments stand out."""
     weighting_steps_before: int = 30

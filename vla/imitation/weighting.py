@@ -146,8 +146,9 @@ def _human_weights(
 def sirius_weights(by_person: Sequence[NDArray[np.bool_]], steps_before: int) -> list[NDArray[np.float64]]:
     """What each control step of each episode counts by Sirius (arXiv 2211.08416, section IV): P*(class) / P(class).
 
-    Classes: a demonstration, which a person made from beginning to end; an intervention; the `steps_before` control
-    steps before one, which led to it; and what else the policy did. Demonstrations keep their share P*, interventions
+    Classes: a demonstration, in which a person drove from the beginning; an intervention; the `steps_before` control
+    steps before one, which led to it; and what else the policy did. In a demonstration, steps in which the person did
+    not have the arm count nothing. Demonstrations keep their share P*, interventions
     have half of everything (or what demonstrations leave of it), what led to them nothing, and the policy the rest. A
     class that does not occur leaves its share to the interventions.
 
@@ -158,7 +159,8 @@ def sirius_weights(by_person: Sequence[NDArray[np.bool_]], steps_before: int) ->
     demonstration, intervention, before, policy = range(4)
     classes = []
     for steps in by_person:
-        found = np.where(steps, demonstration if steps.all() else intervention, policy)
+        by_person_alone = bool(steps[0])
+        found = np.where(steps, demonstration, before) if by_person_alone else np.where(steps, intervention, policy)
         for start in np.flatnonzero(steps & ~np.append(True, steps[:-1])):
             led = slice(max(0, start - steps_before), start)
             found[led][found[led] == policy] = before

@@ -71,7 +71,7 @@ def test_the_table_names_every_joint_with_its_keys(arm: SimulatedArm) -> None:
 
 
 def test_wrong_names_and_settings_are_refused() -> None:
-    with pytest.raises(ReflexError, match="teleoperator is 'keybord' .did you mean 'keyboard'"):
+    with pytest.raises(ReflexError, match=r"teleoperator is 'keybord' \(did you mean 'keyboard'"):
         make_teleoperator("keybord", {})
     with pytest.raises(ReflexError, match=r"step is 0\.5; it must lie in \[0, 0\.1\]"):
         make_teleoperator("keyboard", {"step": 0.5})

@@ -98,7 +98,7 @@ def test_the_arm_follows_a_person_who_moves_meanwhile_and_the_source_says_so() -
         assert planned is not None and planned.chunk is None
         desk.commanded = planned.action
         actions.append(planned.action)
-        sources.append(planned.source)
+        sources.append(str(desk.both.source))
     assert sources[:3] == ["hand_over"] * 3 and sources[-1] == "person"
     assert sources == sorted(sources), "first the one, then the other"
     assert actions[0].tolist() == pytest.approx([0.0, 0.0]) and actions[-1].tolist() == pytest.approx([5.0, 4.4])
@@ -109,7 +109,7 @@ def test_the_arm_follows_a_person_who_moves_meanwhile_and_the_source_says_so() -
 def test_a_person_who_is_where_the_arm_is_has_it_at_once() -> None:
     desk = Desk(Pointer(np.zeros(2)))
     planned = desk.person.due(0.0)
-    assert planned is not None and planned.source == "person"
+    assert planned is not None and desk.person.source == "person"
 
 
 def test_who_is_not_heard_holds_the_arm_and_is_approached_anew() -> None:
@@ -117,10 +117,11 @@ def test_who_is_not_heard_holds_the_arm_and_is_approached_anew() -> None:
     assert desk.person.due(0.0) is not None
     desk.pointer.place = None
     assert desk.person.due(1.0) is None and desk.person.problem == NO_WISH
+    assert desk.person.source != "person", "nobody drives"
     desk.person.held()
     desk.pointer.place = np.array([5.0, 0.0])
     planned = desk.person.due(2.0)
-    assert planned is not None and planned.source == "hand_over" and planned.action.tolist() == [0.0, 0.0]
+    assert planned is not None and desk.person.source == "hand_over" and planned.action.tolist() == [0.0, 0.0]
 
 
 def test_the_policy_drives_until_a_person_takes_over_and_again_when_it_is_given_back() -> None:
@@ -129,11 +130,11 @@ def test_the_policy_drives_until_a_person_takes_over_and_again_when_it_is_given_
     both.reset(0)
     assert both.wants(0.0) and both.add(chunk(0, 0.0), 0.1) is None
     planned = both.due(0.1)
-    assert planned is not None and planned.source == "policy" and planned.action.tolist() == [1.0, 1.0]
+    assert planned is not None and both.source == "policy" and planned.action.tolist() == [1.0, 1.0]
     desk.hands.person_drives = True
     assert not both.wants(0.2)
     planned = both.due(0.2)
-    assert planned is not None and planned.source == "hand_over"
+    assert planned is not None and both.source == "hand_over"
     assert both.add(chunk(1, 0.1), 0.3) == TAKEN_OVER, "it was asked for before the take-over"
     desk.hands.person_drives = False
     assert both.wants(0.4), "it asks anew"
@@ -142,7 +143,7 @@ def test_the_policy_drives_until_a_person_takes_over_and_again_when_it_is_given_
     assert both.due(0.45) is None
     assert both.add(chunk(3, 0.4, 2.0), 0.5) is None
     planned = both.due(0.5)
-    assert planned is not None and planned.source == "policy" and planned.action.tolist() == [2.0, 2.0]
+    assert planned is not None and both.source == "policy" and planned.action.tolist() == [2.0, 2.0]
     assert both.rejected == {TAKEN_OVER: 2}
 
 
