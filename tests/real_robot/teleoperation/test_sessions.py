@@ -193,6 +193,7 @@ def settings(arms: tuple[SO101Emulator, SO101Emulator], run: Path, **more: Any) 
     }
 
 
+@pytest.mark.slow
 def test_the_arm_follows_a_leader_arm_and_the_episode_begins_when_it_has_it(
     arms: tuple[SO101Emulator, SO101Emulator], tmp_path: Path
 ) -> None:
@@ -231,6 +232,7 @@ def test_the_arm_follows_a_leader_arm_and_the_episode_begins_when_it_has_it(
     assert leader.status()["torque"] == [False] * 6 and all(follower.status()["torque"])
 
 
+@pytest.mark.slow
 def test_a_leader_that_falls_silent_holds_the_arm_which_goes_on_when_it_is_back(
     arms: tuple[SO101Emulator, SO101Emulator], tmp_path: Path
 ) -> None:
@@ -259,6 +261,7 @@ def test_a_leader_that_falls_silent_holds_the_arm_which_goes_on_when_it_is_back(
     assert commands(rows)[-1, 0] - start[0] > 20.0
 
 
+@pytest.mark.slow
 def test_a_leader_takes_over_from_a_policy_softly(
     arms: tuple[SO101Emulator, SO101Emulator], policy: str, tmp_path: Path
 ) -> None:
