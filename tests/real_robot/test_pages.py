@@ -36,6 +36,9 @@ MIDDLE = [0.0, -40.0, 30.0, 0.0, 0.0, 50.0]
 ENDS = ([-80.0, -95.0, -20.0, -80.0, 0.0, 3.0], [80.0, -60.0, 90.0, 80.0, 0.0, 97.0], [0.0, 20.0, 0.0, 0.0, 0.0, 50.0])
 """Where it leads the arm through its ranges, above the table."""
 
+PATIENT = "robot_settings.timeout=0.1 watchdog_timeout=2"
+"""For a machine that tests share."""
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("running")]
 
 
@@ -97,6 +100,7 @@ class Reader:
             keys.flush()
         said, _ = process.communicate(timeout=60.0)
         assert process.returncode == 0, said
+        lead(emulator, np.array(MIDDLE))  # from where it falls to somewhere within its ranges
         emulator.guide(None)
         return said
 
@@ -144,8 +148,8 @@ def test_deploy(arm: SO101Emulator, tmp_path: Path) -> None:
         {
             "robot emulate": reader.emulate,
             "robot calibrate": reader.calibrate,
-            "robot teleoperate": lambda line: reader.run(line, short),
-            "deploy robot=so101": lambda line: reader.run(line, f"{short} robot_settings.timeout=0.1"),
+            "robot teleoperate": lambda line: reader.run(line, f"{short} {PATIENT}"),
+            "deploy robot=so101": lambda line: reader.run(line, f"{short} {PATIENT}"),
             "deploy": lambda line: reader.run(line, short),
             "robot replay": reader.run,
         },
@@ -163,7 +167,7 @@ def test_teleoperation(arm: SO101Emulator, tmp_path: Path) -> None:
 
 def read_teleoperation(reader: Reader, arm: SO101Emulator, leader: SO101Emulator, tmp_path: Path) -> None:
     arm.calibration.write(tmp_path / "my_arm.json")
-    calm = "robot_settings.timeout=0.1 teleoperator_settings.timeout=0.1 teleoperator_settings.max_age=0.3"
+    patient = f"{PATIENT} teleoperator_settings.timeout=0.1 teleoperator_settings.max_age=0.3"
     low, high = np.min(ENDS, axis=0), np.max(ENDS, axis=0)
     here = np.array(arm.status()["positions"])
     # Where the leader is when its own calibration says what the arm's says now, but for the wrist, which turns freely.
@@ -176,13 +180,13 @@ def read_teleoperation(reader: Reader, arm: SO101Emulator, leader: SO101Emulator
 
     def correct(line: str) -> str:
         threading.Thread(target=take_over, args=(tmp_path / "runs/corrected",), daemon=True).start()
-        return reader.run(line, f"max_seconds=10 {calm}")
+        return reader.run(line, f"max_seconds=10 {patient}")
 
     said = reader.read(
         "teleoperation.md",
         {
             "robot calibrate": calibrate,
-            "robot teleoperate leader": lambda line: reader.run(line, f"max_seconds=4 {calm}"),
+            "robot teleoperate leader": lambda line: reader.run(line, f"max_seconds=4 {patient}"),
             "robot teleoperate": lambda line: reader.run(line, "max_seconds=1.5"),
             "deploy": correct,
             "sft": lambda line: reader.run(line, "steps=1 batch_size=2 warmup_steps=1 threads=1"),
