@@ -146,12 +146,12 @@ def test_deploy(arm: SO101Emulator, tmp_path: Path) -> None:
     said = reader.read(
         "deploy.md",
         {
+            "robot replay": reader.run,
             "robot emulate": reader.emulate,
             "robot calibrate": reader.calibrate,
             "robot teleoperate": lambda line: reader.run(line, f"{short} {PATIENT}"),
             "deploy robot=so101": lambda line: reader.run(line, f"{short} {PATIENT}"),
             "deploy": lambda line: reader.run(line, short),
-            "robot replay": reader.run,
         },
     )
     assert len(said) == 7
