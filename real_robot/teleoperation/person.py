@@ -127,8 +127,8 @@ class Person:
         return Planned(action, None, 0, wish.time, now + self._delay)
 
     def held(self) -> None:
-        """Meanwhile the leader may be moved: it is approached anew."""
-        self._hand_over = None
+        """The person takes the arm again from where it is: a leader may be moved meanwhile, and keys count no more."""
+        self._has_it, self._hand_over = False, None
 
 
 class TakeOver:

@@ -122,6 +122,7 @@ def test_who_is_not_heard_holds_the_arm_and_is_approached_anew() -> None:
     desk.pointer.place = np.array([5.0, 0.0])
     planned = desk.person.due(2.0)
     assert planned is not None and desk.person.source == "hand_over" and planned.action.tolist() == [0.0, 0.0]
+    assert len(desk.pointer.started) == 2, "keys are counted from where the arm is"
 
 
 def test_the_policy_drives_until_a_person_takes_over_and_again_when_it_is_given_back() -> None:
