@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from real_robot.arms.arm import Arm, ArmError
+from real_robot.arms.arm import Arm, ArmError, ArmReading
 from real_robot.arms.so101 import SO101Arm, SO101Settings
 from real_robot.teleoperation.teleoperator import Wish
 from vla.errors import ReflexError
 from vla.run.settings import Checks
 
+JUMP = 30.0
+"""Degrees or per cent in a control step that a hand hardly moves a joint by: encoders misread, and are asked again."""
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +47,11 @@ class LimpSO101(SO101Arm):
 
     def _power_up(self) -> None:
         self.stop(torque_off=True)
+
+    def observe(self) -> ArmReading:
+        """Where the hand has it: a hand is faster than a servo, so that no reading is too far from the last."""
+        self._last = None
+        return super().observe()
 
 
 class Leader:
@@ -110,6 +117,9 @@ class Leader:
                 return
             try:
                 reading = self._arm.observe()
+                newest = self._newest
+                if newest is not None and np.abs(reading.positions - newest.positions).max() > JUMP:
+                    reading = self._arm.observe()
             except ArmError as error:  # the arm holds meanwhile, and goes on when the leader is back
                 if was_well:
                     _log.warning("the leader arm: %s", error)

@@ -78,6 +78,13 @@ def test_a_silent_leader_is_no_wish_soon_and_one_again_when_it_is_back(hand: SO1
     assert wait_for(lambda: is_at(leader, RAISED))
 
 
+def test_an_encoder_that_misreads_once_is_asked_again(hand: SO101Emulator, leader: Leader) -> None:
+    assert wait_for(lambda: is_at(leader, RAISED))
+    for _ in range(3):
+        hand.set_faults(spike=1024, packets=1, joints=["elbow_flex"])
+        assert all(is_at(leader, RAISED) for _ in range(4))
+
+
 def test_a_leader_is_read_only_when_a_control_step_begins(hand: SO101Emulator, leader: Leader) -> None:
     assert wait_for(lambda: is_at(leader, RAISED))
     time.sleep(0.35)
