@@ -23,8 +23,14 @@ def deploy(config: DeployConfig) -> dict[str, Any]:
     """
     from rich.console import Console  # here, so that --help needs none of what follows
 
+    from real_robot.driver import Driver, policy_driver
+    from real_robot.robots import Robot
     from real_robot.session import run_session
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(f"[bold]{NOTICE}[/]")
-    return run_session(config, Path(config.output), console)
+
+    def prepare(robot: Robot, instruction: str) -> Driver:
+        return policy_driver(config, robot, instruction, console)
+
+    return run_session(config, prepare, Path(config.output), console)

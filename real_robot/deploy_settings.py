@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
-from real_robot.arms.registry import arm_settings
 from real_robot.control.schedulers import Strategy
-from real_robot.watchdog.settings import Reaction
-from vla.errors import ReflexError
+from real_robot.session_settings import SessionConfig
 from vla.run.run_folder import dated_folder
 from vla.run.settings import Checks
-from vla.safety.config import FilterConfig
 
 
 @dataclass(frozen=True)
-class DeployConfig:
+class DeployConfig(SessionConfig):
     """Which policy drives which arm, and how."""
 
     policy: str = "reflex-tiny"
     """Policy folder, run folder or shipped name; ws://host:port for a policy server."""
-    robot: str = "simulated"
-    """Arm: simulated (needs no hardware), so101, franka, or package.module:Class of your own."""
-    port: str | None = None
-    """Serial port or address of the arm, such as /dev/ttyACM0."""
-    calibration: str | None = None
-    """Calibration file of the arm, as lerobot-calibrate writes it."""
-    robot_settings: dict[str, Any] = field(default_factory=dict)
-    """Other settings of the arm, e.g. robot_settings.task=1 of the simulated one."""
-    cameras: dict[str, str] = field(default_factory=dict)
-    """Cameras by the names that the policy knows: a number, device or URL, with its size behind it where it is not the
-    arm's own, e.g. cameras.front=0@480x640 (height x width)."""
-    task: str | None = None
-    """The instruction; null for the simulated arm's own task."""
     strategy: Strategy = "async"
     """How chunks follow each other: sync holds while the policy decides; async goes on and blends the next chunk in;
     ensemble averages all chunks; rtc makes a flow policy continue what is under way."""
@@ -44,39 +26,6 @@ class DeployConfig:
     """strategy=async: control steps over which a new chunk takes over."""
     ensemble_decay: float = 0.01
     """strategy=ensemble: how fast the weight falls from the oldest chunk to the newest."""
-    max_seconds: float = 30.0
-    """Longest episode."""
-    episodes: int = 1
-    """Episodes, one after another; an episode that faults or is stopped is the last."""
-    pause_seconds: float = 0.0
-    """Seconds in which the arm holds between episodes, to put the scene back."""
-    start_pose: list[float] | None = None
-    """Positions to go to before each episode; null starts from wherever the arm is."""
-    park_pose: list[float] | None = None
-    """Positions to go to at the end; null holds the arm where it is."""
-    speed: float = 0.3
-    """Speed on the way to start_pose and park_pose, as a share of full speed."""
-    max_camera_age: float = 0.2
-    """Seconds after which a picture is too old and the arm holds."""
-    max_action_delay: float = 0.1
-    """Seconds after the moment that an action was meant for at which it has expired."""
-    filter: FilterConfig = field(default_factory=FilterConfig)
-    """What the action filter refuses, besides motion beyond the limits of the arm's file."""
-    on_fault: Reaction = "hold"
-    """What the watchdog does: hold where the arm is, stop, or torque_off (it then falls)."""
-    watchdog_timeout: float = 0.25
-    """Seconds without a sign of the control loop after which the watchdog takes the arm."""
-    stop_file: str | None = None
-    """File that is read over and over for an emergency button, such as a GPIO's value; unreadable counts as pressed."""
-    stop_value: str = "1"
-    """Content of stop_file that means stop."""
-    reset_watchdog: bool = False
-    """The watchdog stopped this arm before; somebody has looked at it, and it may move again."""
-    page: int | None = None
-    """Port of a web page for this machine's browsers that shows what happens, with a stop button, such as 8080; 0 takes
-    a free port, null has no page."""
-    record: bool = True
-    """Write the episodes as a LeRobot dataset, in the run folder."""
     output: str = field(default_factory=partial(dated_folder, "deploy"))
     """Run folder to write."""
     device: str = "auto"
@@ -85,21 +34,7 @@ class DeployConfig:
     """Threads of torch's CPU kernels; null for one per available core, less one for the control loop."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check = Checks(self)
-        check.shared()
-        check.at_least(1, "episodes", "execute_steps")
-        check.at_least(0, "blend_steps", "pause_seconds", "ensemble_decay")
-        check.positive("max_seconds", "speed", "max_camera_age", "max_action_delay")
-        check.within(0, 1, "speed", reason="a share of full speed")
-        check.within(0, 65535, "page", reason="a port")
-        check.within(0.1, 5, "watchdog_timeout", reason="shorter would trip by chance, longer would be no watchdog")
-        if self.robot != "simulated" and not self.task:
-            raise ReflexError("task is empty; say what the robot is to do, such as task='pick up the red block'")
-
-    def arm_settings(self) -> dict[str, Any]:
-        """What the arm is made of."""
-        return arm_settings(self.robot_settings, self.port, self.calibration)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return dataclasses.asdict(self)
+        check.at_least(1, "execute_steps")
+        check.at_least(0, "blend_steps", "ensemble_decay")

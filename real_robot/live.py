@@ -48,12 +48,13 @@ class LiveLine:
             return Text("waiting for the first step; space stops, q ends the episode, s marks success", "dim")
         shares = {name: self._decisions.count(name) for name in dict.fromkeys(self._decisions)}
         style = "bold red" if step.problem else "green"
+        source = "" if step.source == "policy" else f" ({step.source})"
         return Text.assemble(
             (f"{step.tick.number / self._frequency:6.1f} s  ", "bold"),
-            (f"{step.problem or 'moving':<24}", style),
+            (f"{(step.problem or 'moving') + source:<24}", style),
             f"last second: {', '.join(f'{count} {name}' for name, count in shares.items())}   ",
             f"missed {self._missed}   ",
-            ("space: stop  q: end  s: success", "dim"),
+            ("space: stop  q: end  s: success  Tab: take over", "dim"),
         )
 
     def __enter__(self) -> Self:

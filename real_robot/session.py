@@ -1,4 +1,5 @@
-"""One deployment from the first check to the last report, in the order in which things must happen.
+"""One session of a policy or a person with an arm, from the first check to the last report, in the order in which
+things must happen.
 
 Everything that can be refused is refused before the arm is connected; the watchdog is ready before the arm may move;
 and whatever happens, the arm ends held, parked or stopped, and what was measured is written.
@@ -14,6 +15,8 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,28 +25,23 @@ import numpy as np
 from rich.console import Console
 
 from real_robot.arms.arm import ArmError
-from real_robot.control.inference import Decide, InferenceWorker, check_continues
+from real_robot.control.inference import InferenceWorker
 from real_robot.control.interrupts import Interruptible
 from real_robot.control.loop import ControlLoop, LoopSettings
 from real_robot.control.moves import Mover
-from real_robot.control.schedulers import Timing, make_scheduler
 from real_robot.control.steps import Ending, EpisodeResult, Step
 from real_robot.control.timing import LatencyLog
-from real_robot.deploy_settings import DeployConfig
+from real_robot.driver import Driver
 from real_robot.live import LiveLine, describe, show_result
 from real_robot.page.feed import LivePage, listening
 from real_robot.processes import LOOP, go_first
 from real_robot.recording.recorder import EpisodeLabel, Recorder
-from real_robot.robots import Robot, SimulatedHere, decide_on, open_robot
+from real_robot.robots import Robot, SimulatedHere, open_robot
+from real_robot.session_settings import SessionConfig
+from real_robot.teleoperation.teleoperator import Teleoperator, connected
 from real_robot.watchdog.guard import Guard, latch_path
 from real_robot.watchdog.settings import Latch, alone_with_arm
-from sim.contract import Observation
 from vla.errors import ReflexError
-from vla.policies import load_policy
-from vla.policies.fingerprint import policy_fingerprint
-from vla.policies.protocol import Policy
-from vla.run.cores import available_cpus
-from vla.run.devices import resolve_device, set_threads
 from vla.run.files import write_json
 from vla.run.run_folder import RunFolder
 from vla.safety.filter import ActionFilter
@@ -61,12 +59,12 @@ LATENCY_STEPS = 200_000
 class Prepared:
     """Everything that is known before the arm may move."""
 
-    config: DeployConfig
+    config: SessionConfig
     run: RunFolder
     console: Console
     robot: Robot
-    policy: Policy
-    decide: Decide
+    driver: Driver
+    teleoperator: Teleoperator | None
     instruction: str
     latch: Path
     facts: dict[str, Any]
@@ -76,26 +74,27 @@ class Prepared:
     latency: LatencyLog = field(default_factory=lambda: LatencyLog(LATENCY_STEPS))
 
 
-def run_session(config: DeployConfig, output: Path, console: Console) -> dict[str, Any]:
-    """See `real_robot.deploy.deploy`."""
+def run_session(
+    config: SessionConfig, prepare: Callable[[Robot, str], Driver], output: Path, console: Console
+) -> dict[str, Any]:
+    """Run the episodes and return what is written to summary.json. See `real_robot.deploy.deploy`.
+
+    `prepare` makes ready who decides on the actions, for the robot and the instruction, before the arm is connected.
+    """
     latch = latch_path(config.robot, config.arm_settings())
     Latch(latch).check(config.reset_watchdog)
-    set_threads(config.threads or max(1, available_cpus() - 1))
     with (
         alone_with_arm(latch),
         listening(config.page) as listener,
         open_robot(config.robot, config.arm_settings(), config.cameras) as robot,
+        connected(config.teleoperator, config.leader_settings(), robot.arm) as teleoperator,
     ):
-        policy = load_policy(config.policy, str(resolve_device(config.device)))
-        decide = decide_on(robot, policy)
-        check_strategy(config, policy, robot)
         instruction = config.task or str(getattr(robot.arm, "environment").instruction)  # noqa: B009
-        seconds = warm_up(decide, robot, instruction)
-        console.print(f"{policy.policy_id} on {robot.embodiment.describe()}; a decision takes {1e3 * seconds:.0f} ms")
+        driver = prepare(robot, instruction)
         with RunFolder(output) as run:
             run.write_config(config.to_dict())
-            known = facts(config, policy, robot, seconds)
-            prepared = Prepared(config, run, console, robot, policy, decide, instruction, latch, known, listener)
+            known = facts(config, driver, robot)
+            prepared = Prepared(config, run, console, robot, driver, teleoperator, instruction, latch, known, listener)
             return _measured(prepared)
 
 
@@ -123,7 +122,7 @@ def _measured(prepared: Prepared) -> dict[str, Any]:
 
 
 class Session:
-    """One deployment on a robot that everything is known of."""
+    """One session on a robot that everything is known of."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared, self._config, self._arm = prepared, prepared.config, prepared.robot.arm
@@ -182,9 +181,9 @@ class Session:
         prepared, config = self._prepared, self._config
         about = {
             "instruction": prepared.instruction,
-            "policy": prepared.policy.policy_id,
-            "strategy": config.strategy,
-            "horizon": prepared.policy.spec.chunk_horizon,
+            "policy": prepared.driver.name,
+            "strategy": prepared.driver.strategy,
+            "horizon": prepared.driver.horizon,
             "episodes": config.episodes,
             "max_seconds": config.max_seconds,
             "max_camera_age": config.max_camera_age,
@@ -195,11 +194,9 @@ class Session:
 
     def _run_episodes(self, guard: Guard, action_filter: ActionFilter, recorder: Recorder, page: LivePage) -> None:
         prepared, config = self._prepared, self._config
-        spec, frequency = prepared.policy.spec, prepared.robot.embodiment.control_frequency
-        timing = Timing(
-            frequency, config.execute_steps or spec.execute_steps, config.filter.max_age, config.max_action_delay
-        )
-        scheduler = make_scheduler(config.strategy, timing, config.blend_steps, config.ensemble_decay)
+        driver, frequency = prepared.driver, prepared.robot.embodiment.control_frequency
+        source = driver.source(config, prepared.teleoperator, guard, action_filter)
+        worker_of = nullcontext(None) if driver.decide is None else InferenceWorker(driver.decide)
         pulse = Interruptible(guard)
 
         def on_row(row: Row) -> None:
@@ -209,7 +206,7 @@ class Session:
         mover = Mover(self._arm, action_filter, pulse, on_row, prepared.robot.hand)
         recorder.add_rows([{"event": "run", **prepared.facts}])
         record_filter(action_filter, recorder)
-        with pulse, InferenceWorker(prepared.decide) as worker, LiveLine(prepared.console, frequency) as live:
+        with pulse, worker_of as worker, LiveLine(prepared.console, frequency) as live:
 
             def on_step(step: Step) -> None:
                 recorder.add(step)
@@ -217,7 +214,7 @@ class Session:
                 page.show(step)
 
             loop = ControlLoop(
-                self._arm, prepared.robot.cameras, action_filter.filter, scheduler, worker,
+                self._arm, prepared.robot.cameras, action_filter.filter, source, worker,
                 LoopSettings(frequency, config.max_camera_age), prepared.latency, pulse, on_step,
             )  # fmt: skip
             try:
@@ -251,7 +248,7 @@ class Session:
             decisions.update(result.decisions)
         latency = {
             "unit": "ms",
-            "strategy": self._config.strategy,
+            "strategy": prepared.driver.strategy,
             "frequency": prepared.robot.embodiment.control_frequency,
             "control_steps": steps,
             "missed_steps": missed,
@@ -318,7 +315,7 @@ class Episodes:
         """An episode until the arm rests, and what ends the session, if anything. Only then is it written."""
         prepared = self.prepared
         steps = round(prepared.config.max_seconds * prepared.robot.embodiment.control_frequency)
-        self.recorder.open_episode(EpisodeLabel(number, prepared.instruction, prepared.policy.policy_id), steps)
+        self.recorder.open_episode(EpisodeLabel(number, prepared.instruction, prepared.driver.name), steps)
         success = False
         self.page.begin(number)
         try:
@@ -359,42 +356,13 @@ def record_filter(action_filter: ActionFilter, recorder: Recorder) -> None:
     recorder.add_rows(log.take())
 
 
-def check_strategy(config: DeployConfig, policy: Policy, robot: Robot) -> None:
-    """Raise `ReflexError` for a strategy that the policy cannot follow, or whose actions would grow too old."""
-    if config.strategy == "rtc":
-        check_continues(policy)
-    spec = policy.spec
-    steps = config.execute_steps or spec.execute_steps
-    if steps > spec.chunk_horizon:
-        raise ReflexError(f"execute_steps is {steps}; {policy.policy_id} decides on {spec.chunk_horizon} actions")
-    needed = steps / robot.embodiment.control_frequency
-    if needed >= config.filter.max_age:
-        raise ReflexError(
-            f"{steps} actions at {robot.embodiment.control_frequency:g} Hz take {needed:.2f} s, and filter.max_age="
-            f"{config.filter.max_age:g} forbids actions that old; set execute_steps lower or filter.max_age higher"
-        )
-
-
-def warm_up(decide: Decide, robot: Robot, instruction: str) -> float:
-    """Seconds that a decision takes, after a first one that loads and compiles what later ones use."""
-    images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in robot.embodiment.cameras}
-    state = np.zeros(robot.embodiment.state.size, np.float32)
-    observation = Observation(images=images, state=state, instruction=instruction)
-    decide(observation, None)
-    began = time.monotonic()
-    decide(observation, None)
-    return time.monotonic() - began
-
-
-def facts(config: DeployConfig, policy: Policy, robot: Robot, decision_seconds: float) -> dict[str, Any]:
+def facts(config: SessionConfig, driver: Driver, robot: Robot) -> dict[str, Any]:
     """What makes a run repeatable, JSON-ready."""
     text = json.dumps(config.to_dict(), sort_keys=True, default=str)
     return {
         "robot": robot.embodiment.name,
-        "policy": policy.policy_id,
-        "strategy": config.strategy,
-        "decision_ms": 1e3 * decision_seconds,
+        **driver.facts,
+        "teleoperator": config.teleoperator,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "policy_sha256": policy_fingerprint(policy),
         "embodiment": robot.embodiment.to_dict(),
     }

@@ -20,7 +20,12 @@ from typing import Any
 
 import numpy as np
 
-COLUMNS = {"rewards": "next.reward", "costs": "next.cost", "progress": "next.progress"}
+COLUMNS = {
+    "rewards": "next.reward",
+    "costs": "next.cost",
+    "progress": "next.progress",
+    "interventions": "intervention",
+}
 PIXEL_TOLERANCE = 1.0
 """Of 255: what two builds of a decoder may round otherwise."""
 

@@ -25,6 +25,7 @@ IMPORT_NAMES = {
     "pillow": "PIL",
     "pyserial": "serial",
     "pyyaml": "yaml",
+    "rerun-sdk": "rerun",
     "tensorboard": "torch.utils.tensorboard",
 }
 """Distribution -> what is imported of it, where the two differ."""

@@ -17,12 +17,16 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
+def shell_lines(text: str) -> list[str]:
+    """Lines of shell blocks, those that a backslash joins as one."""
+    blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", text, re.DOTALL)
+    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
 def commands(text: str) -> list[str]:
     """Lines of shell blocks, and inline code, that run `vla`, without placeholders."""
-    blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`(vla [^`\n]+)`", text)
-    found = [line.removeprefix("$ ").strip() for line in [*lines, *inline]]
+    found = [line.removeprefix("$ ").strip() for line in [*shell_lines(text), *inline]]
     return [line for line in found if line.startswith("vla ") and "..." not in line and "COMMAND" not in line]
 
 

@@ -156,6 +156,13 @@ CONFIGURED = {  # of one word or two
         "real_robot.deploy:deploy",
         "vla deploy policy=runs/sft robot=so101 port=/dev/ttyACM0 calibration=arm.json cameras.front=0 task='lift it'",
     ),
+    "robot teleoperate": ConfiguredCommand(
+        "Drive an arm by keyboard or by a leader arm, and record demonstrations.",
+        "real_robot.teleoperation.command:TeleoperateConfig",
+        "real_robot.teleoperation.command:teleoperate",
+        "vla robot teleoperate robot=so101 port=/dev/ttyACM0 calibration=arm.json cameras.front=0 task='lift it' "
+        "teleoperator=leader leader_port=/dev/ttyACM1 leader_calibration=leader.json",
+    ),
     "robot replay": ConfiguredCommand(
         "Ask the action filter again what a recording says it was asked, or play an episode on an arm.",
         "real_robot.recording.replay:ReplayConfig",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from real_robot.arms.arm import Arm, ArmError
 from real_robot.control.inference import InferenceWorker, Request
-from real_robot.control.schedulers import DelayForecast, Planned, Scheduler
+from real_robot.control.schedulers import ActionSource, DelayForecast, Planned
 from real_robot.control.seams import SeamLog
 from real_robot.control.sensors import Camera, Seen, look
 from real_robot.control.steps import Ending, EpisodeResult, Step
@@ -29,7 +29,6 @@ MAX_ARM_ERRORS = 5
 MAX_INFERENCE_ERRORS = 3
 """Requests in a row that the policy may fail before the episode ends."""
 
-NO_ACTION = "no_action"
 EXPIRED = "expired"
 CAMERA_STALE = "camera_stale"
 
@@ -77,15 +76,16 @@ class ControlLoop:
         arm: Arm,
         cameras: Mapping[str, Camera],
         filter_action: FilterAction,
-        scheduler: Scheduler,
-        worker: InferenceWorker,
+        source: ActionSource,
+        worker: InferenceWorker | None,
         settings: LoopSettings,
         latency: LatencyLog,
         pulse: Pulse | None = None,
         on_step: Callable[[Step], None] = lambda step: None,
     ) -> None:
+        """`worker` is where the policy decides; None where there is none, and `source` asks for nothing."""
         self._arm, self._cameras, self._filter = arm, cameras, filter_action
-        self._scheduler, self._worker, self._settings = scheduler, worker, settings
+        self._source, self._worker, self._settings = source, worker, settings
         self._latency, self._pulse, self._on_step = latency, pulse or NoPulse(), on_step
         self.seams = SeamLog(arm.limits.names, arm.limits.units)
         self._requests = self._first_request = 0
@@ -97,8 +97,8 @@ class ControlLoop:
         Raises nothing of the arm's or the policy's: an episode that cannot go on ends as a `FAULT`.
         """
         episode = _Episode(instruction)
-        rejected_before = self._scheduler.rejected
-        self._scheduler.reset(self._requests)
+        rejected_before = self._source.rejected
+        self._source.reset(self._requests)
         self._first_request = self._requests
         self.seams.restart()
         rate = FixedRate(self._settings.frequency)
@@ -114,11 +114,12 @@ class ControlLoop:
                 self._step(tick, episode)
                 if episode.ending is None and done():
                     episode.end(Ending.SUCCESS)
-        return episode.result(_difference(self._scheduler.rejected, rejected_before))
+        return episode.result(_difference(self._source.rejected, rejected_before))
 
     def _step(self, tick: Tick, episode: _Episode) -> None:
         began = time.monotonic()
         self._latency.add("wake_late", tick.began - tick.deadline)
+        self._source.prepare()
         try:
             with self._latency.measure("observe"):
                 reading = self._arm.observe()
@@ -133,6 +134,8 @@ class ControlLoop:
             request = action_request(planned if problem is None else None, reading.positions, planning)
             filtered = self._filter(request)
             filtering = time.monotonic()
+            if filtered.decision is Decision.HOLD:
+                self._source.held()
             sent = self._arm.send(filtered.action)
         except ArmError as error:
             episode.arm_failed(error)
@@ -143,14 +146,14 @@ class ControlLoop:
             ("schedule", planning - scheduled), ("filter", filtering - planning), ("bus_write", sent_time - filtering),
         ):  # fmt: skip
             self._latency.add(stage, seconds)
-        self._on_step(Step(tick, seen, planned, problem, request, filtered, sent, sent_time))
+        self._on_step(Step(tick, seen, planned, problem, request, filtered, sent, sent_time, self._source.source))
         episode.stepped(filtered, problem)
         measured = (observed - began) + (planning - scheduled) + (sent_time - planning)
         self._latency.add("overhead", time.monotonic() - began - measured)
 
     def _receive(self, tick: Tick, episode: _Episode) -> None:
         """Take the policy's answer, if there is one."""
-        answer = self._worker.poll()
+        answer = None if self._worker is None else self._worker.poll()
         if answer is None or answer.request.number < self._first_request:
             return  # the latter was asked in the episode before
         request = answer.request
@@ -160,18 +163,19 @@ class ControlLoop:
             episode.policy_failed(answer.error or "")
             return
         episode.inference_failures = 0
-        if self._scheduler.add(answer.chunk, tick.deadline) is None:
+        if self._source.add(answer.chunk, tick.deadline) is None:
             self._forecast.add(tick.deadline - request.observed)
 
     def _ask(self, tick: Tick, seen: Seen, instruction: str) -> None:
         """Ask for the next chunk where the strategy wants one, the policy is free and every picture is fresh."""
         if (
-            self._worker.pending is not None
+            self._worker is None
+            or self._worker.pending is not None
             or seen.stale
-            or not self._scheduler.wants(tick.deadline, self._forecast.steps)
+            or not self._source.wants(tick.deadline, self._forecast.steps)
         ):
             return
-        under_way = self._scheduler.under_way(tick.deadline, self._forecast.steps)
+        under_way = self._source.under_way(tick.deadline, self._forecast.steps)
         observation = seen.observation(instruction)
         asked = time.monotonic()
         self._worker.ask(Request(self._requests, observation, tick.deadline, asked, under_way))
@@ -179,11 +183,11 @@ class ControlLoop:
 
     def _plan(self, tick: Tick, seen: Seen) -> tuple[Planned | None, str | None]:
         """The action that is due, and why it must not be used, if so."""
-        planned = self._scheduler.due(tick.deadline)
+        planned = self._source.due(tick.deadline)
         if seen.stale:
             return planned, f"{CAMERA_STALE}:{','.join(seen.stale)}"
         if planned is None:
-            return None, NO_ACTION
+            return None, self._source.problem
         return planned, EXPIRED if time.monotonic() > planned.deadline else None
 
     def _note(

@@ -16,13 +16,20 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 Strategy = Literal["sync", "ensemble", "async", "rtc"]
 STRATEGIES = get_args(Strategy)
+NO_ACTION = "no_action"
+"""Nothing is due: the policy has not decided yet."""
+NO_WISH = "teleoperator_silent"
+"""Nothing is due: the leader arm, or what else a person has, does not say where it is."""
+
+Source = Literal["policy", "hand_over", "person"]
+"""Who drives: the policy, a person, or neither, while a person takes the arm (`real_robot.teleoperation.person`)."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,8 @@ class Planned:
 
     action: NDArray[np.float64]
     """[A] in the embodiment's units."""
-    chunk: int
-    """Number of the newest chunk that it comes from."""
+    chunk: int | None
+    """Number of the newest chunk that it comes from; None for a person's, who decides on one action at a time."""
     index: int
     """Its place in that chunk."""
     observed: float
@@ -77,8 +84,48 @@ class UnderWay:
     """How many of them will be executed before the new chunk is there."""
 
 
+class ActionSource(Protocol):
+    """Where the control loop takes the action from that is due. Times are monotonic seconds of control steps."""
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many chunks were not used, by reason."""
+
+    @property
+    def problem(self) -> str:
+        """Why `due` gave nothing, as a code."""
+
+    @property
+    def source(self) -> Source:
+        """Who drives in this control step, whether or not `due` gave something."""
+
+    def reset(self, first: int = 0) -> None:
+        """An episode begins, with chunk number `first`."""
+
+    def prepare(self) -> None:
+        """A control step begins: what takes a moment may start now. It never waits."""
+
+    def add(self, chunk: Chunk, now: float) -> str | None:
+        """Take a policy's chunk that has arrived; returns the reason when it is not used."""
+
+    def under_way(self, now: float, delay: int) -> UnderWay | None:
+        """What the policy's next chunk is to continue, for a policy that can; None where there is nothing."""
+
+    def wants(self, now: float, delay: int = 1) -> bool:
+        """Whether to ask the policy for a chunk."""
+
+    def due(self, now: float) -> Planned | None:
+        """The action for the control step at `now`, asked for once; None where there is none, and the arm holds."""
+
+    def held(self) -> None:
+        """The arm holds in this control step, whatever was due."""
+
+
 class Scheduler(ABC):
-    """A strategy. Times are monotonic seconds of control steps; it never looks at a clock."""
+    """A strategy; see `ActionSource`. Times are monotonic seconds of control steps; it never looks at a clock."""
+
+    problem = NO_ACTION
+    source: Source = "policy"
 
     def __init__(self, timing: Timing) -> None:
         self.timing = timing
@@ -89,6 +136,12 @@ class Scheduler(ABC):
     def rejected(self) -> dict[str, int]:
         """How many chunks were not used, by reason: "late", "out_of_order", "not_finite"."""
         return dict(self._rejected)
+
+    def prepare(self) -> None:  # noqa: B027 (a strategy computes; nothing takes a moment)
+        """Nothing takes a moment here."""
+
+    def held(self) -> None:  # noqa: B027 (nor does it matter)
+        """A chunk goes on with time, whether the arm followed or not."""
 
     def add(self, chunk: Chunk, now: float) -> str | None:
         """Take a chunk that has arrived; returns the reason when it is not used."""

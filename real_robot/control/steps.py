@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from real_robot.control.schedulers import Planned
+from real_robot.control.schedulers import Planned, Source
 from real_robot.control.sensors import Seen
 from real_robot.control.timing import Tick
 from vla.safety.checks import ActionRequest
@@ -48,6 +48,8 @@ class Step:
     """[J] what the arm says was commanded."""
     sent_time: float
     """Monotonic seconds after it was commanded."""
+    source: Source = "policy"
+    """Who drives."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -71,6 +73,7 @@ class Step:
                 "velocities": self.seen.reading.velocities.tolist(),
                 "raw": None if planned is None else write_array(planned.action),
                 "index": None if planned is None else planned.index,
+                "source": self.source,
                 "problem": self.problem,
                 "commanded": self.sent.tolist(),
             }

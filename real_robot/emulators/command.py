@@ -59,10 +59,10 @@ def emulate(config: EmulateConfig) -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
     emulator: Emulator = load_object(config.robot, EMULATORS, "robot")
     with emulator(config) as said:
-        sys.stdout.writelines(f"{name}: {value}\n" for name, value in said.items())
-        sys.stdout.write("Ctrl-C ends it\n")
-        sys.stdout.flush()
-        try:
+        try:  # around what it says, too: whoever reads that may press Ctrl-C at once
+            sys.stdout.writelines(f"{name}: {value}\n" for name, value in said.items())
+            sys.stdout.write("Ctrl-C ends it\n")
+            sys.stdout.flush()
             ended.wait()
         except KeyboardInterrupt:
             ended.set()

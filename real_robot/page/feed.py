@@ -132,7 +132,7 @@ class LivePage:
             self._sender.send(message)
 
     def show(self, step: Step) -> None:
-        """A control step of the policy."""
+        """A control step of an episode."""
         if self._ring is None or self._pictures is None:
             return
         for name, image in step.seen.images.items():
@@ -140,8 +140,9 @@ class LivePage:
         planned = step.planned
         self._ring.put(
             {
-                "phase": "policy", "episode": self._episode, "time": step.sent_time, "number": step.tick.number,
-                "missed": step.tick.missed, "asked": None if planned is None else finite(planned.action.tolist()),
+                "phase": step.source, "episode": self._episode,
+                "time": step.sent_time, "number": step.tick.number, "missed": step.tick.missed,
+                "asked": None if planned is None else finite(planned.action.tolist()),
                 "sent": finite(step.sent.tolist()), "measured": finite(step.seen.reading.positions.tolist()),
                 "decision": step.filtered.decision.value, "reasons": step.reasons,
                 "chunk": None if planned is None or step.problem else planned.chunk,

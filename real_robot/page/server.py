@@ -112,7 +112,7 @@ class PageHandler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
 
     def do_POST(self) -> None:
-        """An order: {"order": "stop"}, "end" or "success"."""
+        """An order: {"order": "stop"}, or another of `real_robot.watchdog.operator.WORDS`."""
         if not self._from_here() or not self._may_order(self.headers.get("X-Reflex-Token", "")):
             return
         try:

@@ -69,11 +69,20 @@ class EpisodeBuffer:
         self._states: list[NDArray[np.float32]] = []
         self._actions: list[NDArray[np.float32]] = []
         self._costs: list[float] = []
+        self._interventions: list[bool] = []
+        self.left_out = 0
+        """Steps before the first one that is kept."""
 
     def add(self, step: Step) -> None:
-        """Keep a step that has a picture of every camera; `max_steps` at most."""
+        """Keep a step that has a picture of every camera; `max_steps` at most.
+
+        What comes before a person who drives from the beginning has the arm is left out: nobody acted then.
+        """
         images = step.seen.images
         place = len(self._actions)
+        if not place and step.source == "hand_over":
+            self.left_out += 1
+            return
         if place >= self._max_steps or any(name not in images for name in self._embodiment.camera_names):
             return
         for name, frames in self._frames.items():
@@ -81,6 +90,7 @@ class EpisodeBuffer:
         self._states.append(step.seen.reading.state.astype(np.float32))
         self._actions.append(step.sent.astype(np.float32))
         self._costs.append(float(step.filtered.decision is not Decision.PASS))
+        self._interventions.append(step.source == "person")
 
     def __len__(self) -> int:
         return len(self._actions)
@@ -107,6 +117,7 @@ class EpisodeBuffer:
             rewards=rewards,
             costs=np.array(self._costs, np.float32),
             progress=np.zeros(length, np.float32),
+            interventions=np.array(self._interventions, np.bool_),
         )
 
 
@@ -225,7 +236,8 @@ class Recorder:
         episode, self._episode = self._episode, None
         assert episode is not None
         kept = closing.keep and len(episode) > 0
-        self._line({"event": "episode_end", "number": episode.label.number, "success": closing.success, "kept": kept})
+        end = {"number": episode.label.number, "success": closing.success, "kept": kept, "left_out": episode.left_out}
+        self._line({"event": "episode_end", **end})
         if kept and self._writer is not None:
             self._writer.add_episode(episode.build(closing.success))
             self._kept.append({"number": episode.label.number, "success": closing.success, "steps": len(episode)})

@@ -29,6 +29,8 @@ class ReplayConfig:
     """Dataset that vla deploy recorded; with dry=false any LeRobot dataset of the arm."""
     episode: int = 0
     """Number of the episode in the dataset."""
+    rerun: str | None = None
+    """dry=true: file to write the episode to for the Rerun viewer, such as out.rrd (the extra `rerun`)."""
     dry: bool = True
     """Only ask the filter again, and compare every answer; false plays the episode's actions on the arm."""
     robot: str = "simulated"
@@ -51,6 +53,8 @@ class ReplayConfig:
         check.at_least(0, "episode")
         check.positive("speed")
         check.within(0, 1, "speed", reason="a share of full speed")
+        if self.rerun is not None and not (self.dry and self.rerun.endswith(".rrd")):
+            raise ReflexError(f"rerun is {self.rerun!r}; it names a file that ends in .rrd, and needs dry=true")
 
     def arm_settings(self) -> dict[str, Any]:
         """What the arm is made of."""
@@ -70,7 +74,23 @@ def replay_episode(config: ReplayConfig) -> dict[str, Any]:
     actions = dataset.episode(config.episode, cameras=()).actions
     if not config.dry:
         return play(config, actions.astype(np.float64), dataset.embodiment.action.names)
-    return ask_again(read_log(dataset.root / LOG_IN_DATASET), config.episode, actions)
+    rows = read_log(dataset.root / LOG_IN_DATASET)
+    found = ask_again(rows, config.episode, actions)
+    if config.rerun is not None:
+        from real_robot.recording.rerun_export import export_episode
+
+        export_episode(dataset.episode(config.episode), rows_of(rows, config.episode), Path(config.rerun))
+        found["rerun"] = config.rerun
+    return found
+
+
+def rows_of(rows: list[Row], episode: int) -> list[Row]:
+    """The control steps [T] of a recorded episode. Raises `ReflexError` where the log has none of that number."""
+    kept = [row for row in rows if row["event"] == "episode_end" and row["kept"]]
+    if episode >= len(kept):
+        raise ReflexError(f"the log has {len(kept)} recorded episodes, so none is number {episode}")
+    number, left_out = kept[episode]["number"], kept[episode].get("left_out", 0)
+    return [row for row in rows if row["event"] == "action" and row.get("episode") == number][left_out:]
 
 
 def ask_again(rows: list[Row], episode: int, actions: NDArray[np.float32]) -> dict[str, Any]:
@@ -84,12 +104,7 @@ def ask_again(rows: list[Row], episode: int, actions: NDArray[np.float32]) -> di
 
     robot = next((row["robot"] for row in rows if row["event"] == "run"), "")
     asked = replay([row for row in rows if row["event"] in FILTER_EVENTS], hand_by_name(robot))
-    kept = [row["number"] for row in rows if row["event"] == "episode_end" and row["kept"]]
-    if episode >= len(kept):
-        raise ReflexError(f"the log has {len(kept)} recorded episodes, so none is number {episode}")
-    commanded = [
-        row["control"]["commanded"] for row in rows if row["event"] == "action" and row.get("episode") == kept[episode]
-    ]
+    commanded = [row["control"]["commanded"] for row in rows_of(rows, episode)]
     differing = list(asked.differences)
     if not np.array_equal(np.array(commanded, np.float64).astype(np.float32).reshape(actions.shape[0], -1), actions):
         differing.append(f"the actions of episode {episode}, and those of the log")

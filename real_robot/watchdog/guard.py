@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from real_robot.control.steps import Ending
 from real_robot.processes import child_environment
 from real_robot.watchdog.pulse import Order, Phase, SharedPulse, WatchdogState
@@ -98,6 +101,20 @@ class Guard:
             return Ending.STOPPED if order is Order.STOP else None
         self._pulse.order = Order.NONE
         return Ending.SUCCESS if order is Order.SUCCESS else Ending.OPERATOR
+
+    @property
+    def person_drives(self) -> bool:
+        """Whether the operator has taken over from the policy."""
+        return self._pulse.person_drives
+
+    @person_drives.setter
+    def person_drives(self, person: bool) -> None:
+        self._pulse.person_drives = person
+
+    @property
+    def presses(self) -> NDArray[np.float64]:
+        """How often the keys that move each joint were pressed: see `SharedPulse.presses`."""
+        return self._pulse.presses
 
     @property
     def tripped(self) -> bool:

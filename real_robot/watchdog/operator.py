@@ -6,13 +6,47 @@ import os
 import sys
 import termios
 import tty
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from real_robot.watchdog.pulse import Order
+from real_robot.watchdog.pulse import JOINTS_WITH_KEYS, Order
 
-KEYS = {" ": Order.STOP, "\n": Order.STOP, "\r": Order.STOP, "q": Order.END_EPISODE, "s": Order.SUCCESS}
-WORDS = {"stop": Order.STOP, "end": Order.END_EPISODE, "success": Order.SUCCESS}
+
+@dataclass(frozen=True)
+class Press:
+    """A key that moves a joint was pressed."""
+
+    joint: int
+    """Number of the joint, from 0."""
+    direction: int
+    """1 up, -1 down."""
+
+
+UP, DOWN = "ertuioy", "dfgjklh"
+"""Keys that move joints 0, 1, ...: the one for down lies below the one for up on keyboards of most languages."""
+assert len(UP) == len(DOWN) == JOINTS_WITH_KEYS
+PRESSES = {key: Press(joint, direction) for keys, direction in ((UP, 1), (DOWN, -1)) for joint, key in enumerate(keys)}
+KEYS: dict[str, Order | Press] = {
+    " ": Order.STOP,
+    "\n": Order.STOP,
+    "\r": Order.STOP,
+    "q": Order.END_EPISODE,
+    "s": Order.SUCCESS,
+    "\t": Order.CHANGE_HANDS,
+    **PRESSES,
+}
+WORDS = {
+    "stop": Order.STOP,
+    "end": Order.END_EPISODE,
+    "success": Order.SUCCESS,
+    "take_over": Order.TAKE_OVER,
+    "give_back": Order.GIVE_BACK,
+}
+_LINES: dict[str, Order | Press] = {**WORDS, **PRESSES}
+"""A line is a word, or a key that moves a joint."""
+Said = Order | Press
+"""One thing that an operator says."""
 
 
 class Keyboard:
@@ -30,7 +64,7 @@ class Keyboard:
         """For `select`."""
         return self._descriptor
 
-    def orders(self) -> list[Order] | None:
+    def orders(self) -> list[Said] | None:
         """What was typed, when there is something to read; None when the terminal is gone."""
         try:
             typed = os.read(self._descriptor, 64).decode(errors="replace")
@@ -65,7 +99,7 @@ class Lines:
         """For `select`."""
         return self._descriptor
 
-    def orders(self) -> list[Order] | None:
+    def orders(self) -> list[Said] | None:
         """What the whole lines say, when there is something to read; None at the end of the file."""
         try:
             read = os.read(self._descriptor, 4096)
@@ -77,7 +111,7 @@ class Lines:
             return None
         *lines, self._rest = (self._rest + read).split(b"\n")
         words = [line.decode(errors="replace").strip().lower() for line in lines]
-        return [WORDS[word] for word in words if word in WORDS]
+        return [_LINES[word] for word in words if word in _LINES]
 
     def close(self) -> None:
         """Close the pipe, where it is this object's."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from real_robot.processes import WATCHDOG, go_first
-from real_robot.watchdog.operator import Keyboard, Lines, standard_input, switch_says_stop
+from real_robot.watchdog.operator import Keyboard, Lines, Press, standard_input, switch_says_stop
 from real_robot.watchdog.pulse import Order, Phase, SharedPulse, WatchdogState
 from real_robot.watchdog.settings import WatchdogSettings
 from real_robot.watchdog.stopping import Stopped, bring_to_rest
@@ -99,11 +99,19 @@ class Watchdog:
             self._inputs.remove(source)
             source.close()
             return None
-        for order in orders:
-            if order is Order.STOP:
+        for said in orders:
+            if said is Order.STOP:
                 return f"the operator pressed stop ({source.source})"
-            self._pulse.order = order
-            self._log("order", order=order.name.lower(), source=source.source)
+            if isinstance(said, Press):
+                self._pulse.press(said.joint, said.direction)
+                continue
+            if said in (Order.TAKE_OVER, Order.GIVE_BACK, Order.CHANGE_HANDS):
+                person = said is Order.TAKE_OVER or (said is Order.CHANGE_HANDS and not self._pulse.person_drives)
+                self._pulse.person_drives = person
+                said = Order.TAKE_OVER if person else Order.GIVE_BACK
+            else:
+                self._pulse.order = said
+            self._log("order", order=said.name.lower(), source=source.source)
         return None
 
     def _trip(self, cause: str, since: float) -> int:

@@ -48,10 +48,19 @@ class Order(IntEnum):
     END_EPISODE = 1
     SUCCESS = 2
     STOP = 3
+    TAKE_OVER = 4
+    """A person drives from now on."""
+    GIVE_BACK = 5
+    """The policy drives from now on."""
+    CHANGE_HANDS = 6
+    """Whichever of the two it is not now."""
 
 
-_BEAT, _STEP, _PHASE, _ORDER, _ALIVE, _STATE = range(6)
-_SIZE = 8 * 8
+JOINTS_WITH_KEYS = 7
+"""Joints that a keyboard has a pair of keys for."""
+_BEAT, _STEP, _PHASE, _ORDER, _ALIVE, _STATE, _PERSON = range(7)
+_PRESSES = slice(8, 8 + JOINTS_WITH_KEYS)
+_SIZE = 8 * 16
 
 
 class SharedPulse:
@@ -122,6 +131,26 @@ class SharedPulse:
     @order.setter
     def order(self, order: Order) -> None:
         self._values[_ORDER] = order
+
+    # what the operator says beside orders
+
+    @property
+    def person_drives(self) -> bool:
+        """Whether a person has taken over from the policy."""
+        return bool(self._values[_PERSON])
+
+    @person_drives.setter
+    def person_drives(self, person: bool) -> None:
+        self._values[_PERSON] = person
+
+    def press(self, joint: int, direction: int) -> None:
+        """The key that moves a joint, by its number, up (1) or down (-1) was pressed."""
+        self._values[_PRESSES][joint] += direction
+
+    @property
+    def presses(self) -> NDArray[np.float64]:
+        """[`JOINTS_WITH_KEYS`] how often each joint's key for up was pressed so far, less those for down."""
+        return self._values[_PRESSES].copy()
 
     def close(self) -> None:
         """Unmap the file."""

@@ -56,13 +56,13 @@ class WatchdogSettings:
     grace: float = 0.2
     """Seconds that the loop has to stop the arm and release it after an order, before it is killed."""
     pipe: Path | None = None
-    """Named pipe on which an operator, or another program, writes "stop", "end" or "success"."""
+    """Named pipe on which an operator, or another program, writes lines: `WORDS` or `PRESSES` of `operator`."""
     stop_file: Path | None = None
     """File that is read over and over, such as a GPIO's value; a file that cannot be read counts as a stop."""
     stop_value: str = "1"
     """Its content, without spaces, that means stop."""
     stdin: bool = False
-    """Keys of a terminal (space or Enter: stop, q: end the episode, s: success), or lines of a pipe."""
+    """Keys of a terminal (`real_robot.watchdog.operator.KEYS`), or lines of a pipe."""
 
     def to_json(self) -> str:
         """One line."""

@@ -56,6 +56,8 @@ class Episode:
     """[D, F] the hidden state that each decision was made from; None when the source gives none."""
     inputs: Any = None
     """What the policy's network took in at each of the D decisions, in memory only (`PolicyOutput.inputs`)."""
+    interventions: NDArray[np.bool_] | None = None
+    """[T] whether a person made the action, and not the policy; None where nobody recorded it."""
     instructions: tuple[str, ...] | None = None
     """[N] the instruction of each kept observation, where it changes within the episode; None where it does not."""
     worker_restarted: bool = False

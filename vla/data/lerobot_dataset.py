@@ -46,9 +46,7 @@ class LeRobotDataset:
         ReflexError: something is missing, damaged or of another shape; the message names the file.
     """
 
-    def __init__(
-        self, path_or_hub_id: str | Path, *, numbers: Sequence[str] = (), must_be_finite: bool = True
-    ) -> None:
+    def __init__(self, path_or_hub_id: str | Path, *, numbers: Sequence[str] = (), must_be_finite: bool = True) -> None:
         self.root = files.resolve_dataset(path_or_hub_id)
         self.info = files.read_info(self.root)
         self.features: DatasetFeatures = find_features(self.info.features, self.info.path)
@@ -231,6 +229,7 @@ class LeRobotDataset:
             rewards=columns.get(keys.REWARD, default_reward),
             costs=columns.get(keys.COST, zeros),
             progress=columns.get(keys.PROGRESS, zeros.copy()),
+            interventions=_interventions(columns),
             instructions=tuple(instructions) if len(instructions) > 1 else None,
         )
 
@@ -308,6 +307,12 @@ class LeRobotDataset:
                 f"{folder} lists {self.num_episodes} episodes with {frames} frames where {self.info.path} says "
                 f"{self.info.num_episodes} with {self.info.num_frames}; the copy is not complete: fetch it again"
             )
+
+
+def _interventions(columns: Columns) -> NDArray[np.bool_] | None:
+    """Which actions a person made; None where the dataset does not say."""
+    known = next((name for name in keys.INTERVENTION_KEYS if name in columns), None)
+    return None if known is None else np.asarray(columns[known]) > 0
 
 
 def _pictures_for(camera: Camera, length: int, out: dict[str, NDArray[np.uint8]] | None) -> NDArray[np.uint8]:

@@ -18,6 +18,10 @@ SUCCESS = "next.success"
 TRUNCATED = "next.truncated"
 COST = "next.cost"
 PROGRESS = "next.progress"
+INTERVENTION = "intervention"
+"""Whether a person made the action: the column that LeRobot's own rollouts with corrections have."""
+INTERVENTION_KEYS = (INTERVENTION, "complementary_info.is_intervention")
+"""What datasets call it, in order of preference; the latter is numbers, 1 for a person."""
 TIMESTAMP = "timestamp"
 FRAME_INDEX = "frame_index"
 EPISODE_INDEX = "episode_index"
@@ -71,15 +75,18 @@ def plain_number(value: float) -> int | float:
     return int(value) if float(value).is_integer() else float(value)
 
 
-def numeric_features(embodiment: Embodiment) -> dict[str, dict[str, Any]]:
-    """Every column of the data files, in order, as `info.json` describes it."""
+def numeric_features(embodiment: Embodiment, interventions: bool = False) -> dict[str, dict[str, Any]]:
+    """Every column of the data files, in order, as `info.json` describes it.
+
+    `interventions`: whether there is one that says which actions a person made.
+    """
     features: dict[str, dict[str, Any]] = {}
     for name, names in ((STATE, embodiment.state.names), (ACTION, embodiment.action.names)):
         if names:
             features[name] = {"dtype": "float32", "shape": [len(names)], "names": list(names)}
     scalars = {
         "float32": (REWARD, COST, PROGRESS),
-        "bool": (DONE, SUCCESS, TRUNCATED),
+        "bool": (DONE, SUCCESS, TRUNCATED, *((INTERVENTION,) if interventions else ())),
     }
     for dtype, keys in scalars.items():
         for key in keys:

@@ -51,6 +51,8 @@ def frame_columns(
         keys.INDEX: frames + start,
         keys.TASK_INDEX: tasks,
     }
+    if "interventions" in episode.arrays:
+        columns[keys.INTERVENTION] = episode.arrays["interventions"]
     if not columns[keys.STATE].shape[1]:  # a robot that feels nothing has no such column
         del columns[keys.STATE]
     # LeRobot keeps a vector of one number as a plain number.
@@ -64,6 +66,8 @@ class DatasetMerge:
     root: Path
     embodiment: Embodiment
     pixel_format: PixelFormat
+    interventions: bool | None = None
+    """Whether the episodes say which actions a person made; None before the first one."""
     tasks: dict[str, int] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     provenance: list[dict[str, Any]] = field(default_factory=list)
@@ -87,6 +91,7 @@ class DatasetMerge:
         write_json(self.root / keys.INFO_PATH, self._info())
 
     def _add(self, episode: StagedEpisode) -> None:
+        self._check_interventions(episode)
         index, start, length = len(self.rows), self.num_frames, episode.length
         instructions = episode.instructions
         tasks = np.array([self.tasks.setdefault(text, len(self.tasks)) for text in instructions], dtype=np.int64)
@@ -114,9 +119,18 @@ class DatasetMerge:
             self.columns.setdefault(name, []).append(values)
         self.num_frames += length
 
+    def _check_interventions(self, episode: StagedEpisode) -> None:
+        known = "interventions" in episode.arrays
+        if self.interventions not in (None, known):
+            raise ReflexError(
+                f"{episode.folder} {'says' if known else 'does not say'} which actions a person made, other than the "
+                "episodes before; one dataset has one set of columns: record them into two"
+            )
+        self.interventions = known
+
     def _add_data(self, columns: dict[str, NDArray[Any]]) -> dict[str, int]:
         """Queue the rows of one episode; returns the place of the file they will be in."""
-        features = keys.numeric_features(self.embodiment)
+        features = keys.numeric_features(self.embodiment, bool(self.interventions))
         schema = pa.schema([(name, _arrow_type(spec)) for name, spec in features.items()])
         table = pa.table({name: list(values) for name, values in columns.items()}, schema=schema)
         queued = sum(part.nbytes for part in self.data_tables)
@@ -204,7 +218,7 @@ class DatasetMerge:
             "splits": {"train": f"0:{len(self.rows)}"},
             "data_path": keys.DATA_PATH,
             "video_path": keys.VIDEO_PATH if cameras else None,
-            "features": cameras | keys.numeric_features(self.embodiment),
+            "features": cameras | keys.numeric_features(self.embodiment, bool(self.interventions)),
         }
 
 

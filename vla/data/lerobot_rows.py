@@ -17,7 +17,7 @@ from vla.errors import ReflexError
 
 Columns = dict[str, NDArray[Any]]
 
-OPTIONAL = (keys.REWARD, keys.COST, keys.PROGRESS, keys.SUCCESS)
+OPTIONAL = (keys.REWARD, keys.COST, keys.PROGRESS, keys.SUCCESS, *keys.INTERVENTION_KEYS)
 """Columns of one number that are read where a dataset has them."""
 
 

@@ -35,7 +35,8 @@ class StagedEpisode:
     record: dict[str, Any]
     """Instruction and provenance."""
     arrays: dict[str, NDArray[Any]]
-    """states [T, S], actions [T, A], rewards, costs and progress [T], and "histogram/<camera>" [3, 256]."""
+    """states [T, S], actions [T, A], rewards, costs and progress [T], "histogram/<camera>" [3, 256], and, where it was
+    recorded, interventions [T]."""
 
     @property
     def length(self) -> int:
@@ -76,6 +77,8 @@ def check_demonstration(episode: Episode) -> None:
         "costs": (episode.costs, (length,)),
         "progress": (episode.progress, (length,)),
     }
+    if episode.interventions is not None:
+        expected["interventions"] = (episode.interventions, (length,))
     if set(episode.images) != set(embodiment.camera_names):
         raise ReflexError(
             f"{name} has pictures of {', '.join(sorted(episode.images)) or 'no camera'} where its robot has the "
@@ -108,6 +111,8 @@ def stage_episode(staging: Path, key: str, episode: Episode, pixel_format: Pixel
         "progress": episode.progress.astype(np.float32),
         **{f"histogram/{camera}": image_histogram(pictures) for camera, pictures in frames.items()},
     }
+    if episode.interventions is not None:
+        arrays["interventions"] = episode.interventions.astype(np.bool_)
     record = {**episode.record(), "instruction": episode.instruction, "length": length}
     if episode.instructions is not None:
         record["instructions"] = list(episode.instructions[:length])

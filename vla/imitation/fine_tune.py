@@ -80,9 +80,12 @@ class FineTuneConfig(ImitationConfig):
     weighting: Weighting = "none"
     """What moments of the dataset count: "none" all the same, "success" those of successful episodes, "progress" more
     where the next actions came nearer to the task's successes: failed rollouts teach what was right about them,
-    "advantage" more where the critics of `advantages` say that the next actions were better than usual."""
+    "advantage" more where the critics of `advantages` say that the next actions were better than usual, "interventions"
+    what a person did, as in HG-DAgger, "sirius" also the policy's actions, but for those before it."""
     weighting_temperature: float = 1.0
     """Under "progress" and "advantage": the smaller, the more the best moments stand out."""
+    weighting_steps_before: int = 30
+    """Under "sirius": control steps before a person took over that count nothing."""
     advantages: str | None = None
     """Run folder of `vla offline` on the same dataset, for weighting=advantage; its chunk_horizon should be that of the
     policy."""
@@ -139,6 +142,7 @@ class FineTuneConfig(ImitationConfig):
         check = Checks(self)
         check.at_least(1, "log_every", "chunk_horizon", "execute_steps")
         check.positive("weighting_temperature")
+        check.at_least(0, "weighting_steps_before")
 
 
 def fine_tune(
@@ -170,7 +174,9 @@ def fine_tune(
         if restart is not None and config.weighting == "progress":
             judge = open_policy(config, dataset.embodiment, None, device).policy
             scale_actions(config, judge, episodes)
-        weights = sample_weights(judge, episodes, config.weighting, config.weighting_temperature)
+        weights = sample_weights(
+            judge, episodes, config.weighting, config.weighting_temperature, config.weighting_steps_before
+        )
         if known is not None:
             indices = choose_episodes(dataset, config.tasks, config.episodes_per_task)
             weights = critic_weights(known, indices, episodes, config.weighting_temperature)

@@ -113,6 +113,10 @@ def test_the_page_shows_the_episode_and_its_stop_button_stops_the_arm(
         assert len(drawn) >= 6 + 1 + 8 and all(drawn), "six joints, the chunks, a histogram a stage"
         assert all(stage in text("latency") for stage in ("filter", "bus write", "inference"))
         assert "Not a hardware emergency stop" in text("said")
+        browser.find_element("id", "take_over").click()
+        wait(lambda: text("arm") == "person")
+        browser.find_element("id", "give_back").click()
+        wait(lambda: text("arm") in ("moving", "holding"))
         assert emulator.status()["torque"] == [True] * 6
         browser.find_element("id", "stop").click()
         stopped = verdict(tmp_path / "run")

@@ -35,7 +35,7 @@ def step(number: int) -> Any:
     filtered = Filtered(np.zeros(6), Decision.PASS, ())
     return SimpleNamespace(
         tick=Tick(number, 0.0, 0.0, 0), seen=seen, planned=None, problem="no_action", filtered=filtered,
-        reasons=("no_action",), sent=np.zeros(6), sent_time=time.monotonic(),
+        reasons=("no_action",), sent=np.zeros(6), sent_time=time.monotonic(), source="policy",
     )  # fmt: skip
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from real_robot.watchdog.operator import Keyboard, Lines, switch_says_stop
+from real_robot.watchdog.process import Watchdog
 from real_robot.watchdog.pulse import Order, Phase, SharedPulse, WatchdogState
 from real_robot.watchdog.settings import ArmSpec, WatchdogSettings, alone_with_arm
 from vla.errors import ReflexError
+from vla.run.jsonl import read_lines
 
 
 def test_keys_are_read_one_by_one_and_the_terminal_is_put_back() -> None:
@@ -27,6 +29,24 @@ def test_keys_are_read_one_by_one_and_the_terminal_is_put_back() -> None:
     os.close(ours)
     assert keyboard.orders() is None, "the terminal is gone"
     os.close(theirs)
+
+
+def test_tab_changes_hands_to_and_fro_and_keys_are_counted(tmp_path: Path) -> None:
+    pulse = SharedPulse(tmp_path / "pulse", create=True)
+    paths = (tmp_path / "pulse", tmp_path / "watchdog.jsonl", tmp_path / "latch")
+    watchdog = Watchdog(WatchdogSettings(None, os.getpid(), *paths))
+    theirs, ours = pty.openpty()
+    keyboard = Keyboard(ours)
+    os.write(theirs, b"\tee")
+    assert watchdog._listen(keyboard) is None and pulse.person_drives
+    os.write(theirs, b"\td")
+    assert watchdog._listen(keyboard) is None and not pulse.person_drives
+    assert pulse.presses[0] == 1 and pulse.order is Order.NONE, "the loop is asked nothing"
+    assert [line["order"] for line in read_lines(paths[1])] == ["take_over", "give_back"]
+    os.write(theirs, b"e ")
+    assert "pressed stop" in str(watchdog._listen(keyboard))
+    keyboard.close()
+    pulse.close()
 
 
 def test_lines_may_come_in_pieces_and_the_pipe_outlives_its_writers(tmp_path: Path) -> None:

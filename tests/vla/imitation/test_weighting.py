@@ -15,7 +15,14 @@ from tests.vla.policies.helpers import small_policy
 from vla.data.advantages import ADVANTAGES_FILE, Advantages
 from vla.errors import ReflexError
 from vla.imitation.samples import EpisodeSamples
-from vla.imitation.weighting import LARGEST_WEIGHT, advantage_weights, chunk_increments, critic_weights, sample_weights
+from vla.imitation.weighting import (
+    LARGEST_WEIGHT,
+    advantage_weights,
+    chunk_increments,
+    critic_weights,
+    sample_weights,
+    sirius_weights,
+)
 
 
 def test_a_chunk_adds_what_is_known_at_its_end() -> None:
@@ -115,3 +122,58 @@ def test_advantages_are_kept_in_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(known, [1.5, np.nan, -2.0, np.nan])
     with pytest.raises(ReflexError, match=r"advantages\.parquet does not exist; give the run folder of vla offline"):
         Advantages.read(tmp_path / "elsewhere")
+
+
+def flags(text: str) -> np.ndarray:
+    """ "..hh." -> which steps a person made."""
+    return np.array([letter == "h" for letter in text])
+
+
+def test_only_what_a_person_did_counts_under_interventions() -> None:
+    policy = small_policy()
+    episodes = [
+        replace(make_episode(0), interventions=flags("..hhh.")),
+        replace(make_episode(2, length=3), interventions=flags("hhh"), success=False),
+    ]
+    weights = sample_weights(policy, episodes, "interventions")
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([0, 0, 1.5, 1.5, 1.5, 0, 1.5, 1.5, 1.5])
+    with pytest.raises(ReflexError, match="no column intervention"):
+        sample_weights(policy, [episodes[0], make_episode(1)], "interventions")
+    with pytest.raises(ReflexError, match="no person acted in it"):
+        sample_weights(policy, [replace(make_episode(0), interventions=np.zeros(6, bool))], "sirius")
+
+
+def test_sirius_by_hand() -> None:
+    # Of 10 steps, 2 are a demonstration's, 2 interventions, 2 led to it, and 4 are the policy's other ones: shares of
+    # 0.2, 0.2, 0.2 and 0.4. Wanted are 0.2, 0.5, 0 and 0.3.
+    demonstration, rollout = sirius_weights([flags("hh"), flags("....hh..")], steps_before=2)
+    assert demonstration.tolist() == pytest.approx([1.0, 1.0])
+    assert rollout.tolist() == pytest.approx([0.75, 0.75, 0.0, 0.0, 2.5, 2.5, 0.75, 0.75])
+
+
+def test_sirius_at_its_ends() -> None:
+    (only,) = sirius_weights([flags(".hh")], steps_before=5)
+    assert only.tolist() == pytest.approx([0.0, 1.5, 1.5]), "no other policy steps: interventions have it all"
+    demonstration, rollout = sirius_weights([flags("hhh.h"), flags(".h")], steps_before=1)
+    # Shares: demonstrations 4/7, interventions 1/7, of no account 2/7; interventions want the 3/7 left, not a half.
+    assert demonstration.tolist() == pytest.approx([1, 1, 1, 0, 1]), "a step in which the person had lost the arm"
+    assert rollout.tolist() == pytest.approx([0.0, 3.0])
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=30), min_size=1, max_size=6), st.integers(0, 10))
+@settings(max_examples=200, deadline=None)
+def test_sirius_has_mean_one_and_never_prefers_the_policy_to_a_person_by_share(
+    episodes: list[list[bool]], steps_before: int
+) -> None:
+    by_person = [np.array(steps) for steps in episodes]
+    if not any(steps[1:].any() and not steps[0] for steps in by_person):
+        return  # no intervention
+    weights = sirius_weights(by_person, steps_before)
+    whole, person = np.concatenate(weights), np.concatenate(by_person)
+    assert (whole >= 0).all() and whole.mean() == pytest.approx(1.0)
+    assert whole[person].sum() >= whole[~person].sum() - 1e-9
+    for steps, of_steps in zip(by_person, weights, strict=True):
+        for start in np.flatnonzero(steps[1:] & ~steps[:-1]) + 1:
+            led = slice(max(0, start - steps_before), start)
+            assert not of_steps[led][~steps[led]].any()
