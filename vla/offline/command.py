@@ -19,7 +19,7 @@ from vla.offline.algorithms.algorithm import Algorithm
 from vla.offline.episode_weights import EpisodeWeighting
 from vla.offline.sources import read_transitions
 from vla.offline.training import OfflineSettings, OfflineTrainer
-from vla.offline.transitions import RewardScale, Transitions
+from vla.offline.transitions import Ends, RewardScale, Transitions
 from vla.policies.connect import connected
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.cores import worker_count
@@ -55,8 +55,11 @@ class OfflineConfig:
     reward: str = REWARD
     """Column of the dataset that holds the reward."""
     reward_scale: RewardScale = "none"
-    """"none", "returns" (over the range of returns, times 1000) or "nonpositive" (from -1 to 0, so that finishing is
-    never worse than going on: for learned rewards)."""
+    """"none", "returns" (over the range of returns, times 1000), "nonpositive" (from -1 to 0, so that finishing is never
+    worse than going on) or "values" (that times 1 - discount, so that values are from -1 to 0: for learned rewards)."""
+    ends: Ends = "success"
+    """What ends an episode for good: its "success", or, where nobody knows that, the end itself, in which the robot is
+    taken to stay ("absorbing")."""
     output: str = field(default_factory=partial(dated_folder, "offline"))
     """Run folder to write; it has the date where none is given."""
     tasks: list[int] | None = None

@@ -26,7 +26,7 @@ from vla.errors import ReflexError, restoring
 from vla.offline.algorithms.algorithm import Algorithm, Batch, Metrics, Sizes, State
 from vla.offline.algorithms.iql import IQL
 from vla.offline.episode_weights import EpisodeWeighting, EpisodeWeights, episode_weights
-from vla.offline.transitions import RewardScale, Transitions, chunk_transitions, scale_rewards
+from vla.offline.transitions import Ends, RewardScale, Transitions, absorbing_ends, chunk_transitions, scale_rewards
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.devices import computes_bfloat16, resolve_device
 from vla.run.seeding import derive_seed
@@ -69,6 +69,9 @@ class OfflineSettings:
     """Spread of returns below which the weightings "return" and "advantage" are declined."""
     reward_scale: RewardScale = "none"
     """See `vla.offline.transitions.scale_rewards`."""
+    ends: Ends = "success"
+    """What ends an episode for good: its "success", or, where nobody knows that, the end itself, in which the robot is
+    taken to stay ("absorbing")."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Of the products of hidden layers: "auto" is bfloat16 where the hardware multiplies it."""
     compiled: bool | None = None
@@ -108,7 +111,7 @@ class OfflineTrainer:
         self.settings, self.seed, self.done = settings, seed, 0
         self.device = resolve_device(settings.device)
         algorithm = settings.algorithm
-        data = scale_rewards(transitions, settings.reward_scale)
+        data = scale_rewards(transitions, settings.reward_scale, algorithm.discount)
         self.weights: EpisodeWeights = episode_weights(
             data,
             settings.weighting,
@@ -116,6 +119,8 @@ class OfflineTrainer:
             best_share=settings.best_share,
             least_spread=settings.least_spread,
         )
+        if settings.ends == "absorbing":  # after the weights: returns are those of what was recorded
+            data = absorbing_ends(data, algorithm.discount)
         data = chunk_transitions(data, settings.chunk_horizon, algorithm.discount)
         chances = self.weights.probabilities(data.episodes)
         self._cumulative = None if chances is None else np.cumsum(chances)

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from sim.embodiments import Embodiment
 from vla.errors import ReflexError
 
-RewardScale = Literal["none", "returns", "nonpositive"]
+RewardScale = Literal["none", "returns", "nonpositive", "values"]
+
+Ends = Literal["success", "absorbing"]
 
 LEAST_RETURN_RANGE = 1e-6
 """Returns or rewards that differ by less are taken for the same."""
@@ -99,14 +101,18 @@ class Transitions:
         return np.unique(self.episodes, return_index=True)[1]
 
 
-def scale_rewards(transitions: Transitions, scale: RewardScale) -> Transitions:
+def scale_rewards(transitions: Transitions, scale: RewardScale, discount: float) -> Transitions:
     """Rewards at a scale that advantages, and so a temperature, can be chosen for.
 
     Args:
         transitions: the data.
         scale: "none" leaves rewards; "returns" divides by the range of the episodes' returns and multiplies by 1000, as
             the authors of IQL do on locomotion; "nonpositive" maps the least reward to -1 and the greatest to 0, so
-            that a terminal, after which nothing is earned, is never worse than going on. Use it for learned rewards.
+            that a terminal, after which nothing is earned, is never worse than going on; "values" is that times
+            1 - discount, so that values lie in [-1, 0] whatever the discount is. Use it for learned rewards: with
+            rewards of -1, values go down to -1 / (1 - discount), and a temperature that fits once critics are right
+            makes noise of their errors until then.
+        discount: of rewards, a control step.
 
     Raises:
         ReflexError: under "returns", all returns are the same.
@@ -120,10 +126,26 @@ def scale_rewards(transitions: Transitions, scale: RewardScale) -> Transitions:
                 "reward_scale=none or nonpositive, or another reward"
             )
         rewards = rewards / spread * 1000.0
-    elif scale == "nonpositive":
+    elif scale in ("nonpositive", "values"):
         greatest, spread = rewards.max(), float(np.ptp(rewards))
         rewards = (rewards - greatest) / (spread if spread >= LEAST_RETURN_RANGE else 1.0)
+        rewards = rewards * (1.0 - discount) if scale == "values" else rewards
     return transitions.with_rewards(rewards)
+
+
+def absorbing_ends(transitions: Transitions, discount: float) -> Transitions:
+    """Every episode's end taken for a state that the robot stays in, its last reward earned for ever: r / (1 - discount).
+
+    For logs of which nobody knows which episodes succeeded. A terminal after a success would give that away, and with a
+    reward above 0 it would punish finishing. Transitions are of one step each. Raises `ReflexError` for a discount of 1.
+    """
+    if discount >= 1.0:
+        raise ReflexError(
+            "ends=absorbing earns the last reward for ever, which a discount of 1 makes infinite; lower it"
+        )
+    last = np.append(transitions.episodes[1:] != transitions.episodes[:-1], True)
+    rewards = np.where(last, transitions.rewards / (1.0 - discount), transitions.rewards)
+    return replace(transitions.with_rewards(rewards), terminals=last)
 
 
 def chunk_transitions(transitions: Transitions, horizon: int, discount: float) -> Transitions:

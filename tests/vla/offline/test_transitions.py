@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.vla.offline.corridor import ROBOT, corridor
 from vla.errors import ReflexError
-from vla.offline.transitions import Transitions, chunk_transitions, scale_rewards
+from vla.offline.transitions import Transitions, absorbing_ends, chunk_transitions, scale_rewards
 
 
 def episodes(lengths: list[int], successes: list[bool], rewards: list[float] | None = None) -> Transitions:
@@ -61,25 +61,44 @@ def test_lengths_and_sizes_are_checked() -> None:
 
 def test_scales_of_rewards_by_hand() -> None:
     data = episodes([2, 3], [True, False])
-    assert scale_rewards(data, "none") is not None
-    assert scale_rewards(data, "returns").rewards.tolist() == pytest.approx(
+    assert scale_rewards(data, "none", 0.99) is not None
+    assert scale_rewards(data, "returns", 0.99).rewards.tolist() == pytest.approx(
         [1000 / 3, 2000 / 3, 1000 / 3, 2000 / 3, 1000]
     )
-    assert scale_rewards(data, "nonpositive").rewards.tolist() == pytest.approx([-1, -0.5, -1, -0.5, 0])
+    assert scale_rewards(data, "nonpositive", 0.99).rewards.tolist() == pytest.approx([-1, -0.5, -1, -0.5, 0])
+    assert scale_rewards(data, "values", 0.75).rewards.tolist() == pytest.approx([-0.25, -0.125, -0.25, -0.125, 0])
+
+
+def test_where_nobody_knows_successes_every_end_goes_on_for_ever() -> None:
+    data = absorbing_ends(episodes([2, 3], [True, False], [-1, -0.5, -1, -1, -0.2]), discount=0.9)
+    assert data.terminals.tolist() == [False, True, False, False, True]
+    assert data.rewards.tolist() == pytest.approx([-1, -5, -1, -1, -2])
+    with pytest.raises(ReflexError, match="a discount of 1 makes infinite"):
+        absorbing_ends(data, discount=1.0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(-10, 10, width=32), min_size=5, max_size=5), st.floats(0, 0.99))
+def test_values_lie_between_minus_one_and_nothing(rewards: list[float], discount: float) -> None:
+    data = absorbing_ends(scale_rewards(episodes([2, 3], [True, False], rewards), "values", discount), discount)
+    first, second = data.rewards[:2], data.rewards[2:]
+    for episode in (first, second):
+        value = sum(reward * discount**step for step, reward in enumerate(episode.tolist()))
+        assert -1 - 1e-4 <= value <= 1e-4
 
 
 def test_returns_that_are_all_the_same_cannot_be_divided_by() -> None:
     data = episodes([2, 2], [True, False])
     with pytest.raises(ReflexError, match="all are 3"):
-        scale_rewards(data, "returns")
+        scale_rewards(data, "returns", 0.99)
     constant = data.with_rewards(np.full(4, 2.0))
-    assert scale_rewards(constant, "nonpositive").rewards.tolist() == [0, 0, 0, 0]
+    assert scale_rewards(constant, "nonpositive", 0.99).rewards.tolist() == [0, 0, 0, 0]
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(-10, 10, width=32), min_size=4, max_size=4))
 def test_with_rewards_up_to_nothing_finishing_is_never_worse_than_going_on(rewards: list[float]) -> None:
-    data = scale_rewards(episodes([2, 2], [True, False], rewards), "nonpositive")
+    data = scale_rewards(episodes([2, 2], [True, False], rewards), "nonpositive", 0.99)
     # After a terminal 0 is earned; going on earns a discounted sum of rewards.
     assert data.rewards.max() <= 0
 

@@ -1,0 +1,263 @@
+"""From unlabelled logs to a policy: how good must a labeller be, and does the reward do anything at all?
+
+For each task a mixed data set of 300 episodes, whose rewards and successes are hidden. Pairs of moments are labelled by
+the simulator's true order with a stated share of wrong answers; a reward is fitted to the labels, from pictures; all
+transitions get it; Implicit Q-Learning trains a policy on the true state. Beside it: the true reward, rewards that know
+nothing, and imitation.
+
+    python -m scripts.offline_study run OUTPUT --data FOLDER            # resumable; several may run side by side
+    python -m scripts.offline_study summary OUTPUT docs/results/offline_study.json
+
+Stated beforehand: preference learning counts as working on a task when, with up to 20 % of wrong answers, the mean
+success over seeds is at least 90 % of that with the true reward, and lies above every control. Where a control comes as
+far as the true reward, the task's data decides nothing about rewards, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sim.pool import EnvironmentPool
+from sim.pool.worker import EpisodeRequest
+from sim.suites import get_suite
+from vla.data.lerobot_dataset import LeRobotDataset
+from vla.evaluation.statistics import wilson_interval
+from vla.offline.algorithms.bc import BC
+from vla.offline.algorithms.iql import IQL
+from vla.offline.controls import CONTROLS
+from vla.offline.labels.oracle import OracleSettings, oracle_preferences
+from vla.offline.labels.selection import uniform_pairs
+from vla.offline.preferences import Answer, Pair
+from vla.offline.reward_model.bradley_terry import FIRST, SECOND, TIE
+from vla.offline.reward_model.fit import FitSettings, fit
+from vla.offline.sources import lerobot_transitions
+from vla.offline.training import OfflineSettings, train_offline
+from vla.offline.transitions import Transitions
+from vla.policies.gaussian import GaussianPolicy
+from vla.rollout.pool_rollouts import play_rollouts
+from vla.rollout.requests import RolloutRequest
+from vla.run.files import write_json
+
+TASKS = {
+    "tabletop_pick_red": ("tabletop_state", 0),
+    "tabletop_stack": ("tabletop_state", 2),
+    "tabletop_drawer": ("tabletop_state", 7),
+    "metaworld_drawer_open": ("metaworld_state", 19),
+    "metaworld_soccer": ("metaworld_state", 37),
+}
+"""Data set -> the suite and task that its policies are evaluated in."""
+ERRORS = {"labels_0": 0.0, "labels_10": 0.1, "labels_20": 0.2, "labels_30": 0.3}
+ARMS = ("true", *ERRORS, *CONTROLS, "bc", "bc_10")
+SEEDS = (0, 1, 2)
+PAIRS = 2000
+"""Questions a task; a question is two calls in RL-VLM-F's two-stage prompt."""
+UPDATES = 20_000
+TEMPERATURE = 10.0
+"""Of IQL, for values in [-1, 0]. Chosen on training states with the true reward."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all runs of one task share."""
+
+    name: str
+    transitions: Transitions
+    """With the true reward: the simulator's progress after each step."""
+    next_frames: NDArray[np.int64]
+    """[N] the frame after it, or itself at an episode's last frame."""
+    progress: NDArray[np.float32]
+    """[frames] true progress of what each frame shows."""
+    episodes: NDArray[np.int64]
+    """[frames]"""
+    pictures: NDArray[np.uint8]
+    """[frames, H, W, 3]"""
+    recorded_progress: dict[int, NDArray[np.float32]]
+    """By episode: progress after each action, as the data set has it."""
+    goal: str
+
+
+def load(folder: Path, name: str) -> Task:
+    """A task's data set as arrays."""
+    dataset = LeRobotDataset(folder / name, numbers=("next.progress",))
+    transitions = lerobot_transitions(dataset, "next.progress")
+    camera = dataset.embodiment.camera_names[0]
+    episodes = [dataset.episode(index, cameras=(camera,)) for index in range(dataset.num_episodes)]
+    lengths = np.array([episode.length for episode in episodes])
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    last = lengths[transitions.episodes] - 1
+    return Task(
+        name=name,
+        transitions=transitions,
+        next_frames=starts[transitions.episodes] + np.minimum(transitions.frames + 1, last),
+        # A frame shows what the action before it led to.
+        progress=np.concatenate([np.append(part.progress[:1], part.progress[:-1]) for part in episodes]),
+        episodes=np.repeat(np.arange(len(lengths)), lengths),
+        pictures=np.concatenate([episode.images[camera][: episode.length] for episode in episodes]),
+        recorded_progress={index: episode.progress for index, episode in enumerate(episodes)},
+        goal=episodes[0].instruction,
+    )
+
+
+def learned_reward(task: Task, error: float, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """The reward [N] of each transition, from labels with a share of errors, and what is known about it."""
+    starts = np.unique(task.episodes, return_index=True)[1]
+    lengths = np.bincount(task.episodes)
+    moments = uniform_pairs(lengths, np.zeros(len(lengths)), PAIRS, np.random.default_rng([seed, 21]))
+    rows = np.array([[starts[moment.episode] + moment.frame for moment in pair] for pair in moments])
+    preferences = oracle_preferences(
+        [Pair(first, second, task.goal) for first, second in moments],
+        task.recorded_progress,
+        OracleSettings(error_rate=error),
+        seed,
+    )
+    numbers = {Answer.FIRST: FIRST, Answer.SECOND: SECOND, Answer.TIE: TIE}
+    answers = np.array([numbers[preference.answer] for preference in preferences if preference.answer is not None])
+    ensemble = fit(task.pictures, rows, answers, task.episodes, FitSettings(network="cnn", error_rate=error), seed)
+    scores = ensemble.score_features(task.pictures).mean(axis=0)
+    further = task.progress[rows[:, 1]] - task.progress[rows[:, 0]]
+    told_apart = answers != TIE
+    facts = {
+        "pairs": len(rows),
+        "ties": int((answers == TIE).sum()),
+        "held_out_accuracy": ensemble.record.get("held_out_accuracy"),
+        "true_order_accuracy": float(((scores[rows[:, 1]] > scores[rows[:, 0]]) == (further > 0))[told_apart].mean()),
+    }
+    return scores[task.next_frames].astype(np.float32), facts
+
+
+def run_arm(task: Task, arm: str, seed: int, updates: int) -> dict[str, Any]:
+    """One policy, trained and evaluated."""
+    started = time.perf_counter()
+    facts: dict[str, Any] = {}
+    rewards = task.transitions.rewards
+    if arm in ERRORS:
+        rewards, facts = learned_reward(task, ERRORS[arm], seed)
+    elif arm in CONTROLS:
+        rewards = CONTROLS[arm](rewards, np.random.default_rng(seed))
+    imitates = arm.startswith("bc")
+    settings = OfflineSettings(
+        algorithm=BC() if imitates else IQL(temperature=TEMPERATURE),
+        updates=updates,
+        weighting="best" if arm == "bc_10" else "uniform",
+        reward_scale="values",
+        ends="success" if imitates else "absorbing",  # which imitation does not ask
+        precision="auto",
+        device="cpu",
+    )
+    policy = train_offline(task.transitions.with_rewards(rewards), settings, seed)
+    trained = time.perf_counter()
+    successes = evaluate(policy, *TASKS[task.name])
+    return {
+        "task": task.name,
+        "arm": arm,
+        "seed": seed,
+        "updates": updates,
+        "successes": int(successes.sum()),
+        "episodes": len(successes),
+        "by_initial_state": successes.astype(int).tolist(),
+        "training_s": round(trained - started, 1),
+        "evaluation_s": round(time.perf_counter() - trained, 1),
+        **facts,
+    }
+
+
+def evaluate(policy: GaussianPolicy, suite_name: str, task_id: int) -> NDArray[np.bool_]:
+    """Success from every held-out initial state, greedily."""
+    suite = get_suite(suite_name, None)
+    count = suite.num_init_states(task_id, "eval")
+    requests = [RolloutRequest(EpisodeRequest(task_id, "eval", state), state) for state in range(count)]
+    successes = np.zeros(count, dtype=np.bool_)
+
+    def note(index: int, episode: Any) -> None:
+        successes[index] = episode.success
+
+    with EnvironmentPool(suite_name, num_slots=count, num_workers=0) as pool:
+        play_rollouts(policy, pool, suite, requests, note)
+    return successes
+
+
+def run(output: Path, data: Path, tasks: list[str], arms: list[str], updates: int) -> None:
+    """Every run that nobody has begun; a file marks one that is under way, so that several processes share them."""
+    torch.set_num_threads(1)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in tasks:
+        task = None
+        for seed in SEEDS:
+            for arm in arms:
+                path = output / f"{name}-{arm}-{seed}.json"
+                claim = path.with_suffix(".running")
+                if path.exists() or not claimed(claim):
+                    continue
+                task = task or load(data, name)
+                result = run_arm(task, arm, seed, updates)
+                write_json(path, result)
+                claim.unlink()
+                print(f"{name} {arm} seed {seed}: {result['successes']}/{result['episodes']} "
+                      f"({result['training_s']} s + {result['evaluation_s']} s)", flush=True)  # fmt: skip
+
+
+def claimed(path: Path) -> bool:
+    """Whether this process may do a run: nobody has it, or whoever had it is dead."""
+    try:
+        path.open("x").write(str(os.getpid()))
+        return True
+    except FileExistsError:
+        owner = path.read_text().strip()
+        if owner and Path(f"/proc/{owner}").exists():
+            return False
+        path.write_text(str(os.getpid()))
+        return True
+
+
+def summary(output: Path) -> dict[str, Any]:
+    """Every run, and the mean over seeds with its interval, a row for each task and arm."""
+    runs = [json.loads(path.read_text()) for path in sorted(output.glob("*.json"))]
+    rows = []
+    for task in TASKS:
+        for arm in ARMS:
+            chosen = [entry for entry in runs if (entry["task"], entry["arm"]) == (task, arm)]
+            if not chosen:
+                continue
+            successes, episodes = (sum(entry[key] for entry in chosen) for key in ("successes", "episodes"))
+            low, high = wilson_interval(successes, episodes)
+            rates = [entry["successes"] / entry["episodes"] for entry in chosen]
+            row = {"task": task, "arm": arm, "seeds": len(chosen), "success": round(successes / episodes, 4)}
+            row |= {"interval": [round(low, 4), round(high, 4)], "by_seed": [round(rate, 3) for rate in rates]}
+            for key in ("held_out_accuracy", "true_order_accuracy"):
+                if key in chosen[0]:
+                    row[key] = round(float(np.mean([entry[key] for entry in chosen])), 4)
+            rows.append(row)
+    return {"pairs": PAIRS, "rows": rows, "runs": runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run")
+    running.add_argument("output", type=Path)
+    running.add_argument("--data", type=Path, required=True)
+    running.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    running.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    running.add_argument("--updates", type=int, default=UPDATES)
+    showing = commands.add_parser("summary")
+    showing.add_argument("output", type=Path)
+    showing.add_argument("result", type=Path)
+    arguments = parser.parse_args()
+    if arguments.command == "run":
+        run(arguments.output, arguments.data, arguments.tasks, arguments.arms, arguments.updates)
+    else:
+        write_json(arguments.result, summary(arguments.output))
+
+
+if __name__ == "__main__":
+    main()
