@@ -38,7 +38,7 @@ def value_weight(values: Tensor, alpha: float) -> Tensor:
 
 
 def policy_turn(step: Tensor, every: int) -> tuple[Tensor, Tensor]:
-    """Whether update `step` [], from 1, is one of the policy's (1 or 0), and how many it has had by then, at least 1."""
+    """Whether update `step` [], from 1, is one of the policy's (1 or 0), and how many it has had, at least 1."""
     due = (torch.remainder(step, every) == 0).float()
     return due, torch.floor(step / every).clamp(min=1.0)
 
