@@ -28,7 +28,7 @@ from vla.offline.algorithms.algorithm import (
     with_moments,
 )
 from vla.offline.algorithms.iql import temporal_difference_loss
-from vla.offline.algorithms.td3_bc import TD3BC, smoothed_actions, value_weight
+from vla.offline.algorithms.td3_bc import TD3BC, policy_turn, smoothed_actions, value_weight
 from vla.policies.gaussian.perceptron import Parameters, new_perceptron, perceptron
 from vla.policies.gaussian.policy import gaussian_mean
 from vla.run.settings import Checks
@@ -111,9 +111,8 @@ class A2PR(TD3BC):
     def update(self, state: State, batch: Batch, bfloat16: bool = False) -> Metrics:
         """The value, the critics and the autoencoder; when it is their turn the policy, then the targets."""
         observations, actions = batch.observations, batch.actions
-        after, first_latent, second_latent = torch.split(
-            batch.noise, [actions.shape[1], 2 * actions.shape[1], 2 * actions.shape[1]], dim=1
-        )
+        size = actions.shape[1]
+        after, first_latent, second_latent = torch.split(batch.noise, [size, 2 * size, 2 * size], dim=1)
         mean = gaussian_mean(state["target_policy"], batch.next_observations, bfloat16)
         next_actions = smoothed_actions(mean, after, self.target_noise, self.target_noise_reach)
         following = critic_values(state["target"], batch.next_observations, next_actions, bfloat16).amin(0)
@@ -156,8 +155,7 @@ class A2PR(TD3BC):
             distances = ((chosen - near) ** 2 * counts[:, None]).mean()
             return self.regularisation * distances - value_weight(values, self.alpha) * values.mean()
 
-        due = (torch.remainder(batch.step, self.policy_every) == 0).float()
-        turn = torch.floor(batch.step / self.policy_every).clamp(min=1.0)
+        due, turn = policy_turn(batch.step, self.policy_every)
         gradients, policy_error = grad_and_value(policy_loss)(state["policy"])
         adam(state, "policy", gradients, turn, self.learning_rate, due)
         follow(state, "target", "critics", due * self.target_share)

@@ -37,6 +37,12 @@ def value_weight(values: Tensor, alpha: float) -> Tensor:
     return alpha / values.detach().abs().mean().clamp(min=1e-8)
 
 
+def policy_turn(step: Tensor, every: int) -> tuple[Tensor, Tensor]:
+    """Whether update `step` [], from 1, is one of the policy's (1 or 0), and how many it has had, at least 1."""
+    due = (torch.remainder(step, every) == 0).float()
+    return due, torch.floor(step / every).clamp(min=1.0)
+
+
 @dataclass(frozen=True)
 class TD3BC(Algorithm):
     """TD3+BC."""
@@ -90,8 +96,7 @@ class TD3BC(Algorithm):
             values = critic_values(state["critics"], observations, own, bfloat16)[0]
             return ((own - actions) ** 2).mean() - value_weight(values, self.alpha) * values.mean()
 
-        due = (torch.remainder(batch.step, self.policy_every) == 0).float()
-        turn = torch.floor(batch.step / self.policy_every).clamp(min=1.0)
+        due, turn = policy_turn(batch.step, self.policy_every)
         gradients, policy_error = grad_and_value(policy_loss)(state["policy"])
         adam(state, "policy", gradients, turn, self.learning_rate, due)
         follow(state, "target", "critics", due * self.target_share)

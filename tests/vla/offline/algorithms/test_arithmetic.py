@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vla.offline.algorithms.algorithm import Sizes, adam, copied, cosine, critic_values, follow, twin_critics
 from vla.offline.algorithms.iql import advantage_weights, expectile_loss, temporal_difference_loss
-from vla.offline.algorithms.td3_bc import smoothed_actions, value_weight
+from vla.offline.algorithms.td3_bc import policy_turn, smoothed_actions, value_weight
 from vla.policies.gaussian.perceptron import Parameters, new_perceptron, perceptron
 from vla.policies.gaussian.policy import log_density
 
@@ -53,6 +53,11 @@ def test_a_log_density_is_that_of_torch() -> None:
 def test_smoothed_actions_by_hand() -> None:
     smoothed = smoothed_actions(torch.tensor([0.0, 0.0, 0.9]), torch.tensor([1.0, -9.0, 2.0]), 0.2, 0.5)
     assert smoothed.tolist() == pytest.approx([0.2, -0.5, 1.0])
+
+
+def test_the_policys_turns_by_hand() -> None:
+    turns = [tuple(map(float, policy_turn(torch.tensor(float(step)), 2))) for step in (1, 2, 3, 4)]
+    assert turns == [(0, 1), (1, 1), (0, 1), (1, 2)]
 
 
 def test_the_weight_of_values_by_hand() -> None:
