@@ -55,8 +55,9 @@ class OfflineConfig:
     reward: str = REWARD
     """Column of the dataset that holds the reward."""
     reward_scale: RewardScale = "none"
-    """"none", "returns" (over the range of returns, times 1000), "nonpositive" (from -1 to 0, so that finishing is never
-    worse than going on) or "values" (that times 1 - discount, so that values are from -1 to 0: for learned rewards)."""
+    """"none", "returns" (over the range of returns, times 1000), "nonpositive" (from -1 to 0, so that finishing is
+    never worse than going on) or "values" (that times 1 - discount, so that values are from -1 to 0: for learned
+    rewards)."""
     ends: Ends = "success"
     """What ends an episode for good: its "success", or, where nobody knows that, the end itself, in which the robot is
     taken to stay ("absorbing")."""
