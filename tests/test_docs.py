@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from scripts import api_page
-from vla.cli import CONFIGURED, PLAIN, _load
+from vla.cli import _load
+from vla.commands import CONFIGURED, PLAIN
 from vla.conf.compose import compose_config
 
 ROOT = Path(__file__).parents[1]

@@ -3,7 +3,8 @@
 import sys
 
 from scripts.pretraining.pretrain import PretrainConfig, pretrain
-from vla.cli import ConfiguredCommand, prepare_environment, run_command
+from vla.cli import prepare_environment, run_command
+from vla.commands import ConfiguredCommand
 
 COMMAND = ConfiguredCommand(
     "Make the shipped base policy again: scripted play, then imitation with auxiliaries.",

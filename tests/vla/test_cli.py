@@ -19,7 +19,8 @@ import pytest
 import vla.cli
 import vla.run.progress_bar
 from sim.contract import EnvironmentRequestError
-from vla.cli import CONFIGURED, ConfiguredCommand, main
+from vla.cli import main
+from vla.commands import CONFIGURED, ConfiguredCommand
 from vla.conf.schema import fields_of, is_config
 from vla.errors import ReflexError
 from vla.rl.config import AlgoConfig, TrainConfig

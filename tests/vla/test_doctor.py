@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from vla import doctor
-from vla.cli import CONFIGURED, main
+from vla.cli import main
+from vla.commands import CONFIGURED
 from vla.doctor import GIGABYTE, Check
 from vla.errors import ReflexError
 from vla.run.devices import resolve_device

@@ -136,8 +136,8 @@ def scale_rewards(transitions: Transitions, scale: RewardScale, discount: float)
 def absorbing_ends(transitions: Transitions, discount: float) -> Transitions:
     """Every episode's end taken for a state in which the robot stays: its last reward r is earned for ever.
 
-    That is worth r / (1 - discount). For logs of which nobody knows which episodes succeeded: a terminal after a success
-    would give that away, and with a reward above 0 it would punish finishing. Transitions are of one step each.
+    That is worth r / (1 - discount). For logs of which nobody knows which episodes succeeded: a terminal after a
+    success would give that away, and with a reward above 0 it would punish finishing. Transitions are of one step each.
     Raises `ReflexError` for a discount of 1.
     """
     if discount >= 1.0:

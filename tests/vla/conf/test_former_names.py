@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from scripts.pretraining.pretrain import PretrainConfig
-from vla.cli import CONFIGURED, _load, main
+from vla.cli import _load, main
+from vla.commands import CONFIGURED
 from vla.conf import former_names
 from vla.conf.compose import compose_config
 from vla.conf.former_names import (

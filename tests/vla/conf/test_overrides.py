@@ -8,7 +8,8 @@ from typing import Any, Literal, get_type_hints
 
 import pytest
 
-from vla.cli import CONFIGURED, _load
+from vla.cli import _load
+from vla.commands import CONFIGURED
 from vla.conf.compose import compose_config
 from vla.conf.overrides import is_text, read_text, spell_value
 from vla.conf.schema import fields_of

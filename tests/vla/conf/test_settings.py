@@ -9,7 +9,8 @@ import pytest
 
 from scripts.pretraining.pretrain import PretrainConfig
 from tests.vla.policies.helpers import small_prismatic_config
-from vla.cli import CONFIGURED, _load
+from vla.cli import _load
+from vla.commands import CONFIGURED
 from vla.conf.compose import compose_config
 from vla.conf.schema import fields_of
 from vla.errors import ReflexError
