@@ -183,7 +183,6 @@ PLAIN = {
 }
 
 MOVED = {
-    "bench reward": "vla audit",
     "bench": "python -m scripts.bench, in a checkout of the source",
     "pretrain": "python -m scripts.pretraining, in a checkout of the source",
 }

@@ -232,7 +232,6 @@ def test_an_interrupt_says_how_to_go_on(toy: list[BaseException], capsys: pytest
         (["report", "no/such/folder"], "there is no run folder no/such/folder"),
         (["doctor", "--fix"], "not '--fix'"),
         (["bench", "libero"], "vla bench is now python -m scripts.bench"),
-        (["bench", "reward", "modes=[srpo]"], "vla bench reward is now vla audit"),
         (["pretrain"], "vla pretrain is now python -m scripts.pretraining"),
         (["libero"], "there is no command 'libero' (did you mean 'libero pack'?)"),
         (["libero", "pack", "suit=libero_goal"], "vla libero pack has no field 'suit' (did you mean 'suite'?)"),
