@@ -70,6 +70,10 @@ class SO101Emulator(EmulatorHandle):
         """Replace the faults by these, or by fields of `Faults`; neither heals it. Returns the status."""
         return self._request("faults", (faults or Faults(**values)).to_dict())
 
+    def trace(self) -> dict[str, Any]:
+        """What the joints truly did since the last reset, as far as it was kept (`Trace.to_dict`)."""
+        return self._request("trace", {})
+
     def brown_out(self, joints: Sequence[str] = ()) -> dict[str, Any]:
         """Let the voltage of some servos (none given: of all) break down. Returns the status."""
         return self._request("brown_out", {"joints": list(joints)})
