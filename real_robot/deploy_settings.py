@@ -58,6 +58,9 @@ class DeployConfig:
     """Speed on the way to start_pose and park_pose, as a share of full speed."""
     max_camera_age: float = 0.2
     """Seconds after which a picture is too old and the arm holds."""
+    camera_frozen_after: float | None = 0.5
+    """Seconds of equal pictures after which a camera counts as frozen and the arm holds; null for one whose pictures of
+    a scene at rest may be equal to the bit."""
     max_action_delay: float = 0.1
     """Seconds after the moment that an action was meant for at which it has expired."""
     filter: FilterConfig = field(default_factory=FilterConfig)
@@ -89,7 +92,7 @@ class DeployConfig:
         check.shared()
         check.at_least(1, "episodes", "execute_steps")
         check.at_least(0, "blend_steps", "pause_seconds", "ensemble_decay")
-        check.positive("max_seconds", "speed", "max_camera_age", "max_action_delay")
+        check.positive("max_seconds", "speed", "max_camera_age", "camera_frozen_after", "max_action_delay")
         check.within(0, 1, "speed", reason="a share of full speed")
         check.within(0, 65535, "page", reason="a port")
         check.within(0.1, 5, "watchdog_timeout", reason="shorter would trip by chance, longer would be no watchdog")

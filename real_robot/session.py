@@ -7,8 +7,6 @@ and whatever happens, the arm ends held, parked or stopped, and what was measure
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import socket
 import sys
@@ -22,7 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from real_robot.arms.arm import ArmError
-from real_robot.control.inference import Decide, InferenceWorker, check_continues
+from real_robot.control.inference import Decide, InferenceWorker
 from real_robot.control.interrupts import Interruptible
 from real_robot.control.loop import ControlLoop, LoopSettings
 from real_robot.control.moves import Mover
@@ -32,15 +30,14 @@ from real_robot.control.timing import LatencyLog
 from real_robot.deploy_settings import DeployConfig
 from real_robot.live import LiveLine, describe, show_result
 from real_robot.page.feed import LivePage, listening
+from real_robot.preparation import check_strategy, facts, filter_settings, warm_up
 from real_robot.processes import LOOP, go_first
 from real_robot.recording.recorder import EpisodeLabel, Recorder
 from real_robot.robots import Robot, SimulatedHere, decide_on, open_robot
 from real_robot.watchdog.guard import Guard, latch_path
 from real_robot.watchdog.settings import Latch, alone_with_arm
-from sim.contract import Observation
 from vla.errors import ReflexError
 from vla.policies import load_policy
-from vla.policies.fingerprint import policy_fingerprint
 from vla.policies.protocol import Policy
 from vla.run.cores import available_cpus
 from vla.run.devices import resolve_device, set_threads
@@ -84,7 +81,7 @@ def run_session(config: DeployConfig, output: Path, console: Console) -> dict[st
     with (
         alone_with_arm(latch),
         listening(config.page) as listener,
-        open_robot(config.robot, config.arm_settings(), config.cameras) as robot,
+        open_robot(config.robot, config.arm_settings(), config.cameras, config.camera_frozen_after) as robot,
     ):
         policy = load_policy(config.policy, str(resolve_device(config.device)))
         decide = decide_on(robot, policy)
@@ -140,9 +137,8 @@ class Session:
         """Connect, run all episodes, and leave the arm held, parked or stopped. Raises `ReflexError`."""
         prepared, config = self._prepared, self._config
         run = prepared.run.path
-        action_filter = ActionFilter(
-            self._arm.limits, 1.0 / prepared.robot.embodiment.control_frequency, config.filter, prepared.robot.hand
-        )
+        settings, period = filter_settings(config.filter, self._arm), 1.0 / prepared.robot.embodiment.control_frequency
+        action_filter = ActionFilter(self._arm.limits, period, settings, prepared.robot.hand)
         recorder = Recorder(run, prepared.robot.embodiment, prepared.facts, dataset=config.record)
         watchdog = self._guard()
         page = self._page(watchdog)
@@ -216,9 +212,13 @@ class Session:
                 live.show(step)
                 page.show(step)
 
+            def on_gap() -> None:
+                action_filter.stand()
+                recorder.add_rows([{"event": "stand"}])
+
             loop = ControlLoop(
                 self._arm, prepared.robot.cameras, action_filter.filter, scheduler, worker,
-                LoopSettings(frequency, config.max_camera_age), prepared.latency, pulse, on_step,
+                LoopSettings(frequency, config.max_camera_age), prepared.latency, pulse, on_step, on_gap,
             )  # fmt: skip
             try:
                 episodes = Episodes(prepared, loop, mover, action_filter, recorder, page, self.results, pulse, guard)
@@ -228,6 +228,7 @@ class Session:
 
     def _leave(self, guard: Guard) -> None:
         """Let go of the arm: held under power, or stopped; the watchdog is told, and tries where this fails."""
+        guard.rest()  # nothing moves the arm any more, and one that does not answer takes longer to hold than to miss
         try:
             if self.ending is Ending.STOPPED:
                 self._arm.stop(torque_off=self._config.on_fault == "torque_off")
@@ -322,14 +323,22 @@ class Episodes:
         success = False
         self.page.begin(number)
         try:
-            result = self.loop.run(prepared.instruction, steps, self._done)
+            result = self.loop.run(prepared.instruction, steps, self._done, lambda: self.recorder.failure)
             self.page.finish(result)
             self.results.append(result)
             prepared.run.append_episodes([{"episode": number, **dataclasses.asdict(result)}], step=number)
             success = result.success
-            return result, self.mover.come_to_rest() if result.goes_on else result.ending
+            return result, self._settle(result)
         finally:
             self.recorder.close_episode(success)
+
+    def _settle(self, result: EpisodeResult) -> Ending | None:
+        """Come to rest within the limits, unless somebody ordered a stop or the arm fails; what ends the session."""
+        ordered = result.ending is Ending.STOPPED and not self.action_filter.stopped
+        if ordered or result.arm_failed:
+            return result.ending
+        ending = self.mover.come_to_rest()
+        return ending if result.goes_on else result.ending
 
     def _done(self) -> bool:
         arm = self.prepared.robot.arm
@@ -357,44 +366,3 @@ def record_filter(action_filter: ActionFilter, recorder: Recorder) -> None:
     log.open(action_filter.setup)
     log.add_start(action_filter.state.position)
     recorder.add_rows(log.take())
-
-
-def check_strategy(config: DeployConfig, policy: Policy, robot: Robot) -> None:
-    """Raise `ReflexError` for a strategy that the policy cannot follow, or whose actions would grow too old."""
-    if config.strategy == "rtc":
-        check_continues(policy)
-    spec = policy.spec
-    steps = config.execute_steps or spec.execute_steps
-    if steps > spec.chunk_horizon:
-        raise ReflexError(f"execute_steps is {steps}; {policy.policy_id} decides on {spec.chunk_horizon} actions")
-    needed = steps / robot.embodiment.control_frequency
-    if needed >= config.filter.max_age:
-        raise ReflexError(
-            f"{steps} actions at {robot.embodiment.control_frequency:g} Hz take {needed:.2f} s, and filter.max_age="
-            f"{config.filter.max_age:g} forbids actions that old; set execute_steps lower or filter.max_age higher"
-        )
-
-
-def warm_up(decide: Decide, robot: Robot, instruction: str) -> float:
-    """Seconds that a decision takes, after a first one that loads and compiles what later ones use."""
-    images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in robot.embodiment.cameras}
-    state = np.zeros(robot.embodiment.state.size, np.float32)
-    observation = Observation(images=images, state=state, instruction=instruction)
-    decide(observation, None)
-    began = time.monotonic()
-    decide(observation, None)
-    return time.monotonic() - began
-
-
-def facts(config: DeployConfig, policy: Policy, robot: Robot, decision_seconds: float) -> dict[str, Any]:
-    """What makes a run repeatable, JSON-ready."""
-    text = json.dumps(config.to_dict(), sort_keys=True, default=str)
-    return {
-        "robot": robot.embodiment.name,
-        "policy": policy.policy_id,
-        "strategy": config.strategy,
-        "decision_ms": 1e3 * decision_seconds,
-        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "policy_sha256": policy_fingerprint(policy),
-        "embodiment": robot.embodiment.to_dict(),
-    }

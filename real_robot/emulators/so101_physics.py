@@ -20,7 +20,7 @@ from real_robot.arms.registers import RESOLUTION
 from real_robot.emulators.servo_bus import ServoMemory
 from real_robot.emulators.trace import SCALE, Trace
 from sim.contract import Split
-from sim.so101.embodiment import GRIPPER, JOINT_LIMITS, JOINTS, from_radians, to_radians
+from sim.so101.embodiment import GRIPPER, JOINT_LIMITS, JOINTS, to_radians
 from sim.so101.environment import SO101Environment
 from sim.so101.scene import SUBSTEPS, TIMESTEP
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from real_robot.arms import registers
 from real_robot.emulators.faults import Faults
-from real_robot.emulators.pictures import Pictures, PictureServer
+from real_robot.emulators.pictures import Pictures, PictureServer, with_noise
 from real_robot.emulators.servo_bus import Instruction, Packet, PacketParser, ServoBus, ServoMemory
 from real_robot.emulators.so101_physics import SO101Physics
 from real_robot.emulators.trace import Trace
@@ -252,7 +252,9 @@ class EmulatorLoop:
         elif name == "guide":
             physics.guide(values.get("positions"))
         elif name != "status":
-            raise ValueError(f"there is no command {name!r}; it is one of status, trace, reset, faults, brown_out, guide")
+            raise ValueError(
+                f"there is no command {name!r}; it is one of status, trace, reset, faults, brown_out, guide"
+            )
         counts = self._counts | {"rejected_bytes": self.parser.rejected, "worst_lateness": self._worst_lateness}
         return physics.status() | {"time": time.monotonic(), "bus": counts, "faults": self.injector.faults.to_dict()}
 
@@ -283,7 +285,7 @@ def _draw(loop: EmulatorLoop, pictures: Pictures) -> None:
         images = dict(zip(names, renderer.render(data, environment.cameras), strict=True))
         faults = loop.injector.faults
         for name in names:
-            images[name] = _with_noise(images[name], noise)
+            images[name] = with_noise(images[name], noise)
             if name in faults.frozen_cameras:
                 images[name] = last.get(name, images[name])
             last[name] = images[name]
@@ -293,13 +295,6 @@ def _draw(loop: EmulatorLoop, pictures: Pictures) -> None:
         pictures.show(black)
         due = max(due + period, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))
-
-
-def _with_noise(image: Image, generator: np.random.Generator) -> Image:
-    """The picture with one pixel a little off: no two pictures of a real camera are equal, and that is looked at."""
-    image = image.copy()
-    image[generator.integers(image.shape[0]), generator.integers(image.shape[1])] ^= 8
-    return image
 
 
 def serve(settings: EmulatorSettings, connection: Connection) -> None:

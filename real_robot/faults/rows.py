@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from real_robot.faults.scene import Scene
@@ -22,8 +22,6 @@ CAMERA = 0.2 + 2.0 / 30.0
 """Seconds until the last good picture is too old (`max_camera_age`), which the next control step sees."""
 FROZEN = 0.5
 """Seconds of equal pictures after which a camera counts as frozen (`camera_frozen_after`)."""
-SILENT = 0.25 + 0.05
-"""Seconds until the watchdog takes a silent control loop for a frozen one (`watchdog_timeout`)."""
 READING = 1.0 / 30.0
 """Seconds until the next reading."""
 
@@ -52,8 +50,6 @@ class Row:
     """Whether the episode must be in a dataset; one whose process is killed is in the log alone."""
     small_disk: bool = False
     """Whether the run folder is on a small disk of its own."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the deployment, beside the usual ones."""
 
 
 def faults(**values: Any) -> Callable[[Scene], object]:
@@ -94,12 +90,10 @@ ROWS = (
     Row("packets_lost", "a tenth of all status packets is lost", faults(drop=0.1), "goes_on"),
     Row("packets_corrupt", "a tenth of all status packets has a flipped bit", faults(corrupt=0.1), "goes_on"),
     Row("packets_wrong_id", "a tenth of all status packets names another servo", faults(wrong_id=0.1), "goes_on"),
-    Row("bus_silent", "no servo answers any more", faults(silent=True), "stops", "no answer", watched=4.0),
+    Row("bus_silent", "no servo answers any more", faults(silent=True), "stops", "no answer"),
     Row("bus_late_10", "every answer of the servos comes 10 ms later", faults(latency=0.01), "goes_on"),
-    Row("bus_late_50", "every answer of the servos comes 50 ms later", faults(latency=0.05), "stops", "no answer",
-        watched=4.0),
-    Row("bus_late_500", "every answer of the servos comes 500 ms later", faults(latency=0.5), "stops", "no answer",
-        watched=4.0),
+    Row("bus_late_50", "every answer of the servos comes 50 ms later", faults(latency=0.05), "stops", "no answer"),
+    Row("bus_late_500", "every answer of the servos comes 500 ms later", faults(latency=0.5), "stops", "no answer"),
     # ---- servos
     Row("overload", "the gripper's servo reports an overload", faults(joints=("gripper",), error_bits=32), "stops",
         "gripper: overload", detection=READING),
@@ -109,7 +103,7 @@ ROWS = (
     Row("servo_jammed", "the base's servo no longer follows its goals", faults(joints=("shoulder_pan",), jammed=True),
         "stops", "tracking:shoulder_pan", detection=0.5),
     Row("servo_missing_killed", "a servo's cable comes off, and the deployment is killed", missing_and_killed, "stops",
-        WATCHDOG_ENDED, unrecorded=3, dataset=False, watched=8.0),
+        WATCHDOG_ENDED, unrecorded=3, dataset=False),
     Row("encoder_misread", "one position is read a quarter turn wrong",
         faults(joints=("wrist_roll",), spike=1024, packets=1), "goes_on"),
     Row("encoder_wrap", "the wrist's encoder reads half a turn further, over the end of its scale, and stays there",

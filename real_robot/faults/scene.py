@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -41,11 +41,11 @@ class Scene:
     """One deployment, from before its start until everything has ended. A context manager."""
 
     def __init__(
-        self, emulator: SO101Emulator, folder: Path, policy: str, small_disk: bool, settings: Mapping[str, Any]
+        self, emulator: SO101Emulator, folder: Path, policy: str, small_disk: bool, watchdog_timeout: float
     ) -> None:
-        """`policy` and `settings` are as of `rows.Row`; the emulated arm must be healthy and at rest."""
+        """`policy` and `small_disk` are as of `rows.Row`; the emulated arm must be healthy and at rest."""
         self.emulator, self.folder = emulator, folder
-        self._policy, self._settings, self._small_disk = policy, dict(settings), small_disk
+        self._policy, self._small_disk, self._watchdog_timeout = policy, small_disk, watchdog_timeout
         folder.mkdir(parents=True)
         self.poison, self._clock = folder / "poison", folder / "clock"
         self._disk = folder / "disk"
@@ -103,7 +103,7 @@ class Scene:
         values = {
             "policy": address, "robot": "so101", "port": self.emulator.port, "task": "swing", "threads": 1,
             "calibration": self.emulator.calibration_file, "max_seconds": 60, "device": "cpu",
-            "output": (self._disk if self._small_disk else self.folder) / "run", **cameras, **self._settings,
+            "output": (self._disk if self._small_disk else self.folder) / "run", "watchdog_timeout": self._watchdog_timeout, **cameras,
         }  # fmt: skip
         module = ["real_robot.faults.jumping_clock", str(self._clock)]
         words = [sys.executable, "-m", *module, "deploy", *(f"{key}={value}" for key, value in values.items())]
@@ -195,6 +195,12 @@ class Scene:
                 return  # it is full
 
     # ---- ending ----------------------------------------------------------------------------------------------------
+
+    def wait_until_ended(self) -> None:
+        """Wait for the deployment to end by itself, for as long as it may take to give up."""
+        until = time.monotonic() + ENDS_WITHIN
+        while not self.ended and time.monotonic() < until:
+            time.sleep(0.02)
 
     def finish(self) -> None:
         """Let the deployment end if it has not; raises `ReflexError` when it does not."""

@@ -56,9 +56,9 @@ class SwingPolicy:
         generators: Sequence[np.random.Generator] | None = None,
     ) -> PolicyOutput:
         """See `Policy.act`; there is nothing to sample."""
-        now, steps = time.monotonic(), np.arange(HORIZON)
-        apart = observations["state"] - self._place(np.array([now - LAG]))
-        chunks = self._place(now + steps * self._period) + apart[:, None] * (DECAY**steps)[:, None]
+        now, steps = time.monotonic(), np.arange(HORIZON, dtype=np.float64)
+        apart = np.asarray(observations["state"], np.float64) - self._place(np.array([now - LAG]))
+        chunks = self._place(now + self._period * steps) + apart[:, None] * (DECAY**steps)[:, None]
         actions = self.embodiment.action.clip(chunks.astype(np.float32))
         if self._poison is not None and Path(self._poison).exists():
             actions[:, HORIZON // 2, 0] = np.nan

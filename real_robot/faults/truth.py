@@ -51,25 +51,29 @@ class Truth:
             np.array(goals, np.float64).reshape(len(goals), joints),
         )
 
-    def peak_velocities(self, since: float) -> Array:
-        """[J] the greatest velocity of each joint while it was powered, per second."""
+    def fastest(self, since: float) -> Array:
+        """[J] the greatest velocity of each joint while it was powered, at any moment, per second."""
         counts = self.powered & (self.times >= since)[:, None]
         peaks: Array = np.where(counts, np.abs(self.velocities), 0.0).max(axis=0, initial=0.0)
         return peaks
 
-    def peak_jerks(self, since: float) -> Array:
-        """[J] the greatest third difference of each powered joint's positions one control step apart, per s^3.
+    def peak_velocities(self, since: float) -> Array:
+        """[J] the greatest difference of each powered joint's positions one control step apart, per second."""
+        return self._peak_differences(since, (1.0, -1.0))
 
-        At every physics step, so that it does not matter when control steps began.
-        """
+    def peak_jerks(self, since: float) -> Array:
+        """[J] the greatest third difference of each powered joint's positions one control step apart, per s^3."""
+        return self._peak_differences(since, (1.0, -3.0, 3.0, -1.0))
+
+    def _peak_differences(self, since: float, signs: tuple[float, ...]) -> Array:
+        """Rates as the limits mean them, at every physics step, so that it does not matter when control steps began."""
+        order = len(signs) - 1
         places = np.flatnonzero(self.times >= since)
-        places = places[places >= 3 * SUBSTEPS]
-        before = [places - count * SUBSTEPS for count in range(4)]
-        third = sum(
-            sign * self.positions[place] for sign, place in zip((1.0, -3.0, 3.0, -1.0), before, strict=True)
-        )
-        counts = np.all([self.powered[place] for place in before], axis=0)
-        peaks: Array = np.where(counts, np.abs(third), 0.0).max(axis=0, initial=0.0) / PERIOD**3
+        places = places[places >= order * SUBSTEPS]
+        before = [places - count * SUBSTEPS for count in range(order + 1)]
+        difference = sum(sign * self.positions[place] for sign, place in zip(signs, before, strict=True))
+        powered = np.all([self.powered[place] for place in before], axis=0)
+        peaks: Array = np.where(powered, np.abs(difference), 0.0).max(axis=0, initial=0.0) / PERIOD**order
         return peaks
 
     def moves_until(self, since: float, still_below: Array) -> float:

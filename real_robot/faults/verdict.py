@@ -28,7 +28,7 @@ MOVES = 30.0
 BEFORE = 1.0
 """Seconds before the fault from which on limits are looked at."""
 SETTLES = 0.11
-"""Seconds in which the servos arrive at a goal that stands still: they are springs, and lag behind what they are told."""
+"""Seconds in which the servos, which are springs and lag behind, arrive at a goal that stands still."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,13 @@ def judge(row: Row, seen: Seen, arm: SO101Arm) -> dict[str, Any]:
     }
 
 
+def never_struck(row: Row, error: ReflexError) -> dict[str, Any]:
+    """The result of a row whose deployment failed before or beside the fault: nothing was shown, so it does not hold."""
+    numbers = ("peak_velocity_share", "peak_jerk_share", "rests_after", "unrecorded")
+    described = {"row": row.name, "what": row.what, "expected": row.end, "end": "unknown", "reason": ""}
+    return {**described, **dict.fromkeys(numbers), "failures": [str(error)]}
+
+
 def stop_bound(arm: SO101Arm) -> float:
     """Seconds within which the arm is at rest once it is to hold: its commands by the filter, and it behind them."""
     period = 1.0 / arm.embodiment.control_frequency
@@ -80,7 +87,7 @@ def stop_bound(arm: SO101Arm) -> float:
 def _motion(row: Row, seen: Seen, arm: SO101Arm, failures: list[str]) -> dict[str, Any]:
     """Velocities, jerk and the time to rest, by the physics."""
     truth, limits, since = seen.truth, arm.limits, seen.struck - BEFORE
-    shares = {}
+    shares: dict[str, Any] = {}
     for name, peaks, limit in (
         ("velocity", truth.peak_velocities(since), np.array(limits.velocity)),
         ("jerk", truth.peak_jerks(since), np.array(limits.jerk)),
@@ -91,6 +98,7 @@ def _motion(row: Row, seen: Seen, arm: SO101Arm, failures: list[str]) -> dict[st
         shares[f"peak_{name}_joint"] = limits.names[worst]
         if peaks[worst] > limit[worst]:
             failures.append(f"{limits.names[worst]}: {name} {peaks[worst]:.4g} exceeds its limit {limit[worst]:.4g}")
+    shares["fastest_moment_share"] = float((truth.fastest(since) / np.array(limits.velocity)).max())
     last = truth.times >= truth.times[-1] - 1.0
     moves = bool(np.abs(truth.velocities[last, 0]).max() > MOVES)
     rested = truth.moves_until(seen.struck, STILL * np.array(limits.velocity)) - seen.struck

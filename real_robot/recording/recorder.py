@@ -170,6 +170,11 @@ class Recorder:
         """Whether an episode that is over is not yet written."""
         return self._closed < self._closing
 
+    @property
+    def failure(self) -> str:
+        """What went wrong in the writer's thread, such as a full disk; empty while all is well. Does not wait."""
+        return "" if self._error is None else f"what the arm does can no longer be recorded: {self._error}"
+
     def check(self) -> None:
         """Raise what went wrong in the writer's thread, such as a full disk."""
         if self._error is not None:
