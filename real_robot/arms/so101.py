@@ -230,7 +230,7 @@ class SO101Arm:
         if other.any():
             names = ", ".join(name for name, differs in zip(self._bus.ids, other, strict=True) if differs)
             raise ArmError(
-                f"{names} has another goal than it was told: the command was lost, answers come too late, or another "
+                f"{names}: another goal than was told; the command was lost, answers come too late, or another "
                 "program commands the arm; check the cable, and that nothing else uses the port"
             )
 

@@ -119,6 +119,7 @@ def _watch(row: Row, scene: Scene, arm: SO101Arm) -> Seen:
     scene.emulator.set_faults()
     scene.finish()
     truth = Truth.of_trace(trace, arm.calibration)
+    truth.save(scene.folder / "truth.npz")
     return Seen(truth, struck, ended, scene.run, scene.said, scene.watchdog())
 
 

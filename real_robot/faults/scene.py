@@ -103,7 +103,8 @@ class Scene:
         values = {
             "policy": address, "robot": "so101", "port": self.emulator.port, "task": "swing", "threads": 1,
             "calibration": self.emulator.calibration_file, "max_seconds": 60, "device": "cpu",
-            "output": (self._disk if self._small_disk else self.folder) / "run", "watchdog_timeout": self._watchdog_timeout, **cameras,
+            "output": (self._disk if self._small_disk else self.folder) / "run",
+            "watchdog_timeout": self._watchdog_timeout, **cameras,
         }  # fmt: skip
         module = ["real_robot.faults.jumping_clock", str(self._clock)]
         words = [sys.executable, "-m", *module, "deploy", *(f"{key}={value}" for key, value in values.items())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,10 @@ class Truth:
             np.array([command[0] for command in commands]),
             np.array(goals, np.float64).reshape(len(goals), joints),
         )
+
+    def save(self, path: Path) -> None:
+        """Write the arrays as an .npz file."""
+        np.savez_compressed(path, **vars(self))
 
     def fastest(self, since: float) -> Array:
         """[J] the greatest velocity of each joint while it was powered, at any moment, per second."""

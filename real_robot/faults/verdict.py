@@ -72,7 +72,7 @@ def judge(row: Row, seen: Seen, arm: SO101Arm) -> dict[str, Any]:
 
 
 def never_struck(row: Row, error: ReflexError) -> dict[str, Any]:
-    """The result of a row whose deployment failed before or beside the fault: nothing was shown, so it does not hold."""
+    """The result of a row whose deployment failed without its fault: nothing was shown, so it does not hold."""
     numbers = ("peak_velocity_share", "peak_jerk_share", "rests_after", "unrecorded")
     described = {"row": row.name, "what": row.what, "expected": row.end, "end": "unknown", "reason": ""}
     return {**described, **dict.fromkeys(numbers), "failures": [str(error)]}

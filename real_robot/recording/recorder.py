@@ -186,7 +186,11 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._queue.put(None)
         self._thread.join()
-        self._log.close()
+        try:
+            with writing(self.log_path):
+                self._log.close()
+        except ReflexError as error:  # what found no room on the disk was tried once more
+            self._error = self._error or error
         if self._writer is None:
             return
         try:
