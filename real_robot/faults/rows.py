@@ -84,6 +84,8 @@ def full_and_killed(scene: Scene) -> None:
 
 
 WATCHDOG_ENDED = "process ended without releasing the arm"
+CANNOT_BE_CERTAIN = "IT IS NOT CERTAIN THAT THE ARM HAS STOPPED"
+"""What the watchdog says where a servo does not answer: the others rest, and nobody can read this one."""
 ROWS = (
     Row("none", "nothing", lambda scene: None, "goes_on"),
     # ---- the servo bus
@@ -103,7 +105,7 @@ ROWS = (
     Row("servo_jammed", "the base's servo no longer follows its goals", faults(joints=("shoulder_pan",), jammed=True),
         "stops", "tracking:shoulder_pan", detection=0.5),
     Row("servo_missing_killed", "a servo's cable comes off, and the deployment is killed", missing_and_killed, "stops",
-        WATCHDOG_ENDED, unrecorded=3, dataset=False),
+        CANNOT_BE_CERTAIN, unrecorded=3, dataset=False),
     Row("encoder_misread", "one position is read a quarter turn wrong",
         faults(joints=("wrist_roll",), spike=1024, packets=1), "goes_on"),
     Row("encoder_wrap", "the wrist's encoder reads half a turn further, over the end of its scale, and stays there",

@@ -33,6 +33,8 @@ ENDS_WITHIN = 30.0
 """Seconds in which a deployment must have ended."""
 DISK_MEGABYTES = 24
 """Size of a small disk."""
+KILLED = 128 + signal.SIGKILL
+"""Exit status of a shell whose command was killed."""
 ON_SMALL_DISK = 'mount -t tmpfs -o size={size}m none "$1" && shift && "$@"; code=$?; cp -r {disk}/. {kept}; exit $code'
 """Shell script: mount a small disk, run a command, and keep what is on the disk where everybody sees it."""
 
@@ -154,15 +156,15 @@ class Scene:
         """Wait until the arm has moved for a while and its base is fast. Raises `ReflexError` when it does not move."""
         log = self.run / "control.jsonl"
 
-        def started() -> bool:
+        def moves() -> bool:
             if self.ended:
-                raise ReflexError(f"the deployment did not start: {self.said.strip().splitlines()[-1]}")
+                raise ReflexError(f"the deployment ended before the fault: {self.said.strip().splitlines()[-1]}")
             return log.exists() and log.stat().st_size > 10_000
 
-        self._wait_for(started, "the deployment to move the arm")
+        self._wait_for(moves, "the deployment to move the arm")
         time.sleep(SWINGS_FOR)
         fast = FAST * 2.0 * np.pi * RATE * AMPLITUDE[0]
-        self._wait_for(lambda: abs(self.emulator.status()["velocities"][0]) > fast, "the arm to be fast")
+        self._wait_for(lambda: moves() and abs(self.emulator.status()["velocities"][0]) > fast, "the arm to be fast")
 
     # ---- faults ----------------------------------------------------------------------------------------------------
 
@@ -198,9 +200,13 @@ class Scene:
     # ---- ending ----------------------------------------------------------------------------------------------------
 
     def wait_until_ended(self) -> None:
-        """Wait for the deployment to end by itself, for as long as it may take to give up."""
+        """Wait for the deployment to end by itself, and for its watchdog where it was killed."""
         until = time.monotonic() + ENDS_WITHIN
-        while not self.ended and time.monotonic() < until:
+        while time.monotonic() < until:
+            status = None if self._deployment is None else self._deployment.poll()
+            was_killed = status is not None and (status < 0 or status == KILLED)
+            if status is not None and ("WATCHDOG" in self.said or not was_killed):
+                return
             time.sleep(0.02)
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from real_robot.arms.so101 import SO101Arm
+from real_robot.emulators.trace import SCALE
 from real_robot.faults.rows import Row
 from real_robot.faults.truth import Truth
 from real_robot.recording.recorder import read_log
@@ -25,6 +26,9 @@ STILL = 0.02
 """A joint rests below this share of its greatest velocity, as for the watchdog."""
 MOVES = 30.0
 """Degrees a second that the base must reach in the last second for the arm to count as following its policy."""
+SERVO_VELOCITY = np.radians(270.0) * SCALE
+"""[6] what an STS3215 reaches without load, per second. What joints are told is limited to less (the robot's file), and
+they overshoot that by up to an eighth where they catch up at full speed: they are springs."""
 BEFORE = 1.0
 """Seconds before the fault from which on limits are looked at."""
 SETTLES = 0.11
@@ -89,7 +93,7 @@ def _motion(row: Row, seen: Seen, arm: SO101Arm, failures: list[str]) -> dict[st
     truth, limits, since = seen.truth, arm.limits, seen.struck - BEFORE
     shares: dict[str, Any] = {}
     for name, peaks, limit in (
-        ("velocity", truth.peak_velocities(since), np.array(limits.velocity)),
+        ("velocity", truth.peak_velocities(since), SERVO_VELOCITY),
         ("jerk", truth.peak_jerks(since), np.array(limits.jerk)),
     ):
         worst = int(np.argmax(peaks / limit))
@@ -97,8 +101,8 @@ def _motion(row: Row, seen: Seen, arm: SO101Arm, failures: list[str]) -> dict[st
         shares[f"peak_{name}_share"] = float(peaks[worst] / limit[worst])
         shares[f"peak_{name}_joint"] = limits.names[worst]
         if peaks[worst] > limit[worst]:
-            failures.append(f"{limits.names[worst]}: {name} {peaks[worst]:.4g} exceeds its limit {limit[worst]:.4g}")
-    shares["fastest_moment_share"] = float((truth.fastest(since) / np.array(limits.velocity)).max())
+            failures.append(f"{limits.names[worst]}: {name} {peaks[worst]:.4g} is more than {limit[worst]:.4g}")
+    shares["fastest_moment_share"] = float((truth.fastest(since) / SERVO_VELOCITY).max())
     last = truth.times >= truth.times[-1] - 1.0
     moves = bool(np.abs(truth.velocities[last, 0]).max() > MOVES)
     rested = truth.moves_until(seen.struck, STILL * np.array(limits.velocity)) - seen.struck
