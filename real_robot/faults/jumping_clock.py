@@ -1,4 +1,4 @@
-"""`python -m real_robot.faults.jumping_clock FILE deploy ...`: the command, in a process whose wall clock jumps.
+"""`python -m real_robot.faults.jumping_clock FILE MODULE ...`: a module's command, in a process whose clock jumps.
 
 The machine's clock is everybody's, so what Python says of it is changed instead: by the seconds in FILE, from the
 moment at which the file is there.
@@ -6,6 +6,7 @@ moment at which the file is there.
 
 from __future__ import annotations
 
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,5 @@ if __name__ == "__main__":
 
     time.time = jumped
     time.time_ns = lambda: int(1e9 * jumped())
-    from vla.cli import main
-
-    sys.exit(main(sys.argv[2:]))
+    module, sys.argv = sys.argv[2], sys.argv[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

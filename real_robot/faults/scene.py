@@ -108,7 +108,7 @@ class Scene:
             "output": (self._disk if self._small_disk else self.folder) / "run",
             "watchdog_timeout": self._watchdog_timeout, **cameras,
         }  # fmt: skip
-        module = ["real_robot.faults.jumping_clock", str(self._clock)]
+        module = ["real_robot.faults.jumping_clock", str(self._clock), "vla.cli"]
         words = [sys.executable, "-m", *module, "deploy", *(f"{key}={value}" for key, value in values.items())]
         self._deployment = self._popen("output.txt", self._on_small_disk(words) if self._small_disk else words)
 

@@ -68,7 +68,7 @@ def test_the_policy_begins_where_the_arm_says_it_is(tmp_path: Path, monkeypatch:
 
 def test_the_clock_of_a_command_jumps(tmp_path: Path) -> None:
     clock = tmp_path / "clock"
-    code = "import runpy, sys, time; sys.argv = ['x', {!r}, '--version']\n"
+    code = "import runpy, sys, time; sys.argv = ['x', {!r}, 'vla.cli', '--version']\n"
     code += "try: runpy.run_module('real_robot.faults.jumping_clock', run_name='__main__')\nexcept SystemExit: pass\n"
     code += "from pathlib import Path; before = time.time(), time.monotonic(); Path({!r}).write_text('3600')\n"
     code += "print(time.time() - before[0], time.time_ns() / 1e9 - before[0], time.monotonic() - before[1])"
