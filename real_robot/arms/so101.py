@@ -188,12 +188,12 @@ class SO101Arm:
     def _power_up(self) -> None:
         """Power the servos that are not, each with its goal where it is: a goal left from before would make it jump."""
         answers = self._read()
+        steps = self.calibration.to_steps(answers.positions)
         for index, name in enumerate(self._bus.ids):
             far = abs(answers.goals[index] - answers.positions[index]) > self.settings.hold_tolerance
             if far or not answers.powered[index]:
-                steps = self.calibration.to_steps(answers.positions)[index]
-                self._bus.write(name, registers.GOAL_POSITION, int(steps))
-                answers.goals[index] = answers.positions[index]
+                self._bus.write(name, registers.GOAL_POSITION, int(steps[index]))
+                answers.goals[index] = self.calibration.to_positions(steps)[index]  # within its range, wherever it is
             if not answers.powered[index]:
                 self._bus.write(name, registers.TORQUE_ENABLE, 1)
         self._goal, self._is_holding, self._let_go = answers.goals.copy(), True, False

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vla.errors import ReflexError
+from vla.errors import CheckFailedError, ReflexError
 from vla.run.run_folder import dated_folder
 from vla.run.settings import Checks
 
@@ -52,8 +52,8 @@ class FaultsConfig:
 def run_matrix(config: FaultsConfig) -> None:
     """Let each fault strike a deployment on the emulated SO-101, write faults.json and show the table.
 
-    Raises `ReflexError` for an unknown row or a folder that is there already, and, when everything is written, where a
-    row does not hold.
+    Raises `ReflexError` for an unknown row or a folder that is there already, and `CheckFailedError` when everything is
+    written and a row does not hold.
     """
     from rich.console import Console
 
@@ -78,7 +78,7 @@ def run_matrix(config: FaultsConfig) -> None:
             write_json(output / "faults.json", {"machine": machine(), "rows": results})
     show(console, results)
     if failed := [result["row"] for result in results if result["failures"]]:
-        raise ReflexError(f"{len(failed)} of {len(results)} rows do not hold: {', '.join(failed)}; see {output}")
+        raise CheckFailedError(f"{len(failed)} of {len(results)} rows do not hold: {', '.join(failed)}; see {output}")
 
 
 def strike(row: Row, emulator: SO101Emulator, folder: Path, config: FaultsConfig) -> dict[str, Any]:

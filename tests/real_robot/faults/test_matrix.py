@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from real_robot.faults.command import FaultsConfig, run_matrix
-from real_robot.faults.rows import ROWS
+from real_robot.faults.rows import ROWS, Row
 from real_robot.faults.swing import AMPLITUDE, HORIZON, LAG, RATE, SwingPolicy
+from real_robot.faults.verdict import never_struck
 from sim.contract import ObservationBatch
 from sim.so101.embodiment import SO101
+from vla.cli import main
 from vla.errors import ReflexError
 from vla.policies.registry import load_policy
 
@@ -77,6 +79,19 @@ def test_the_clock_of_a_command_jumps(tmp_path: Path) -> None:
     ).stdout.splitlines()[-1]
     wall, nanoseconds, monotonic = map(float, said.split())
     assert 3600.0 <= wall < 3605.0 and 3600.0 <= nanoseconds < 3605.0 and monotonic < 5.0
+
+
+def test_a_row_that_does_not_hold_is_the_command_s_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scservo_sdk")
+
+    def fails(row: Row, *others: object) -> dict[str, object]:
+        return never_struck(row, ReflexError("it fell over"))
+
+    monkeypatch.setattr("real_robot.faults.command.strike", fails)
+    output = tmp_path / "faults"
+    assert main(["robot", "faults", "rows=[none,brown_out]", f"output={output}"]) == 1
+    found = json.loads((output / "faults.json").read_text())["rows"]
+    assert [row["failures"] for row in found] == [["it fell over"]] * 2
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="a small disk needs unshare")

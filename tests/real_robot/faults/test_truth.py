@@ -11,7 +11,7 @@ from real_robot.faults.truth import PERIOD, Truth
 from sim.so101.embodiment import JOINTS
 from sim.so101.scene import SUBSTEPS, TIMESTEP
 
-TIMES = np.arange(480) * TIMESTEP
+TIMES = TIMESTEP * np.arange(480, dtype=np.float64)
 
 
 def truth(first_joint: NDArray[np.float64], powered: bool = True, commands: object = ()) -> Truth:
