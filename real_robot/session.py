@@ -225,6 +225,7 @@ class Session:
                 self.ending = episodes.run()
             finally:
                 self._seams, self.interrupted = loop.seams.report(), pulse.interrupted
+                guard.rest()  # a policy whose server is gone is waited for, longer than a silence is forgiven otherwise
 
     def _leave(self, guard: Guard) -> None:
         """Let go of the arm: held under power, or stopped; the watchdog is told, and tries where this fails."""

@@ -16,6 +16,7 @@ import tty
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -244,7 +245,7 @@ class EmulatorLoop:
             self.scene = physics.environment.data.qpos.copy()
             self.trace.clear()
         elif name == "trace":
-            return self.trace.to_dict()
+            self.trace.save(Path(values["path"]))
         elif name == "faults":
             self._set_faults(Faults.from_dict(values))
         elif name == "brown_out":

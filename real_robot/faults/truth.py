@@ -38,18 +38,17 @@ class Truth:
     """[C, J] goals in the arm's units."""
 
     @classmethod
-    def of_trace(cls, trace: Mapping[str, Any], calibration: Calibration) -> Truth:
+    def of_trace(cls, trace: Mapping[str, NDArray[Any]], calibration: Calibration) -> Truth:
         """From `SO101Emulator.trace`."""
         commands = trace["commands"]
-        joints = len(calibration.names)
-        goals = [calibration.to_positions(command[1:]) for command in commands]
+        goals = np.array([calibration.to_positions(steps) for steps in commands[:, 1:]], np.float64)
         return cls(
-            np.array(trace["times"]),
-            np.array(trace["positions"]),
-            np.array(trace["velocities"]),
-            np.array(trace["powered"], bool),
-            np.array([command[0] for command in commands]),
-            np.array(goals, np.float64).reshape(len(goals), joints),
+            trace["times"],
+            trace["positions"].astype(np.float64),
+            trace["velocities"],
+            trace["powered"],
+            commands[:, 0],
+            goals.reshape(len(commands), len(calibration.names)),
         )
 
     def save(self, path: Path) -> None:

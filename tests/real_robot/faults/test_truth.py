@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from real_robot.emulators.trace import Trace
 from real_robot.faults.truth import PERIOD, Truth
 from sim.so101.embodiment import JOINTS
-from sim.so101.scene import SUBSTEPS, TIMESTEP
+from sim.so101.scene import TIMESTEP
 
 TIMES = TIMESTEP * np.arange(480, dtype=np.float64)
 
@@ -69,21 +71,26 @@ def test_what_is_not_recorded_is_counted() -> None:
 
 
 @pytest.mark.parametrize("count", [5, 8, 11])
-def test_a_trace_keeps_the_newest_steps_in_order(count: int) -> None:
+def test_a_trace_keeps_the_newest_steps_in_order(count: int, tmp_path: Path) -> None:
     trace, joints = Trace(8), len(JOINTS)
     for step in range(count):
         trace.add(float(step), np.full(joints, 0.1), np.zeros(joints), np.ones(joints, bool))
     trace.add_goals(3.5, [1, 2, 3, 4, 5, 6])
-    found = trace.to_dict()
-    assert found["times"] == [float(step) for step in range(max(0, count - 8), count)]
-    assert found["commands"] == [[3.5, 1, 2, 3, 4, 5, 6]] and len(found["positions"]) == min(count, 8)
-    assert pytest.approx(1 / 30) == SUBSTEPS * TIMESTEP
-    trace.clear()
-    assert trace.to_dict()["times"] == [] and trace.to_dict()["commands"] == []
+    trace.save(tmp_path / "trace.npz")
+    with np.load(tmp_path / "trace.npz") as found:
+        assert found["times"].tolist() == [float(step) for step in range(max(0, count - 8), count)]
+        assert found["commands"].tolist() == [[3.5, 1, 2, 3, 4, 5, 6]]
+        assert found["positions"].shape == found["powered"].shape == (min(count, 8), 6)
+        assert found["positions"][0, 0] == pytest.approx(np.degrees(0.1), abs=1e-3)
 
 
-def test_a_trace_of_no_steps_keeps_nothing() -> None:
-    trace = Trace(0)
+@pytest.mark.parametrize("steps", [0, 8])
+def test_a_trace_that_is_off_or_cleared_is_empty(steps: int, tmp_path: Path) -> None:
+    trace = Trace(steps)
     trace.add(0.0, np.zeros(6), np.zeros(6), np.ones(6, bool))
     trace.add_goals(0.0, [0] * 6)
-    assert trace.to_dict()["times"] == trace.to_dict()["commands"] == []
+    if steps:
+        trace.clear()
+    trace.save(tmp_path / "trace.npz")
+    with np.load(tmp_path / "trace.npz") as found:
+        assert found["times"].size == found["commands"].size == 0 and found["commands"].shape == (0, 7)
