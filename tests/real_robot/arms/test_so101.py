@@ -222,6 +222,8 @@ def test_answers_that_come_much_too_late_are_noticed(arm: SO101Arm, emulator: SO
             arm.send(start + np.array([step, 0.0, 0.0, 0.0, 0.0, 0.0]))
             with contextlib.suppress(ArmError) if step < 5 else contextlib.nullcontext():
                 arm.observe()
+    emulator.set_faults()
+    time.sleep(0.5)  # those under way are nobody's any more
 
 
 def test_a_command_that_was_lost_is_noticed_with_the_next_reading(
