@@ -132,6 +132,12 @@ CONFIGURED = {  # of one word or two
         "real_robot.emulators.command:emulate",
         "vla robot emulate robot=so101 task=1 init_state=0",
     ),
+    "robot faults": ConfiguredCommand(
+        "Let one fault after another strike a deployment on an emulated arm, and judge what comes of it.",
+        "real_robot.faults.command:FaultsConfig",
+        "real_robot.faults.command:run_matrix",
+        "vla robot faults rows=[brown_out,server_killed]",
+    ),
     "serve": ConfiguredCommand(
         "Serve a policy over a websocket, to robots and evaluations elsewhere.",
         "real_robot.serving.command:ServeConfig",
@@ -205,7 +211,8 @@ def guarded(work: Callable[[], int], debug: bool = False) -> int:
         if debug:
             raise
         if isinstance(error, _user_errors()):
-            return _fail(str(error))
+            _say(str(error))
+            return _status_of(error)
         from sim.plugins import user_location  # here, because sim brings gymnasium, and help needs neither
 
         place = user_location(error)
@@ -348,6 +355,12 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from world_models.errors import WorldModelError
 
     return ReflexError, EnvironmentRequestError, WorldModelError
+
+
+def _status_of(error: Exception) -> int:
+    from vla.errors import CheckFailedError
+
+    return EXIT_FAILED if isinstance(error, CheckFailedError) else EXIT_USAGE
 
 
 def _fail(message: str) -> int:
