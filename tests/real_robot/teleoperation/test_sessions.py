@@ -111,7 +111,7 @@ def test_a_person_drives_by_keys_and_the_episode_is_a_demonstration(tmp_path: Pa
         for _ in range(10):
             operator.say("e", "l")
             time.sleep(0.03)
-        operator.wait(lambda row: abs(row["control"]["commanded"][0] - 22.0) < 30.0)
+        operator.wait_for_source("person", more=20)  # at rest again
         operator.say("take_over", "success")  # nobody to take over from
 
     at_the_pipe(run, act)
