@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +9,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from real_robot.control.inference import Decide, check_continues
+from real_robot.control.inference import Decide
 from real_robot.control.schedulers import ActionSource, Scheduler, Timing, make_scheduler
 from real_robot.deploy_settings import DeployConfig
+from real_robot.preparation import check_strategy, warm_up
 from real_robot.robots import Robot, decide_on
 from real_robot.session_settings import SessionConfig
 from real_robot.teleoperation.person import Hands, Person, TakeOver
 from real_robot.teleoperation.teleoperator import Teleoperator
-from sim.contract import Observation
-from vla.errors import ReflexError
 from vla.policies import load_policy
 from vla.policies.fingerprint import policy_fingerprint
-from vla.policies.protocol import Policy
 from vla.run.cores import available_cpus
 from vla.run.devices import resolve_device, set_threads
 from vla.safety.filter import ActionFilter
@@ -88,30 +85,3 @@ def policy_driver(config: DeployConfig, robot: Robot, instruction: str, console:
         config.strategy,
         spec.chunk_horizon,
     )
-
-
-def check_strategy(config: DeployConfig, policy: Policy, robot: Robot) -> None:
-    """Raise `ReflexError` for a strategy that the policy cannot follow, or whose actions would grow too old."""
-    if config.strategy == "rtc":
-        check_continues(policy)
-    spec = policy.spec
-    steps = config.execute_steps or spec.execute_steps
-    if steps > spec.chunk_horizon:
-        raise ReflexError(f"execute_steps is {steps}; {policy.policy_id} decides on {spec.chunk_horizon} actions")
-    needed = steps / robot.embodiment.control_frequency
-    if needed >= config.filter.max_age:
-        raise ReflexError(
-            f"{steps} actions at {robot.embodiment.control_frequency:g} Hz take {needed:.2f} s, and filter.max_age="
-            f"{config.filter.max_age:g} forbids actions that old; set execute_steps lower or filter.max_age higher"
-        )
-
-
-def warm_up(decide: Decide, robot: Robot, instruction: str) -> float:
-    """Seconds that a decision takes, after a first one that loads and compiles what later ones use."""
-    images = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in robot.embodiment.cameras}
-    state = np.zeros(robot.embodiment.state.size, np.float32)
-    observation = Observation(images=images, state=state, instruction=instruction)
-    decide(observation, None)
-    began = time.monotonic()
-    decide(observation, None)
-    return time.monotonic() - began

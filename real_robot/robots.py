@@ -79,10 +79,13 @@ def make_arm_by_settings(robot: str, settings: Mapping[str, Any]) -> Arm:
 
 
 @contextmanager
-def open_robot(robot: str, settings: Mapping[str, Any], cameras: Mapping[str, str]) -> Iterator[Robot]:
+def open_robot(
+    robot: str, settings: Mapping[str, Any], cameras: Mapping[str, str], frozen_after: float | None = None
+) -> Iterator[Robot]:
     """The robot with its cameras open; the arm is not connected yet.
 
     `cameras` are name -> source, with the sizes that the arm's embodiment says; sizes of other names are the first's.
+    `frozen_after` is as of `CameraConfig`.
     Raises `ReflexError` naming the setting that is wrong or missing.
     """
     arm = make_arm_by_settings(robot, settings)
@@ -97,13 +100,13 @@ def open_robot(robot: str, settings: Mapping[str, Any], cameras: Mapping[str, st
         return
     spec = ArmSpec("real_robot.robots:make_arm_by_settings", {"robot": robot, "settings": dict(settings)})
     with ExitStack() as stack:
-        configs = _configs(arm, cameras)
+        configs = _configs(arm, cameras, frozen_after)
         opened = {name: stack.enter_context(Camera(config)) for name, config in configs.items()}
         seen = tuple(Pictures(name, config.height, config.width) for name, config in configs.items())
         yield Robot(arm, dataclasses.replace(arm.embodiment, cameras=seen), opened, hand, spec)
 
 
-def _configs(arm: Arm, cameras: Mapping[str, str]) -> dict[str, CameraConfig]:
+def _configs(arm: Arm, cameras: Mapping[str, str], frozen_after: float | None) -> dict[str, CameraConfig]:
     """A source may end with its size: `0@480x640`."""
     known = {camera.name: camera for camera in arm.embodiment.cameras}
     configs = {}
@@ -111,10 +114,10 @@ def _configs(arm: Arm, cameras: Mapping[str, str]) -> dict[str, CameraConfig]:
         place, at, size = str(source).rpartition("@")
         height, x, width = size.partition("x")
         if at and x and height.isdigit() and width.isdigit():
-            configs[name] = CameraConfig(name, place, int(height), int(width))
+            configs[name] = CameraConfig(name, place, int(height), int(width), frozen_after=frozen_after)
             continue
         default = known.get(name) or next(iter(known.values()))
-        configs[name] = CameraConfig(name, str(source), default.height, default.width)
+        configs[name] = CameraConfig(name, str(source), default.height, default.width, frozen_after=frozen_after)
     return configs
 
 

@@ -34,6 +34,7 @@ from real_robot.control.timing import LatencyLog
 from real_robot.driver import Driver
 from real_robot.live import LiveLine, describe, show_result
 from real_robot.page.feed import LivePage, listening
+from real_robot.preparation import filter_settings
 from real_robot.processes import LOOP, go_first
 from real_robot.recording.recorder import EpisodeLabel, Recorder
 from real_robot.robots import Robot, SimulatedHere, open_robot
@@ -86,7 +87,7 @@ def run_session(
     with (
         alone_with_arm(latch),
         listening(config.page) as listener,
-        open_robot(config.robot, config.arm_settings(), config.cameras) as robot,
+        open_robot(config.robot, config.arm_settings(), config.cameras, config.camera_frozen_after) as robot,
         connected(config.teleoperator, config.leader_settings(), robot.arm) as teleoperator,
     ):
         instruction = config.task or str(getattr(robot.arm, "environment").instruction)  # noqa: B009
@@ -139,9 +140,8 @@ class Session:
         """Connect, run all episodes, and leave the arm held, parked or stopped. Raises `ReflexError`."""
         prepared, config = self._prepared, self._config
         run = prepared.run.path
-        action_filter = ActionFilter(
-            self._arm.limits, 1.0 / prepared.robot.embodiment.control_frequency, config.filter, prepared.robot.hand
-        )
+        settings, period = filter_settings(config.filter, self._arm), 1.0 / prepared.robot.embodiment.control_frequency
+        action_filter = ActionFilter(self._arm.limits, period, settings, prepared.robot.hand)
         recorder = Recorder(run, prepared.robot.embodiment, prepared.facts, dataset=config.record)
         watchdog = self._guard()
         page = self._page(watchdog)
@@ -213,18 +213,24 @@ class Session:
                 live.show(step)
                 page.show(step)
 
+            def on_gap() -> None:
+                action_filter.stand()
+                recorder.add_rows([{"event": "stand"}])
+
             loop = ControlLoop(
                 self._arm, prepared.robot.cameras, action_filter.filter, source, worker,
-                LoopSettings(frequency, config.max_camera_age), prepared.latency, pulse, on_step,
+                LoopSettings(frequency, config.max_camera_age), prepared.latency, pulse, on_step, on_gap,
             )  # fmt: skip
             try:
                 episodes = Episodes(prepared, loop, mover, action_filter, recorder, page, self.results, pulse, guard)
                 self.ending = episodes.run()
             finally:
                 self._seams, self.interrupted = loop.seams.report(), pulse.interrupted
+                guard.rest()  # a policy whose server is gone is waited for, longer than a silence is forgiven otherwise
 
     def _leave(self, guard: Guard) -> None:
         """Let go of the arm: held under power, or stopped; the watchdog is told, and tries where this fails."""
+        guard.rest()  # nothing moves the arm any more, and one that does not answer takes longer to hold than to miss
         try:
             if self.ending is Ending.STOPPED:
                 self._arm.stop(torque_off=self._config.on_fault == "torque_off")
@@ -319,14 +325,22 @@ class Episodes:
         success = False
         self.page.begin(number)
         try:
-            result = self.loop.run(prepared.instruction, steps, self._done)
+            result = self.loop.run(prepared.instruction, steps, self._done, lambda: self.recorder.failure)
             self.page.finish(result)
             self.results.append(result)
             prepared.run.append_episodes([{"episode": number, **dataclasses.asdict(result)}], step=number)
             success = result.success
-            return result, self.mover.come_to_rest() if result.goes_on else result.ending
+            return result, self._settle(result)
         finally:
             self.recorder.close_episode(success)
+
+    def _settle(self, result: EpisodeResult) -> Ending | None:
+        """Come to rest within the limits, unless somebody ordered a stop or the arm fails; what ends the session."""
+        ordered = result.ending is Ending.STOPPED and not self.action_filter.stopped
+        if ordered or result.arm_failed:
+            return result.ending
+        ending = self.mover.come_to_rest()
+        return ending if result.goes_on else result.ending
 
     def _done(self) -> bool:
         arm = self.prepared.robot.arm

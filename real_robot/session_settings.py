@@ -55,6 +55,9 @@ class SessionConfig:
     """Speed on the way to start_pose, park_pose and a leader arm that takes over, as a share of full speed."""
     max_camera_age: float = 0.2
     """Seconds after which a picture is too old and the arm holds."""
+    camera_frozen_after: float | None = 0.5
+    """Seconds of equal pictures after which a camera counts as frozen and the arm holds; null for one whose pictures of
+    a scene at rest may be equal to the bit."""
     max_action_delay: float = 0.1
     """Seconds after the moment that an action was meant for at which it has expired."""
     filter: FilterConfig = field(default_factory=FilterConfig)
@@ -82,7 +85,7 @@ class SessionConfig:
         check.shared()
         check.at_least(1, "episodes")
         check.at_least(0, "pause_seconds")
-        check.positive("max_seconds", "speed", "max_camera_age", "max_action_delay")
+        check.positive("max_seconds", "speed", "max_camera_age", "camera_frozen_after", "max_action_delay")
         check.within(0, 1, "speed", reason="a share of full speed")
         check.within(0, 65535, "page", reason="a port")
         check.within(0.1, 5, "watchdog_timeout", reason="shorter would trip by chance, longer would be no watchdog")

@@ -72,7 +72,8 @@ def guarded(work: Callable[[], int], debug: bool = False) -> int:
         if debug:
             raise
         if isinstance(error, _user_errors()):
-            return _fail(str(error))
+            _say(str(error))
+            return _status_of(error)
         from sim.plugins import user_location  # here, because sim brings gymnasium, and help needs neither
 
         place = user_location(error)
@@ -215,6 +216,12 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from world_models.errors import WorldModelError
 
     return ReflexError, EnvironmentRequestError, WorldModelError
+
+
+def _status_of(error: Exception) -> int:
+    from vla.errors import CheckFailedError
+
+    return EXIT_FAILED if isinstance(error, CheckFailedError) else EXIT_USAGE
 
 
 def _fail(message: str) -> int:

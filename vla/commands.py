@@ -166,6 +166,12 @@ CONFIGURED = {  # of one word or two
         "real_robot.emulators.command:emulate",
         "vla robot emulate robot=so101 task=1 init_state=0",
     ),
+    "robot faults": ConfiguredCommand(
+        "Let one fault after another strike a deployment on an emulated arm, and judge what comes of it.",
+        "real_robot.faults.command:FaultsConfig",
+        "real_robot.faults.command:run_matrix",
+        "vla robot faults rows=[brown_out,server_killed]",
+    ),
     "serve": ConfiguredCommand(
         "Serve a policy over a websocket, to robots and evaluations elsewhere.",
         "real_robot.serving.command:ServeConfig",

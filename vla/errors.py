@@ -14,11 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["ReflexError", "require_module", "restoring", "writing"]
+__all__ = ["CheckFailedError", "ReflexError", "require_module", "restoring", "writing"]
 
 
 class ReflexError(Exception):
     """A request that cannot be carried out, explained in one sentence the user can act on."""
+
+
+class CheckFailedError(ReflexError):
+    """A check that was carried out to its end and does not hold: the command line exits with status 1."""
 
 
 @contextmanager

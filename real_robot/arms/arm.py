@@ -40,6 +40,13 @@ class Arm(Protocol):
     def connect(self) -> None:
         """Open the way to the arm, check that it is the arm that its file describes, and hold it where it is."""
 
+    def connect_to_stop(self) -> None:
+        """Open the way to the arm for an emergency: check nothing, configure nothing, move nothing.
+
+        Whatever is wrong with a part of the arm must not keep the rest from being held. `hold`, `stop`, `observe` and
+        `disconnect` may follow.
+        """
+
     def observe(self) -> ArmReading:
         """Read where it is."""
 
@@ -50,7 +57,7 @@ class Arm(Protocol):
         """
 
     def hold(self) -> None:
-        """Stay where it is, under power."""
+        """Stay where it is, under power. A part that does not answer keeps the others from nothing; then it raises."""
 
     def stop(self, torque_off: bool = False) -> None:
         """Come to rest and stay; with `torque_off`, let go as well, which drops an arm that gravity pulls."""

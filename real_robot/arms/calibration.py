@@ -79,11 +79,11 @@ class Calibration:
         step: NDArray[np.float64] = np.abs(self._scale)
         return step
 
-    def to_positions(self, steps: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+    def to_positions(self, steps: Sequence[int] | NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Positions [J] of what the servos report [J].
 
         An encoder's last step is followed by its first: each report stands for the angle within half a turn of the
-        middle of the joint's range.
+        middle of the joint's range. NaN stays NaN.
         """
         middle = (self._range[0] + self._range[1]) / 2.0
         turns = np.round((np.asarray(steps, np.float64) - middle) / RESOLUTION)
@@ -95,7 +95,7 @@ class Calibration:
         clipped: NDArray[np.int64] = np.clip(np.round(steps), *self._range).astype(np.int64)
         return clipped
 
-    def to_velocities(self, steps: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+    def to_velocities(self, steps: Sequence[int] | NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Velocities [J] in degrees and per cent a second, of the servos' steps a second."""
         velocities: NDArray[np.float64] = np.asarray(steps, np.float64) * self._scale
         return velocities

@@ -17,11 +17,14 @@ from vla.errors import require_module
 if sys.platform == "win32":
     PORT_ERRORS: tuple[type[Exception], ...] = (OSError,)
 else:
+    import fcntl
     import termios
 
     PORT_ERRORS = (OSError, termios.error)
 """What pyserial raises when a port cannot be opened or is gone; its own exception is an OSError."""
 
+_LAST_WORD = 0.01
+"""Seconds that are waited for further answers after that of the last servo that was asked."""
 _POLL = 0.0005
 """Seconds that a read of the port waits for bytes: the SDK would poll as fast as the processor can."""
 
@@ -59,6 +62,8 @@ class FeetechBus:
         self.statistics = BusStatistics()
         self.timeout = timeout
         self._quiet_until = 0.0
+        self._all_spoke = False
+        """Whether the last servo of those that were asked has answered, so that no answer can come late."""
         self._names = {number: name for name, number in self.ids.items()}
         self._lock = threading.RLock()
         self._handler: Any = None
@@ -66,8 +71,11 @@ class FeetechBus:
 
     # ---- opening and closing ---------------------------------------------------------------------------------------
 
-    def open(self, baud_rate: int = 1_000_000) -> None:
-        """Open the port. Raises `ArmError` naming it when it cannot be."""
+    def open(self, baud_rate: int = 1_000_000, alone: bool = True) -> None:
+        """Open the port, `alone` with it or beside another program, which only an emergency allows.
+
+        Raises `ArmError` naming it when it cannot be, or when another program is alone with it.
+        """
         require_module(
             "serial", "Feetech's SDK", "pip install 'reflex-vla[robots]'"
         )  # which it does not ask for itself
@@ -82,8 +90,20 @@ class FeetechBus:
             ) from error
         if not opened:
             raise ArmError(f"{self.port} does not work at {baud_rate} baud; these servos are made for 1000000")
+        if alone:
+            self._lock_port(handler)
         with self._lock:
             self._handler, self._packets = handler, sdk.PacketHandler(0)
+
+    def _lock_port(self, handler: Any) -> None:
+        """Keep other programs away until the port is closed: two that talk at once garble each other's packets."""
+        if sys.platform == "win32":
+            return  # it lets one program only open a port
+        try:
+            fcntl.flock(handler.ser.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handler.closePort()
+            raise ArmError(f"another program drives the arm on {self.port}; end that one first") from error
 
     def close(self) -> None:
         """Close the port; closing twice is harmless."""
@@ -144,6 +164,15 @@ class FeetechBus:
 
         Raises `ArmError` naming the servos that did not answer.
         """
+        answers, failure = self.sync_read_some(address, size, names)
+        if failure is not None:
+            raise failure
+        return answers
+
+    def sync_read_some(
+        self, address: int, size: int, names: Sequence[str] | None = None
+    ) -> tuple[dict[str, Answer], ArmError | None]:
+        """As `sync_read`, but gives the answers that there are beside the error, which is None where all answered."""
         names = list(self.ids) if names is None else list(names)
         answers: dict[str, Answer] = {}
 
@@ -155,8 +184,12 @@ class FeetechBus:
                 result = self._collect(answers, missing, size)
             return answers, result, [name for name in names if name not in answers]
 
-        self._transact(f"read addresses {address} to {address + size - 1}", once)
-        return {name: answers[name] for name in names}
+        failure = None
+        try:
+            self._transact(f"read addresses {address} to {address + size - 1}", once)
+        except ArmError as error:
+            failure = error
+        return {name: answers[name] for name in names if name in answers}, failure
 
     def _collect(self, answers: dict[str, Answer], missing: Sequence[str], size: int) -> int:
         """Take the answers of servos as they come; returns the SDK's result.
@@ -164,7 +197,7 @@ class FeetechBus:
         Its own group reader throws the error bytes away, and with one lost answer those that come after it.
         """
         heard: list[str] = []
-        corrupt = False
+        corrupt, self._all_spoke = False, False
         while not set(missing) <= set(heard):
             packet, result = self._packets.rxPacket(self._handler)
             if result == _CORRUPT:
@@ -176,6 +209,11 @@ class FeetechBus:
             if name in missing and len(data) == size:
                 heard.append(name)
                 answers[name] = Answer(data, packet[4])
+            if name == missing[-1] and not self._all_spoke:
+                # Servos answer in the order in which they are asked: whoever is not heard by now is lost. Only one that
+                # took another's name could still follow.
+                self._all_spoke = True
+                self._handler.wait_at_most(_LAST_WORD)
         # Two answers in one name: one of them is another servo's, and nobody knows which.
         for name in {name for name in heard if heard.count(name) > 1}:
             del answers[name]
@@ -212,10 +250,12 @@ class FeetechBus:
                     self.statistics.retries += attempt > 0
                     # Answers have no numbers: one that comes late would be taken for the next one's.
                     time.sleep(max(0.0, self._quiet_until - time.monotonic()))
+                    self._all_spoke = False
                     found, result, blamed = once()
                     if result == 0:
                         return found
-                    self._quiet_until = time.monotonic() + self.timeout
+                    if not self._all_spoke:
+                        self._quiet_until = time.monotonic() + self.timeout
             except PORT_ERRORS as error:
                 self.statistics.failures += 1
                 raise ArmError(f"{self.port} is gone: cannot {what} ({error}); check the cable to the arm") from error
@@ -265,6 +305,10 @@ def _port_handler(sdk: Any) -> Any:
             # The SDK's own allows for a USB adapter of 16 ms and for nothing else.
             self.packet_start_time = self.getCurrentTime()
             self.packet_timeout = self.tx_time_per_byte * (packet_length + 3.0) + 1000.0 * self._answer_timeout()
+
+        def wait_at_most(self, seconds: float) -> None:
+            """From now on."""
+            self.packet_start_time, self.packet_timeout = self.getCurrentTime(), 1000.0 * seconds
 
         def isPacketTimeout(self) -> bool:
             # A busy machine may let this process sleep between the last look at the port and this one at the clock.

@@ -109,6 +109,27 @@ class FrankaArm:
 
         Raises `ArmError` for an arm that does not answer, that another program drives, or that is switched off.
         """
+        self._open_robot()
+        settings = self.settings
+        with self._talking("connect"):
+            if settings.gripper:
+                self._hand = self._in_time(
+                    lambda: FrankaGripper(self._franky, settings.port, settings.gripper_speed, settings.gripper_force)
+                )
+        if settings.recover and self._robot.has_errors:
+            self.recover()
+        self._last = None
+        self.observe()
+
+    def connect_to_stop(self) -> None:
+        """Open the way to the arm alone: neither its hand nor an error keeps it from a stop.
+
+        Raises `ArmError` for an arm that does not answer, or that another program drives.
+        """
+        self._open_robot()
+        self._last = None
+
+    def _open_robot(self) -> None:
         self.disconnect()
         if self._hand_before is not None:
             self._hand_before.join()
@@ -119,14 +140,6 @@ class FrankaArm:
             self._robot = self._in_time(
                 lambda: franky.Robot(settings.port, relative_dynamics_factor=settings.dynamics, realtime_config=enforce)
             )
-            if settings.gripper:
-                self._hand = self._in_time(
-                    lambda: FrankaGripper(franky, settings.port, settings.gripper_speed, settings.gripper_force)
-                )
-        if settings.recover and self._robot.has_errors:
-            self.recover()
-        self._last = None
-        self.observe()
 
     def _in_time(self, connect: Callable[[], Made]) -> Made:
         """What `connect` makes. franky itself waits for ever for an arm that another program drives."""

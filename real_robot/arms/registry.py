@@ -25,7 +25,7 @@ def arm_class(name: str, setting: str = "robot") -> type[Any]:
     found = load_object(name, ARMS, setting)
     missing = [
         part
-        for part in ("connect", "observe", "send", "hold", "stop", "disconnect", "Settings")
+        for part in ("connect", "connect_to_stop", "observe", "send", "hold", "stop", "disconnect", "Settings")
         if not hasattr(found, part)
     ]
     if not isinstance(found, type) or missing:

@@ -27,6 +27,8 @@ class RobotFile:
     arm: str
     """Name or import path of the arm's class, as `real_robot.arms.registry` takes it."""
     limits: MotionLimits
+    max_tracking_error: tuple[float, ...] | None
+    """By joint, in its unit: how far the arm may be from where it is told to be; None where the file does not say."""
 
     def limits_within(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> MotionLimits:
         """The limits, their ranges narrowed to a calibrated one [J]. Raises `ArmError` where nothing is left."""
@@ -53,7 +55,7 @@ def read_robot_file(name: str | Path) -> RobotFile:
             raise ArmError(f"there is no robot {str(name)!r}; give {known}, or the path of a .yaml file")
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return RobotFile(path, str(found["arm"]), _limits(found))
+        return RobotFile(path, str(found["arm"]), _limits(found), _max_tracking_error(found))
     except OSError as error:
         raise ArmError(f"cannot read the robot file {path} ({error.strerror or error})") from error
     except KeyError as error:
@@ -62,6 +64,15 @@ def read_robot_file(name: str | Path) -> RobotFile:
         raise ArmError(
             f"the robot file {path} is not as it should be ({error}); compare {FOLDER / 'so101.yaml'}"
         ) from error
+
+
+def _max_tracking_error(found: Mapping[str, Any]) -> tuple[float, ...] | None:
+    said = [joint.get("tracking") for joint in found["joints"].values()]
+    if all(value is None for value in said):
+        return None
+    if any(value is None or not float(value) > 0.0 for value in said):
+        raise ValueError("tracking is a number above 0 for each joint, or for none")
+    return tuple(map(float, said))
 
 
 def _limits(found: Mapping[str, Any]) -> MotionLimits:

@@ -76,6 +76,10 @@ class SimulatedArm:
         self._began, self._steps = self._clock(), 0
         self._connected = True
 
+    def connect_to_stop(self) -> None:
+        """The same: there is nothing to check."""
+        self.connect()
+
     def observe(self) -> ArmReading:
         """Where it is."""
         self._catch_up()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -93,6 +93,7 @@ class SO101Arm:
         self.calibration = read_calibration(Path(settings.calibration), JOINTS)
         self.robot_file: RobotFile = read_robot_file(settings.robot_file)
         self.limits = self.robot_file.limits_within(self.calibration.low, self.calibration.high)
+        self.max_tracking_error = self.robot_file.max_tracking_error
         ids = {name: joint.id for name, joint in self.calibration.joints.items()}
         self._bus = FeetechBus(settings.port, ids, settings.timeout, settings.read_retries)
         self._goal: NDArray[np.float64] | None = None
@@ -126,6 +127,16 @@ class SO101Arm:
         except BaseException:
             self._bus.close()
             raise
+
+    def connect_to_stop(self) -> None:
+        """Open the port and check nothing, beside whoever has it: one bad servo must not keep the others from a stop.
+
+        Only `hold` and `stop` may follow, and readings. Raises `ArmError` when the port cannot be opened.
+        """
+        self._bus.close()
+        self._bus.open(alone=False)
+        self._last = self._goal = None
+        self._is_holding = self._let_go = False
 
     def _check_servos(self) -> None:
         for name, number in self._bus.ids.items():
@@ -177,12 +188,12 @@ class SO101Arm:
     def _power_up(self) -> None:
         """Power the servos that are not, each with its goal where it is: a goal left from before would make it jump."""
         answers = self._read()
+        steps = self.calibration.to_steps(answers.positions)
         for index, name in enumerate(self._bus.ids):
             far = abs(answers.goals[index] - answers.positions[index]) > self.settings.hold_tolerance
             if far or not answers.powered[index]:
-                steps = self.calibration.to_steps(answers.positions)[index]
-                self._bus.write(name, registers.GOAL_POSITION, int(steps))
-                answers.goals[index] = answers.positions[index]
+                self._bus.write(name, registers.GOAL_POSITION, int(steps[index]))
+                answers.goals[index] = self.calibration.to_positions(steps)[index]  # within its range, wherever it is
             if not answers.powered[index]:
                 self._bus.write(name, registers.TORQUE_ENABLE, 1)
         self._goal, self._is_holding, self._let_go = answers.goals.copy(), True, False
@@ -192,7 +203,8 @@ class SO101Arm:
     def observe(self) -> ArmReading:
         """Where it is, by one read of all servos.
 
-        Raises `ArmError` naming the servos that do not answer, that report an error, or that are no longer powered.
+        Raises `ArmError` naming the servos that do not answer, that report an error, that are no longer powered, or
+        that have another goal than they were told.
         """
         feeling = self._confirmed(self._read())
         if errors := self._bus.name_errors(feeling.errors):
@@ -203,20 +215,59 @@ class SO101Arm:
                 f"{', '.join(limp)} lost power (torque is off): the supply broke down or somebody switched it off; "
                 "support the arm, check the supply, then connect again"
             )
+        if not self._let_go:
+            self._check_goals(feeling)
         return ArmReading(feeling.positions.astype(np.float32), feeling.positions, feeling.velocities, feeling.time)
 
+    def _check_goals(self, feeling: _Feeling) -> None:
+        """Raise `ArmError` where a servo has another goal than it was told: it did not hear, or what it says is old.
+
+        Answers have no numbers, so that on a line that is late each would be taken for the next one's.
+        """
+        if self._goal is None:
+            return
+        other = np.abs(feeling.goals - self._goal) > self.calibration.step / 2.0
+        if other.any():
+            names = ", ".join(name for name, differs in zip(self._bus.ids, other, strict=True) if differs)
+            raise ArmError(
+                f"{names}: another goal than was told; the command was lost, answers come too late, or another "
+                "program commands the arm; check the cable, and that nothing else uses the port"
+            )
+
     def _confirmed(self, feeling: _Feeling) -> _Feeling:
-        """A reading that no servo is fast enough for is read again, and the second one counts: encoders misread."""
-        last = self._last
-        if last is not None:
-            far = 2.0 * np.array(self.limits.velocity) * (feeling.time - last.time) + self.settings.hold_tolerance
-            if (np.abs(feeling.positions - last.positions) > far).any():
-                again = self._read()
-                moved = np.abs(again.positions - feeling.positions) <= self.settings.hold_tolerance
-                self._bus.statistics.implausible += not moved.all()
-                feeling = again
+        """A reading that no servo is fast enough for is read again: encoders misread.
+
+        Raises `ArmError` naming the joints where the second reading is no better: whatever follows from where such a
+        joint says it is would be wrong. It stays so until the arm is connected to again.
+        """
+        if self._is_too_far(feeling).any():
+            feeling = self._read()
+            self._bus.statistics.implausible += 1
+            if (far := self._is_too_far(feeling)).any():
+                assert self._last is not None
+                self._last = replace(self._last, time=feeling.time)
+                said = ", ".join(
+                    f"{name} is at {now:.1f} and was at {before:.1f}"
+                    for name, now, before, jumped in zip(
+                        self._bus.ids, feeling.positions, self._last.positions, far, strict=True
+                    )
+                    if jumped
+                )
+                raise ArmError(
+                    f"no servo is that fast: {said}; its encoder is wrong or past the end of its scale: move the "
+                    "joint into its range by hand, or calibrate the arm again, then connect again"
+                )
         self._last = feeling
         return feeling
+
+    def _is_too_far(self, feeling: _Feeling) -> NDArray[np.bool_]:
+        """[6] which joints cannot have come from the last reading's positions to these."""
+        last = self._last
+        if last is None:
+            return np.zeros(len(JOINTS), np.bool_)
+        far = 2.0 * np.array(self.limits.velocity) * (feeling.time - last.time) + self.settings.hold_tolerance
+        too_far: NDArray[np.bool_] = np.abs(feeling.positions - last.positions) > far
+        return too_far
 
     def send(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Command positions [6]; returns what was sent: within the calibrated range and the limits, in whole steps."""
@@ -235,19 +286,24 @@ class SO101Arm:
     def hold(self) -> None:
         """Stay where it is, under power. Holding again keeps the same goal, so that the arm does not creep down.
 
-        What the servos took is read back. Raises `ArmError` naming those that did not take it.
+        A servo that does not answer keeps the others from nothing: they hold. What the servos took is read back.
+        Raises `ArmError` naming those that did not take it, or did not answer.
         """
         if self._let_go:
             raise ArmError("the arm was let go (its torque is off) and cannot hold; connect to it again")
         if self._is_holding and self._goal is not None:
             self._confirm_goals(self._goal)
             return
-        feeling = self._read()
-        goal = feeling.positions if self._goal is None else self._goal
+        feeling, failure = self._read_some()
+        if failure is not None and np.isnan(feeling.positions).all():
+            raise failure
+        goal = feeling.goals if self._goal is None else self._goal
         at_rest = np.abs(feeling.velocities) < _AT_REST
         near = np.abs(goal - feeling.positions) < self.settings.hold_tolerance
-        # A goal near a joint at rest is what holds it up against gravity; any other would still move it.
-        self._confirm_goals(np.where(at_rest & near, goal, feeling.positions))
+        # A goal near a joint at rest is what holds it up against gravity; any other would still move it, unless it is
+        # not known where the joint is.
+        lost = np.isnan(feeling.positions) | self._is_too_far(feeling)
+        self._confirm_goals(np.where((at_rest & near) | lost, goal, feeling.positions))
         self._is_holding = True
 
     def stop(self, torque_off: bool = False) -> None:
@@ -290,33 +346,48 @@ class SO101Arm:
     # ---- the bus ---------------------------------------------------------------------------------------------------
 
     def _write_goals(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        steps = self.calibration.to_steps(positions)
+        """Tell the servos positions [6]; NaN tells a servo nothing. Returns them in whole steps."""
+        told = np.isfinite(positions)
+        steps = self.calibration.to_steps(np.where(told, positions, 0.0))
         self._bus.sync_write(
-            registers.GOAL_POSITION, {name: int(step) for name, step in zip(JOINTS, steps, strict=True)}
+            registers.GOAL_POSITION,
+            {name: int(step) for name, step, is_told in zip(JOINTS, steps, told, strict=True) if is_told},
         )
-        self._goal = self.calibration.to_positions(steps)
+        self._goal = np.where(told, self.calibration.to_positions(steps), np.nan)
         return self._goal.copy()
 
     def _confirm_goals(self, positions: NDArray[np.float64]) -> None:
         """Nobody answers a write to all servos: ask, and write again what was lost."""
         for _ in range(self.settings.read_retries + 1):
             goals = self._write_goals(positions)
-            missed = np.abs(self._read().goals - goals) > self.calibration.step / 2.0
+            feeling, failure = self._read_some()
+            if failure is not None:
+                raise failure  # the others were told, and what is read of this one was asked for several times
+            missed = ~(np.abs(feeling.goals - goals) <= self.calibration.step / 2.0)
             if not missed.any():
                 return
         names = ", ".join(name for name, lost in zip(JOINTS, missed, strict=True) if lost)
         raise ArmError(f"the servo of {names} does not take its goal, so that the arm does not hold; cut its power")
 
     def _read(self) -> _Feeling:
+        feeling, failure = self._read_some()
+        if failure is not None:
+            raise failure
+        return feeling
+
+    def _read_some(self) -> tuple[_Feeling, ArmError | None]:
+        """What the servos say, NaN and no power for those that do not answer, which the error names."""
         size = LAST.address + LAST.size - FIRST.address
-        answers = self._bus.sync_read(FIRST.address, size)
+        answers, failure = self._bus.sync_read_some(FIRST.address, size)
         now = time.monotonic()
 
-        def column(register: Register) -> NDArray[np.int64]:
+        def column(register: Register) -> NDArray[np.float64]:
             start = register.address - FIRST.address
-            return np.array([register.decode(answer.data[start:]) for answer in answers.values()])
+            return np.array(
+                [register.decode(answers[name].data[start:]) if name in answers else np.nan for name in self._bus.ids]
+            )
 
-        return _Feeling(
+        feeling = _Feeling(
             positions=self.calibration.to_positions(column(registers.PRESENT_POSITION)),
             velocities=self.calibration.to_velocities(column(registers.PRESENT_VELOCITY)),
             goals=self.calibration.to_positions(column(registers.GOAL_POSITION)),
@@ -324,3 +395,4 @@ class SO101Arm:
             errors={name: answer.error for name, answer in answers.items()},
             time=now,
         )
+        return feeling, failure

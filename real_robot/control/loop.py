@@ -82,18 +82,29 @@ class ControlLoop:
         latency: LatencyLog,
         pulse: Pulse | None = None,
         on_step: Callable[[Step], None] = lambda step: None,
+        on_gap: Callable[[], None] = lambda: None,
     ) -> None:
-        """`worker` is where the policy decides; None where there is none, and `source` asks for nothing."""
+        """`worker` is where the policy decides; None where there is none, and `source` asks for nothing. `on_gap` is
+        called before a command that follows none in the control step before: the arm's goal stood still meanwhile,
+        which the filter must know (`ActionFilter.stand`).
+        """
         self._arm, self._cameras, self._filter = arm, cameras, filter_action
         self._source, self._worker, self._settings = source, worker, settings
-        self._latency, self._pulse, self._on_step = latency, pulse or NoPulse(), on_step
+        self._latency, self._pulse, self._on_step, self._on_gap = latency, pulse or NoPulse(), on_step, on_gap
         self.seams = SeamLog(arm.limits.names, arm.limits.units)
         self._requests = self._first_request = 0
         self._forecast = DelayForecast(settings.frequency)
 
-    def run(self, instruction: str, max_steps: int, done: Callable[[], bool] = lambda: False) -> EpisodeResult:
+    def run(
+        self,
+        instruction: str,
+        max_steps: int,
+        done: Callable[[], bool] = lambda: False,
+        failure: Callable[[], str] = lambda: "",
+    ) -> EpisodeResult:
         """One episode of at most `max_steps` control steps; `done` says that the task is, where something knows.
 
+        `failure` says why it cannot go on for a reason that is neither the arm's nor the policy's; empty where it can.
         Raises nothing of the arm's or the policy's: an episode that cannot go on ends as a `FAULT`.
         """
         episode = _Episode(instruction)
@@ -110,6 +121,8 @@ class ControlLoop:
                 episode.end(Ending.TIME)
             elif (order := self._pulse.order()) is not None:
                 episode.end(order)
+            elif why := failure():
+                episode.end(Ending.FAULT, why)
             else:
                 self._step(tick, episode)
                 if episode.ending is None and done():
@@ -132,6 +145,8 @@ class ControlLoop:
             planned, problem = self._plan(tick, seen)
             planning = time.monotonic()
             request = action_request(planned if problem is None else None, reading.positions, planning)
+            if tick.number > episode.next_step:
+                self._on_gap()
             filtered = self._filter(request)
             filtering = time.monotonic()
             if filtered.decision is Decision.HOLD:
@@ -140,6 +155,7 @@ class ControlLoop:
         except ArmError as error:
             episode.arm_failed(error)
             return
+        episode.next_step = tick.number + 1
         sent_time = time.monotonic()
         self._note(planned if problem is None else None, seen, observed, sent, sent_time)
         for stage, seconds in (
@@ -216,7 +232,10 @@ class _Episode:
         self.instruction = instruction
         self.ending: Ending | None = None
         self.missed = self.inference_failures = 0
+        self.next_step = 0
+        """The control step after the last one that commanded the arm."""
         self._detail = ""
+        self._arm_failed = False
         self._steps = self._arm_failures = self._inference_errors = 0
         self._decisions = Counter({str(decision): 0 for decision in Decision})
         self._problems: Counter[str] = Counter()
@@ -241,6 +260,7 @@ class _Episode:
         self._problems["arm_error"] += 1
         self._arm_failures += 1
         if self._arm_failures >= MAX_ARM_ERRORS:
+            self._arm_failed = True
             self.end(Ending.FAULT, f"the arm failed in {MAX_ARM_ERRORS} control steps in a row: {error}")
 
     def policy_failed(self, error: str) -> None:
@@ -255,7 +275,7 @@ class _Episode:
         assert self.ending is not None
         return EpisodeResult(
             self.ending, self._detail, self._steps, self.missed, dict(self._decisions), dict(self._problems), rejected,
-            self._inference_errors,
+            self._inference_errors, self._arm_failed,
         )  # fmt: skip
 
 

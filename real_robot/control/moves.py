@@ -53,8 +53,9 @@ class Mover:
         return self._run("replay", actions)
 
     def come_to_rest(self, most_seconds: float = 5.0) -> Ending | None:
-        """Slow down within the limits until the commands stand still."""
-        return self._run("hold", self._holds(lambda: not self._filter.at_rest, most_seconds), (Ending.STOPPED,))
+        """Slow down within the limits until the commands stand still, after a stop of the filter too."""
+        holds = self._holds(lambda: not self._filter.at_rest, most_seconds)
+        return self._run("hold", holds, (Ending.STOPPED,), after_stop=True)
 
     def hold_while(self, condition: Callable[[], bool], most_seconds: float) -> Ending | None:
         """Hold while the condition is true, and at most so long."""
@@ -71,6 +72,7 @@ class Mover:
         phase: str,
         targets: Iterable[NDArray[np.float64] | None],
         interrupting: tuple[Ending, ...] = (Ending.STOPPED, Ending.OPERATOR),
+        after_stop: bool = False,
     ) -> Ending | None:
         rate = FixedRate(self._frequency)
         failures = 0
@@ -92,6 +94,6 @@ class Mover:
                 continue
             failures = 0
             self._on_row(action_row(request, filtered) | {"phase": phase, "commanded": sent.tolist()})
-            if filtered.decision is Decision.STOP:
+            if filtered.decision is Decision.STOP and not after_stop:
                 return Ending.STOPPED
-        return None
+        return Ending.STOPPED if self._filter.stopped else None

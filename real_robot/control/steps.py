@@ -100,6 +100,8 @@ class EpisodeResult:
     rejected: dict[str, int]
     """Chunks that were not used, by reason."""
     inference_errors: int
+    arm_failed: bool = False
+    """Whether it was the arm that failed, which then may not follow commands to come to rest either."""
 
     @property
     def success(self) -> bool:

@@ -5,6 +5,7 @@ Every time is `time.monotonic()` in seconds, the clock that all processes of a m
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+APART = 1.0 / 3.0
+"""Share of a period that must lie between a control step that ended too late and the next one's deadline. One that is
+nearer is left out: it would follow at once on the command before, and the arm would make two steps' motion in one."""
 SPIN = 0.001
 """Seconds before a deadline at which sleeping ends and looking at the clock begins: sleep wakes up to so much late."""
 
@@ -60,9 +64,9 @@ class FixedRate:
         now = time.monotonic()
         if self._start is None:
             self._start = now
-        # A step that is late by less than a period still runs; those before it can no longer.
-        reached = int((now - self._start) * self._frequency + 1e-9)
-        missed = max(0, reached - self._next)
+        passed = (now - self._start) * self._frequency
+        is_late = passed > self._next + 1e-9
+        missed = math.ceil(passed + APART) - self._next if is_late else 0
         number = self._next + missed
         deadline = self._start + number / self._frequency
         if deadline - now > self._spin:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from real_robot.emulators.franka_scene import BASE, MirroredTabletop, ScenePhysics, Standing, add_scene
-from real_robot.emulators.pictures import Pictures, PictureServer
+from real_robot.emulators.pictures import Pictures, PictureServer, with_noise
 from sim.contract import EnvironmentRequestError, Split
 from sim.tabletop.tasks import get_task
 from vla.errors import ReflexError
@@ -237,6 +237,7 @@ class Show:
         self.pictures = Pictures(self.scene.embodiment.camera_names)
         self.server = PictureServer(self.pictures, self.answer)
         self._placed = 1.0
+        self._noise = np.random.default_rng(0)
         self._times = (0.0, 0.0, 0.0)
         self.running = True
 
@@ -251,7 +252,7 @@ class Show:
                 if numbers.size and self._times[2] == self._placed:
                     self.scene.show(numbers)
                 images = self.scene.render_observation()["images"] if draws else {}
-            self.pictures.show(images)
+            self.pictures.show({name: with_noise(image, self._noise) for name, image in images.items()})
             due = max(due + period, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
 

@@ -16,6 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from real_robot.arms.calibration import Calibration
 from real_robot.emulators.faults import Faults
 from real_robot.emulators.handle import EmulatorHandle
@@ -69,6 +72,13 @@ class SO101Emulator(EmulatorHandle):
     def set_faults(self, faults: Faults | None = None, **values: Any) -> dict[str, Any]:
         """Replace the faults by these, or by fields of `Faults`; neither heals it. Returns the status."""
         return self._request("faults", (faults or Faults(**values)).to_dict())
+
+    def trace(self) -> dict[str, NDArray[Any]]:
+        """What the joints truly did since the last reset, as far as it was kept: the arrays of `Trace.save`."""
+        path = self._folder / "trace.npz"
+        self._request("trace", {"path": str(path)})
+        with np.load(path) as arrays:
+            return dict(arrays)
 
     def brown_out(self, joints: Sequence[str] = ()) -> dict[str, Any]:
         """Let the voltage of some servos (none given: of all) break down. Returns the status."""

@@ -18,8 +18,9 @@ from real_robot.arms import registers
 from real_robot.arms.calibration import Calibration, JointCalibration
 from real_robot.arms.registers import RESOLUTION
 from real_robot.emulators.servo_bus import ServoMemory
+from real_robot.emulators.trace import SCALE, Trace
 from sim.contract import Split
-from sim.so101.embodiment import GRIPPER, JOINT_LIMITS, JOINTS, from_radians, to_radians
+from sim.so101.embodiment import GRIPPER, JOINT_LIMITS, JOINTS, to_radians
 from sim.so101.environment import SO101Environment
 from sim.so101.scene import SUBSTEPS, TIMESTEP
 
@@ -120,7 +121,7 @@ class SO101Physics:
     def apply(self) -> None:
         """Take over what was written into the servos' memories."""
         model = self.environment.model
-        powered = np.array([servo[registers.TORQUE_ENABLE] == 1 for servo in self.servos])
+        self._powered = powered = np.array([servo[registers.TORQUE_ENABLE] == 1 for servo in self.servos])
         gains = np.array([servo[registers.P_GAIN] for servo in self.servos]) / MODEL_P_GAIN
         limits = np.array([servo[registers.TORQUE_LIMIT] for servo in self.servos]) / 1000.0
         stiffness = self._stiffness * gains * powered
@@ -158,6 +159,10 @@ class SO101Physics:
         if self._ticks % SUBSTEPS == 0:
             self._control_step()
 
+    def trace_into(self, trace: Trace, time: float) -> None:
+        """Note the step that was just made, which stands for `time` (monotonic seconds)."""
+        trace.add(time, self._angles, self._speeds, self._powered)
+
     def _control_step(self) -> None:
         """What the suite's environment looks at once in a control step."""
         environment = self.environment
@@ -194,9 +199,7 @@ class SO101Physics:
     def status(self) -> dict[str, Any]:
         """The simulator's truth: whether the goal holds, where the joints are and how fast they went; JSON-ready."""
         environment = self.environment
-        # Per cent a second for the gripper, degrees for the others.
-        scale = from_radians(np.ones(6)) - from_radians(np.zeros(6))
-        velocity, acceleration, jerk = (self._peaks * scale).tolist()
+        velocity, acceleration, jerk = (self._peaks * SCALE).tolist()
         return {
             "task_id": environment.task_id,
             "instruction": environment.instruction,
@@ -208,7 +211,7 @@ class SO101Physics:
             "progress": self.progress,
             "hit_table": self.hit_table,
             "positions": environment.robot_state().tolist(),
-            "velocities": (self._speeds * scale).tolist(),
+            "velocities": (self._speeds * SCALE).tolist(),
             "torque": [bool(servo[registers.TORQUE_ENABLE]) for servo in self.servos],
             "peak_velocity": velocity,
             "peak_acceleration": acceleration,

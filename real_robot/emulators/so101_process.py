@@ -16,6 +16,7 @@ import tty
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -23,9 +24,10 @@ import numpy as np
 
 from real_robot.arms import registers
 from real_robot.emulators.faults import Faults
-from real_robot.emulators.pictures import Pictures, PictureServer
+from real_robot.emulators.pictures import Pictures, PictureServer, with_noise
 from real_robot.emulators.servo_bus import Instruction, Packet, PacketParser, ServoBus, ServoMemory
 from real_robot.emulators.so101_physics import SO101Physics
+from real_robot.emulators.trace import Trace
 from real_robot.processes import EMULATOR, go_first
 from sim.contract import EnvironmentRequestError, Image, Split
 from sim.core.rendering import PrimitiveRenderer
@@ -61,6 +63,8 @@ class EmulatorSettings:
     """Whether the servos carry the arm from the start."""
     seed: int = 0
     """Of the faults that strike at random."""
+    trace_seconds: float = 0.0
+    """How much of what the joints truly did is kept, for `SO101Emulator.trace`; 0 keeps nothing."""
 
 
 class FaultInjector:
@@ -127,6 +131,7 @@ class EmulatorLoop:
         )
         self.bus, self.parser = ServoBus(self.physics.servos), PacketParser()
         self.injector = FaultInjector(settings.seed)
+        self.trace = Trace(round(settings.trace_seconds / TIMESTEP))
         self.requests: queue.SimpleQueue[tuple[str, Mapping[str, Any], queue.SimpleQueue[Any]]] = queue.SimpleQueue()
         self.scene = self.physics.environment.data.qpos.copy()
         self.running = True
@@ -158,8 +163,9 @@ class EmulatorLoop:
             count = int(late / TIMESTEP) + 1
             if count > MOST_TICKS_AT_ONCE:
                 self._counts["left_out_ticks"] += count - MOST_TICKS_AT_ONCE
-            for _ in range(min(count, MOST_TICKS_AT_ONCE)):
+            for index in range(min(count, MOST_TICKS_AT_ONCE)):
                 self.physics.step()
+                self.physics.trace_into(self.trace, next_tick + index * TIMESTEP)
             next_tick += count * TIMESTEP
             ticks += 1
             if ticks % 8 == 0:
@@ -188,6 +194,8 @@ class EmulatorLoop:
         answers = self.bus.execute(packet)
         if packet.code not in (Instruction.READ, Instruction.SYNC_READ, Instruction.PING):
             self.physics.apply()
+        if packet.code == Instruction.SYNC_WRITE and packet.data[:1] == bytes([registers.GOAL_POSITION.address]):
+            self.trace.add_goals(now, [servo[registers.GOAL_POSITION] for servo in self.physics.servos])
         byte = BITS_PER_BYTE / self.settings.baud_rate
         when = now + byte * len(packet.to_bytes()) + self.injector.faults.latency
         for servo, answer in answers:
@@ -235,6 +243,9 @@ class EmulatorLoop:
         if name == "reset":
             physics.reset(values.get("split", physics.split), int(values.get("init_state", physics.init_state)))
             self.scene = physics.environment.data.qpos.copy()
+            self.trace.clear()
+        elif name == "trace":
+            self.trace.save(Path(values["path"]))
         elif name == "faults":
             self._set_faults(Faults.from_dict(values))
         elif name == "brown_out":
@@ -242,7 +253,9 @@ class EmulatorLoop:
         elif name == "guide":
             physics.guide(values.get("positions"))
         elif name != "status":
-            raise ValueError(f"there is no command {name!r}; it is one of status, reset, faults, brown_out, guide")
+            raise ValueError(
+                f"there is no command {name!r}; it is one of status, trace, reset, faults, brown_out, guide"
+            )
         counts = self._counts | {"rejected_bytes": self.parser.rejected, "worst_lateness": self._worst_lateness}
         return physics.status() | {"time": time.monotonic(), "bus": counts, "faults": self.injector.faults.to_dict()}
 
@@ -265,6 +278,7 @@ def _draw(loop: EmulatorLoop, pictures: Pictures) -> None:
     period = 1.0 / loop.settings.frames_per_second
     due = time.monotonic()
     last: dict[str, Image] = {}
+    noise = np.random.default_rng(loop.settings.seed)
     while loop.running:
         data.qpos[:] = loop.scene
         mujoco.mj_kinematics(model, data)
@@ -272,6 +286,7 @@ def _draw(loop: EmulatorLoop, pictures: Pictures) -> None:
         images = dict(zip(names, renderer.render(data, environment.cameras), strict=True))
         faults = loop.injector.faults
         for name in names:
+            images[name] = with_noise(images[name], noise)
             if name in faults.frozen_cameras:
                 images[name] = last.get(name, images[name])
             last[name] = images[name]

@@ -181,6 +181,11 @@ class Recorder:
         """Whether an episode that is over is not yet written."""
         return self._closed < self._closing
 
+    @property
+    def failure(self) -> str:
+        """What went wrong in the writer's thread, such as a full disk; empty while all is well. Does not wait."""
+        return "" if self._error is None else f"what the arm does can no longer be recorded: {self._error}"
+
     def check(self) -> None:
         """Raise what went wrong in the writer's thread, such as a full disk."""
         if self._error is not None:
@@ -192,7 +197,11 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._queue.put(None)
         self._thread.join()
-        self._log.close()
+        try:
+            with writing(self.log_path):
+                self._log.close()
+        except ReflexError as error:  # what found no room on the disk was tried once more
+            self._error = self._error or error
         if self._writer is None:
             return
         try:

@@ -17,7 +17,7 @@ from vla.run.run_folder import dated_folder
 from vla.run.settings import Checks
 from vla.safety.log import Row
 
-FILTER_EVENTS = ("open", "start", "stop", "action")
+FILTER_EVENTS = ("open", "start", "stand", "stop", "action")
 """Rows of a control log that the action filter wrote; the others say where episodes begin and end."""
 
 

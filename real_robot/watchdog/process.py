@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from real_robot.watchdog.operator import Keyboard, Lines, Press, standard_input,
 from real_robot.watchdog.pulse import Order, Phase, SharedPulse, WatchdogState
 from real_robot.watchdog.settings import WatchdogSettings
 from real_robot.watchdog.stopping import Stopped, bring_to_rest
+from vla.errors import ReflexError
 from vla.run.files import write_json
 from vla.run.jsonl import append_lines
 
@@ -119,7 +121,7 @@ class Watchdog:
         self._pulse.state = WatchdogState.TRIPPED
         self._pulse.order = Order.STOP
         if self._settings.arm is not None:
-            write_json(self._settings.latch, {"cause": cause, "log": str(self._settings.log)})
+            self._latch(cause)
         self._log("tripped", cause=cause, step=self._pulse.step, phase=self._pulse.phase.name.lower())
         killed = self._take_the_arm()
         released = time.monotonic()
@@ -140,10 +142,7 @@ class Watchdog:
         )
         if self._settings.arm is not None:
             rests = f"The arm is at rest ({self._settings.reaction}), which was read back from it."
-            sys.stderr.write(
-                f"\nWATCHDOG: {cause}. {rests}\n" if stopped.verified else f"\n{NOT_STOPPED} {self._settings.log}\n"
-            )
-            sys.stderr.flush()
+            _say(f"WATCHDOG: {cause}. {rests}" if stopped.verified else f"{NOT_STOPPED} {self._settings.log}")
         return 3 if stopped.verified else 4
 
     def _take_the_arm(self) -> bool:
@@ -163,9 +162,25 @@ class Watchdog:
     def _exited(self) -> bool:
         return bool(select.select([self._parent], [], [], 0)[0])
 
+    def _latch(self, cause: str) -> None:
+        try:
+            write_json(self._settings.latch, {"cause": cause, "log": str(self._settings.log)})
+        except ReflexError as error:
+            _say(f"WATCHDOG: the next command will not know that it stopped the arm: {error}")
+
     def _log(self, event: str, **details: Any) -> None:
+        """Write a line; a disk that is full keeps the watchdog from nothing."""
         times = {"time": time.monotonic(), "wall_time": time.time()}
-        append_lines(self._settings.log, [{**times, "event": event, **details}])
+        try:
+            append_lines(self._settings.log, [{**times, "event": event, **details}])
+        except ReflexError as error:
+            _say(f"WATCHDOG: {event}, which is not in its log: {error}")
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody is left to tell that nobody can be told, and the arm comes first
+        sys.stderr.write(f"\n{text}\n")
+        sys.stderr.flush()
 
 
 def main(arguments: list[str]) -> int:

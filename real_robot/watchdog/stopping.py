@@ -51,7 +51,7 @@ def bring_to_rest(make: Callable[[], Arm], reaction: Reaction) -> Stopped:
     while arm is None and time.monotonic() - began < OPEN_WITHIN:
         try:
             arm = make()
-            arm.connect()
+            arm.connect_to_stop()
         except (ArmError, ReflexError) as error:
             arm = None
             _note(details, f"connect: {error}")

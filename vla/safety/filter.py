@@ -48,7 +48,7 @@ _LIMITS = (
 _STILL = 1e-6
 """Share of the greatest step below which a joint counts as still: rounding of positions lies below, motion above."""
 _FARTHEST_START = 0.05
-"""Share of a joint's range that an arm may start beyond its limits, where no tracking error is set."""
+"""Share of a joint's range that an arm may start beyond its limits; a smaller tracking error that is set counts."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def start_state(measured: Any, setup: FilterSetup) -> FilterState:
         raise ValueError(f"the filter starts from {setup.size} finite positions, not {measured!r}")
     low, high = setup.table[0], setup.table[1]
     nearest = np.clip(positions, low, high)
-    allowed = np.asarray(setup.config.max_tracking_error or _FARTHEST_START * (high - low))
+    allowed = _FARTHEST_START * (high - low)
+    if setup.config.max_tracking_error is not None:
+        allowed = np.minimum(allowed, setup.config.max_tracking_error)
     for joint in np.flatnonzero(np.abs(positions - nearest) > allowed):
         raise ValueError(
             f"{setup.limits.names[joint]} is at {positions[joint]:.6g} {setup.limits.units[joint]}, outside its limits "
@@ -242,6 +244,17 @@ class ActionFilter:
         self._state = anchored(self.state, measured, self.setup)
         if self._log is not None:
             self._log.add_anchor(self._state.position)
+
+    def stand(self) -> None:
+        """The last command stood still for a period or longer, because none followed it: the arm starts from a stand.
+
+        Without this, what is sent next would continue a motion that the arm no longer makes. Raises `RuntimeError`
+        before the first `start`.
+        """
+        still = np.zeros(self.setup.size)
+        self._state = dataclasses.replace(self.state, velocity=still, acceleration=still)
+        if self._log is not None:
+            self._log.add_stand()
 
     def filter(self, request: ActionRequest) -> Filtered:
         """What may be sent now. Raises `RuntimeError` before the first `start`."""

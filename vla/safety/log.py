@@ -19,7 +19,7 @@ from vla.safety.setup import FilterSetup
 from vla.safety.stopping import Array
 
 Row = dict[str, Any]
-"""JSON-ready, with an "event": open, start, anchor, action or stop."""
+"""JSON-ready, with an "event": open, start, anchor, stand, action or stop."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class FilterLog:
     def add_anchor(self, positions: Array) -> None:
         """The filter counts from these positions [J] on."""
         self._events.append({"event": "anchor", "measured": write_array(positions)})
+
+    def add_stand(self) -> None:
+        """The filter's last command stood still."""
+        self._events.append({"event": "stand"})
 
     def add_stop(self, reason: str) -> None:
         """Somebody stopped the filter."""

@@ -45,6 +45,8 @@ def replay(rows: Sequence[Row], hand: HandModel | None = None) -> Replay:
                 asked.start(read_array(row["measured"]))
             elif row["event"] == "anchor":
                 asked.anchor(read_array(row["measured"]))
+            elif row["event"] == "stand":
+                asked.stand()
             elif row["event"] == "stop":
                 asked.stop(row["reason"])
             else:

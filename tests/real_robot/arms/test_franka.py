@@ -22,8 +22,8 @@ from real_robot.control.loop import ControlLoop, LoopSettings
 from real_robot.control.schedulers import Timing, UnderWay, make_scheduler
 from real_robot.control.steps import Ending, Step
 from real_robot.control.timing import LatencyLog
-from real_robot.driver import warm_up
 from real_robot.emulators.franka import FrankaEmulator
+from real_robot.preparation import warm_up
 from real_robot.robots import decide_on, open_robot
 from real_robot.watchdog.stopping import bring_to_rest
 from sim.contract import Observation

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from real_robot.arms.arm import ArmError
 from real_robot.arms.registry import make_arm
 from real_robot.arms.robot_file import FOLDER, read_robot_file
 from real_robot.arms.simulated import SimulatedArm, SimulatedSettings
+from real_robot.preparation import filter_settings
 from sim.so101.embodiment import SO101
 from sim.so101.expert import GRIPPER_STEP
 from vla.errors import ReflexError
+from vla.safety.config import FilterConfig
 
 SHIPPED = (FOLDER / "so101.yaml").read_text()
 
@@ -27,6 +31,23 @@ def test_the_so101_s_file_is_of_its_embodiment() -> None:
     np.testing.assert_allclose(robot.limits.high, SO101.action.high, atol=0.1)
     assert robot.limits.workspace is not None and robot.limits.workspace.low == (0.05, -0.30, 0.0)
     assert robot.limits.velocity[-1] > GRIPPER_STEP * SO101.control_frequency, "the expert's jaws are faster"
+
+
+def test_how_far_an_arm_may_be_from_its_goal_is_the_file_s_unless_it_is_set(tmp_path: Path) -> None:
+    robot, limits = read_robot_file("so101"), read_robot_file("so101").limits
+    assert robot.max_tracking_error == (30.0,) * 5 + (101.0,)
+    assert np.all(np.array(robot.max_tracking_error[:5]) > np.array(limits.velocity[:5]) / 12.0), "how far it lags"
+
+    class Arm:
+        max_tracking_error = robot.max_tracking_error
+
+    arm: Any = Arm()
+    assert filter_settings(FilterConfig(), arm).max_tracking_error == list(robot.max_tracking_error or ())
+    assert filter_settings(FilterConfig(max_tracking_error=[1.0]), arm).max_tracking_error == [1.0]
+    assert filter_settings(FilterConfig(), object()).max_tracking_error is None  # type: ignore[arg-type]
+    path = tmp_path / "mine.yaml"
+    path.write_text(re.sub(r", tracking: \d+", "", SHIPPED))
+    assert read_robot_file(path).max_tracking_error is None
 
 
 def test_a_calibrated_range_narrows_the_limits() -> None:
@@ -47,6 +68,8 @@ def test_a_calibrated_range_narrows_the_limits() -> None:
         (SHIPPED.replace("arm: so101", "harm: so101"), "lacks 'arm'"),
         (SHIPPED.replace("velocity: 240.0", "velocity: fast", 1), "fast"),
         (SHIPPED.replace("velocity: 240.0", "velocity: -1.0", 1), "velocity must be above 0"),
+        (SHIPPED.replace(", tracking: 101", "", 1), "tracking is a number above 0 for each joint, or for none"),
+        (SHIPPED.replace("tracking: 30", "tracking: 0", 1), "tracking is a number above 0"),
         ("a: [", "not as it should be"),
         ("- 1", "not as it should be"),
     ],

@@ -47,6 +47,9 @@ class SimulatedArm:
     def connect(self) -> None:
         self._time = time.monotonic()
 
+    def connect_to_stop(self) -> None:
+        self.connect()
+
     def observe(self) -> ArmReading:
         self._fail()
         now = self._advance()

@@ -49,6 +49,7 @@ def rig(
     max_chunk_age: float = 0.5,
     on_step: Callable[[Step], None] = lambda step: None,
     pulse: object = None,
+    on_gap: Callable[[], None] = lambda: None,
 ) -> Iterator[Rig]:
     arm = SimulatedArm()
     arm.connect()
@@ -66,7 +67,7 @@ def rig(
     with InferenceWorker(decide) as worker:
         loop = ControlLoop(
             arm, cameras, action_filter, make_scheduler(strategy, timing, 3, 0.01), worker,
-            LoopSettings(FREQUENCY, max_camera_age=0.2), latency, pulse, note,  # type: ignore[arg-type]
+            LoopSettings(FREQUENCY, max_camera_age=0.2), latency, pulse, note, on_gap,  # type: ignore[arg-type]
         )  # fmt: skip
         yield Rig(arm, cameras, loop, latency, steps)
 
@@ -193,7 +194,26 @@ def test_a_lost_packet_is_one_step_and_a_dead_bus_ends_the_episode() -> None:
         made.arm.failures = 1000
         result = made.run(30)
     assert result.ending is Ending.FAULT and "no status packet" in result.detail and not result.goes_on
+    assert result.arm_failed
     assert result.steps == 0
+
+
+def test_the_filter_is_told_of_every_gap_between_commands() -> None:
+    """After a control step that commanded nothing the arm's goal has stood still."""
+    gaps: list[int] = []
+    with rig(slow(0.01), on_gap=lambda: gaps.append(len(made.steps))) as made:
+        made.arm.failures = 2
+        made.run(20)
+    assert gaps[0] == 0, "before the first command that goes through"
+    after = [step.tick.number for step in made.steps]
+    assert len(gaps) == sum(later - earlier > 1 for earlier, later in zip([-1, *after], after, strict=False)) >= 1
+
+
+def test_a_failure_beside_arm_and_policy_ends_the_episode() -> None:
+    with rig(slow(0.01)) as made:
+        result = made.loop.run("lift", 60, failure=lambda: "the disk is full" if len(made.steps) > 9 else "")
+    assert result.ending is Ending.FAULT and result.detail == "the disk is full"
+    assert result.steps == 10 and not result.arm_failed and not result.goes_on
 
 
 def test_a_policy_that_keeps_raising_ends_the_episode_with_its_message() -> None:

@@ -103,6 +103,18 @@ def test_an_error_of_the_writer_reaches_whoever_asks(tmp_path: Path) -> None:
         recorder.check()
 
 
+def test_a_full_disk_is_known_at_once_and_keeps_nobody_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "control.jsonl").symlink_to("/dev/full")
+    with pytest.raises(ReflexError, match="No space left on device"), Recorder(tmp_path, SO101, {}) as recorder:
+        assert recorder.failure == ""
+        recorder.open_episode(label(0), 10)
+        recorder.add(step(0))
+        recorder.close_episode(success=False)
+        while recorder.busy:
+            time.sleep(0.01)
+        assert "can no longer be recorded: cannot write" in recorder.failure
+
+
 def test_a_kill_leaves_whole_episodes_and_the_log(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"

@@ -85,6 +85,9 @@ class SharedArm:
             raise ArmError("another process has the arm") from error
         self._lock = lock
 
+    def connect_to_stop(self) -> None:
+        self.connect()
+
     def observe(self) -> ArmReading:
         self._check()
         positions = self._servos.positions.copy()

@@ -93,6 +93,18 @@ def test_a_loop_that_is_killed_or_freezes_leaves_an_arm_that_rests(
     Latch(scene.folder / "latch").check(reset=False)
 
 
+def test_a_log_that_cannot_be_written_keeps_it_from_nothing(scene: Scene) -> None:
+    (scene.folder / "log").symlink_to("/dev/full")
+    loop = scene.start()
+    loop.kill()
+    fault = time.monotonic()
+    scene.wait_for(scene.folder / "latch")
+    until = time.monotonic() + 5.0
+    while scene.plant.speeds[-1][1] > 0.5 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert 0.0 < scene.plant.rests_since() - fault < 0.5 and scene.plant.servos.torque.all()
+
+
 def test_torque_off_is_read_back(scene: Scene) -> None:
     loop = scene.start(reaction="torque_off")
     loop.kill()

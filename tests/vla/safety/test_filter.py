@@ -140,6 +140,18 @@ def test_a_jump_between_chunks_is_reported_and_does_not_forbid_the_action() -> N
     assert action_filter.filter(asked([0.9], 3.0, chunk_id=2)).reasons[-1:] != ("seam:joint",)
 
 
+def test_after_a_gap_an_arm_starts_from_a_stand() -> None:
+    """Nothing was sent for a while, so that the goal stood still: what follows may not go on at the speed before."""
+    moving, gap, still = started(), started(), started(1.0)
+    for action_filter in (moving, gap):
+        for step in range(5):
+            action_filter.filter(asked([0.25 * step], float(step)))
+    assert moving.state.position[0] == gap.state.position[0] == 1.0
+    gap.stand()
+    goes_on, from_rest = (made.filter(asked([9.0], 5.0)).action[0] for made in (moving, still))
+    assert gap.filter(asked([9.0], 5.0)).action[0] == from_rest < goes_on
+
+
 @pytest.mark.parametrize("mode", ["hold", "stop"])
 def test_an_arm_that_is_not_where_it_was_told_to_be(mode: str) -> None:
     action_filter = started(max_tracking_error=[0.5], on_tracking_error=mode)
@@ -165,6 +177,13 @@ def test_the_core_is_pure() -> None:
     assert first.action.tobytes() == second.action.tobytes()
     assert after.velocity.tobytes() == again.velocity.tobytes()
     assert before.position.tolist() == [0.0] and action_filter.state is before
+
+
+def test_a_great_tracking_error_lets_no_arm_start_far_outside() -> None:
+    with pytest.raises(ValueError, match="outside its limits"):
+        started(max_tracking_error=[5.0]).start([11.1])
+    with pytest.raises(ValueError, match="outside its limits"):
+        started(max_tracking_error=[0.5]).start([10.6])
 
 
 def test_an_arm_starts_on_its_stop_but_not_far_outside_and_not_nowhere() -> None:

@@ -26,6 +26,7 @@ def recorded() -> FilterLog:
     buffer[0] = 7.0  # the caller's array is the caller's
     for step, action in enumerate([[4.0], [math.nan], "text", [[1.0], [1.0, 2.0]], np.array([9], dtype=np.int16)]):
         action_filter.filter(ActionRequest(action, 1.0 + step, 1.0 + step, deadline=math.inf))
+    action_filter.stand()
     action_filter.anchor([0.2])
     action_filter.stop("operator")
     action_filter.filter(ActionRequest([0.0], np.float32(9.0), math.nan, chunk_id=np.int64(4)))
