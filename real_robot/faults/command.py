@@ -147,7 +147,10 @@ def show(console: Console, results: list[dict[str, Any]]) -> None:
             "[bold red]fails[/]" if result["failures"] else "[green]holds[/]",
         )
     console.print(table)
-    console.print("velocity and jerk: the greatest of any powered joint, as a share of its limit, by the physics")
+    console.print(
+        "by the physics, the greatest of any powered joint: velocity as a share of a servo's own greatest, jerk as a "
+        "share of its limit"
+    )
 
 
 def _share(share: float | None) -> str:
