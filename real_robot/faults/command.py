@@ -109,9 +109,9 @@ def _watch(row: Row, scene: Scene, arm: SO101Arm) -> Seen:
     from real_robot.faults.verdict import Seen
 
     scene.swing()
-    struck = time.monotonic()
+    scene.struck = time.monotonic()
     row.strike(scene)
-    time.sleep(max(0.0, struck + row.watched - time.monotonic()))
+    time.sleep(max(0.0, scene.struck + row.watched - time.monotonic()))
     if row.end == "stops":
         scene.wait_until_ended()
     # The end comes after the trace: how the deployment comes to rest when it is told to end is no part of the row.
@@ -120,7 +120,7 @@ def _watch(row: Row, scene: Scene, arm: SO101Arm) -> Seen:
     scene.finish()
     truth = Truth.of_trace(trace, arm.calibration)
     truth.save(scene.folder / "truth.npz")
-    return Seen(truth, struck, ended, scene.run, scene.said, scene.watchdog())
+    return Seen(truth, scene.struck, ended, scene.run, scene.said, scene.watchdog())
 
 
 def machine() -> dict[str, Any]:
