@@ -109,9 +109,9 @@ def _watch(row: Row, scene: Scene, arm: SO101Arm) -> Seen:
     from real_robot.faults.verdict import Seen
 
     scene.swing()
-    struck = time.monotonic()
+    scene.struck = time.monotonic()
     row.strike(scene)
-    time.sleep(max(0.0, struck + row.watched - time.monotonic()))
+    time.sleep(max(0.0, scene.struck + row.watched - time.monotonic()))
     if row.end == "stops":
         scene.wait_until_ended()
     # The end comes after the trace: how the deployment comes to rest when it is told to end is no part of the row.
@@ -120,7 +120,7 @@ def _watch(row: Row, scene: Scene, arm: SO101Arm) -> Seen:
     scene.finish()
     truth = Truth.of_trace(trace, arm.calibration)
     truth.save(scene.folder / "truth.npz")
-    return Seen(truth, struck, ended, scene.run, scene.said, scene.watchdog())
+    return Seen(truth, scene.struck, ended, scene.run, scene.said, scene.watchdog())
 
 
 def machine() -> dict[str, Any]:
@@ -147,7 +147,10 @@ def show(console: Console, results: list[dict[str, Any]]) -> None:
             "[bold red]fails[/]" if result["failures"] else "[green]holds[/]",
         )
     console.print(table)
-    console.print("velocity and jerk: the greatest of any powered joint, as a share of its limit, by the physics")
+    console.print(
+        "by the physics, the greatest of any powered joint: velocity as a share of a servo's own greatest, jerk as a "
+        "share of its limit"
+    )
 
 
 def _share(share: float | None) -> str:

@@ -51,6 +51,8 @@ class Scene:
         folder.mkdir(parents=True)
         self.poison, self._clock = folder / "poison", folder / "clock"
         self._disk = folder / "disk"
+        self.struck = 0.0
+        """When the fault struck: monotonic seconds. Of several, the last."""
         self._server: subprocess.Popen[bytes] | None = None
         self._deployment: subprocess.Popen[bytes] | None = None
         self._opened: Proxy | None = None
@@ -174,6 +176,7 @@ class Scene:
         process = self._deployment.pid
         if self._small_disk:  # there its parent is the shell
             process = int(Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8").split()[0])
+        self.struck = time.monotonic()
         os.kill(process, number)
 
     def kill_server(self) -> None:
@@ -194,8 +197,8 @@ class Scene:
             try:
                 while True:
                     filler.write(bytes(65536))
-            except OSError:
-                return  # it is full
+            except OSError:  # it is full
+                self.struck = time.monotonic()
 
     # ---- ending ----------------------------------------------------------------------------------------------------
 

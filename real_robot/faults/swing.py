@@ -19,15 +19,15 @@ from vla.policies.sampling import GREEDY, Sampling
 from vla.policies.storage import read_config, read_surroundings, write_policy_folder
 
 FAMILY = "real_robot.faults.swing:SwingPolicy"
-AMPLITUDE = np.array([35.0, 0.0, 6.0, 0.0, 40.0, 25.0])
+AMPLITUDE = np.array([45.0, 0.0, 6.0, 0.0, 50.0, 30.0])
 """Degrees, and per cent of the gripper, to each side of the centre."""
-RATE = 0.45
-"""Swings a second: the base reaches 99 degrees a second, the wrist 113."""
+RATE = 0.35
+"""Swings a second: the base reaches 99 degrees a second, the wrist 110."""
 HORIZON, EXECUTED = 16, 8
 """Actions in a chunk, and how many are executed before the next decision."""
 LAG = 0.07
 """Seconds by which the arm is behind what it is told."""
-DECAY = 0.9
+DECAY = 0.85
 """What is left after each action of the way from where the arm is to where it should be."""
 
 

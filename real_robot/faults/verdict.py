@@ -125,7 +125,7 @@ def _reason(row: Row, seen: Seen) -> str:
     given = [json.loads(summary.read_text(encoding="utf-8"))["results"]] if summary.is_file() else []
     texts = [" ".join(seen.said.split()), *(str(line.get("cause", "")) for line in seen.watchdog), json.dumps(given)]
     for text in texts:
-        if match := re.search(rf"[^;{{}}]{{0,60}}{row.because}[^;{{}}]{{0,60}}", text):
+        if match := re.search(rf"[^;{{}}]{{0,60}}(?:{row.because})[^;{{}}]{{0,60}}", text):
             return match.group().strip()
     return ""
 

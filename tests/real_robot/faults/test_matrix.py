@@ -62,7 +62,7 @@ def test_the_policy_begins_where_the_arm_says_it_is(tmp_path: Path, monkeypatch:
     wrong[0] = 80.0  # at the time of its reading it should be at the centre
     chunk = policy.act(observation(wrong)).actions[0]
     due = CENTRE[0] + AMPLITUDE[0] * np.sin(2 * np.pi * RATE * (LAG + np.arange(HORIZON) / 30.0))
-    np.testing.assert_allclose(chunk[:, 0], due + 80.0 * 0.9 ** np.arange(HORIZON), rtol=1e-4)
+    np.testing.assert_allclose(chunk[:, 0], due + 80.0 * 0.85 ** np.arange(HORIZON), rtol=1e-4)
     assert np.isfinite(chunk).all()
     (tmp_path / "poison").touch()
     assert np.isnan(policy.act(observation(wrong)).actions).sum() == 1
