@@ -89,7 +89,7 @@ $(BASE_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV_STAMP): $(BASE_STAMP)
-	$(PIP) -e '.[dev,so101,metaworld,robots,emulators,serve,label]'
+	$(PIP) -e '.[dev,so101,metaworld,robots,emulators,serve,label,rerun]'
 	@touch $@
 
 $(LIBERO_STAMP): $(BASE_STAMP) scripts/install_libero.sh

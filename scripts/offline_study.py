@@ -40,6 +40,7 @@ from vla.offline.labels.selection import uniform_pairs
 from vla.offline.preferences import Answer, Pair
 from vla.offline.reward_model.bradley_terry import FIRST, SECOND, TIE
 from vla.offline.reward_model.fit import FitSettings, fit
+from vla.offline.reward_model.rows import Rows, features_of, look_at, rows_of
 from vla.offline.sources import lerobot_transitions
 from vla.offline.training import OfflineSettings, train_offline
 from vla.offline.transitions import Transitions
@@ -59,10 +60,11 @@ TASKS = {
 ERRORS = {"labels_0": 0.0, "labels_10": 0.1, "labels_20": 0.2, "labels_30": 0.3}
 ARMS = ("true", *ERRORS, *CONTROLS, "bc", "bc_10")
 SEEDS = (0, 1, 2)
+ENCODER = "pixels"
 PAIRS = 2000
 """Questions a task; a question is two calls in RL-VLM-F's two-stage prompt."""
-UPDATES = 20_000
-TEMPERATURE = 10.0
+UPDATES = 10_000
+TEMPERATURE = 100.0
 """Of IQL, for values in [-1, 0]. Chosen on training states with the true reward."""
 
 
@@ -77,10 +79,9 @@ class Task:
     """[N] the frame after it, or itself at an episode's last frame."""
     progress: NDArray[np.float32]
     """[frames] true progress of what each frame shows."""
-    episodes: NDArray[np.int64]
-    """[frames]"""
-    pictures: NDArray[np.uint8]
-    """[frames, H, W, 3]"""
+    features: NDArray[np.float32]
+    """[frames, F] of the first camera's pictures, which is all that a reward sees."""
+    rows: Rows
     recorded_progress: dict[int, NDArray[np.float32]]
     """By episode: progress after each action, as the data set has it."""
     goal: str
@@ -90,10 +91,9 @@ def load(folder: Path, name: str) -> Task:
     """A task's data set as arrays."""
     dataset = LeRobotDataset(folder / name, numbers=("next.progress",))
     transitions = lerobot_transitions(dataset, "next.progress")
-    camera = dataset.embodiment.camera_names[0]
-    episodes = [dataset.episode(index, cameras=(camera,)) for index in range(dataset.num_episodes)]
-    lengths = np.array([episode.length for episode in episodes])
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    rows = rows_of(dataset)
+    episodes = [dataset.episode(index, cameras=()) for index in range(dataset.num_episodes)]
+    starts, lengths = np.array([rows.starts[number] for number in dataset.episode_numbers]).T
     last = lengths[transitions.episodes] - 1
     return Task(
         name=name,
@@ -101,8 +101,8 @@ def load(folder: Path, name: str) -> Task:
         next_frames=starts[transitions.episodes] + np.minimum(transitions.frames + 1, last),
         # A frame shows what the action before it led to.
         progress=np.concatenate([np.append(part.progress[:1], part.progress[:-1]) for part in episodes]),
-        episodes=np.repeat(np.arange(len(lengths)), lengths),
-        pictures=np.concatenate([episode.images[camera][: episode.length] for episode in episodes]),
+        features=features_of(dataset, look_at(dataset, ENCODER, dataset.embodiment.camera_names[0])),
+        rows=rows,
         recorded_progress={index: episode.progress for index, episode in enumerate(episodes)},
         goal=episodes[0].instruction,
     )
@@ -110,10 +110,9 @@ def load(folder: Path, name: str) -> Task:
 
 def learned_reward(task: Task, error: float, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """The reward [N] of each transition, from labels with a share of errors, and what is known about it."""
-    starts = np.unique(task.episodes, return_index=True)[1]
-    lengths = np.bincount(task.episodes)
+    lengths = np.bincount(task.rows.episodes)
     moments = uniform_pairs(lengths, np.zeros(len(lengths)), PAIRS, np.random.default_rng([seed, 21]))
-    rows = np.array([[starts[moment.episode] + moment.frame for moment in pair] for pair in moments])
+    pairs = np.stack([task.rows.of(first for first, _ in moments), task.rows.of(second for _, second in moments)], 1)
     preferences = oracle_preferences(
         [Pair(first, second, task.goal) for first, second in moments],
         task.recorded_progress,
@@ -122,15 +121,15 @@ def learned_reward(task: Task, error: float, seed: int) -> tuple[NDArray[np.floa
     )
     numbers = {Answer.FIRST: FIRST, Answer.SECOND: SECOND, Answer.TIE: TIE}
     answers = np.array([numbers[preference.answer] for preference in preferences if preference.answer is not None])
-    ensemble = fit(task.pictures, rows, answers, task.episodes, FitSettings(network="cnn", error_rate=error), seed)
-    scores = ensemble.score_features(task.pictures).mean(axis=0)
-    further = task.progress[rows[:, 1]] - task.progress[rows[:, 0]]
-    told_apart = answers != TIE
+    ensemble = fit(task.features, pairs, answers, task.rows.episodes, FitSettings(error_rate=error), seed)
+    scores = ensemble.score_features(task.features).mean(axis=0)
+    further = task.progress[pairs[:, 1]] - task.progress[pairs[:, 0]]
+    apart = answers != TIE
     facts = {
-        "pairs": len(rows),
-        "ties": int((answers == TIE).sum()),
+        "pairs": len(pairs),
+        "ties": int((~apart).sum()),
         "held_out_accuracy": ensemble.record.get("held_out_accuracy"),
-        "true_order_accuracy": float(((scores[rows[:, 1]] > scores[rows[:, 0]]) == (further > 0))[told_apart].mean()),
+        "true_order_accuracy": float(((scores[pairs[:, 1]] > scores[pairs[:, 0]]) == (further > 0))[apart].mean()),
     }
     return scores[task.next_frames].astype(np.float32), facts
 
