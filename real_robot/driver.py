@@ -51,8 +51,9 @@ class Driver:
         if teleoperator is not None:
             velocity = config.speed * np.array(action_filter.setup.limits.velocity)
             person = Person(
-                teleoperator, hands, lambda: action_filter.state.position, velocity, config.max_action_delay
-            )
+                teleoperator, hands, lambda: action_filter.state.position, velocity, config.max_action_delay,
+                action_filter.setup.period,
+            )  # fmt: skip
         if self.scheduler is None:
             assert person is not None
             return person

@@ -77,7 +77,7 @@ class SO101Emulator(EmulatorHandle):
         """What the joints truly did since the last reset, as far as it was kept: the arrays of `Trace.save`."""
         path = self._folder / "trace.npz"
         self._request("trace", {"path": str(path)})
-        with np.load(path) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
     def brown_out(self, joints: Sequence[str] = ()) -> dict[str, Any]:

@@ -76,10 +76,14 @@ class Person:
         commanded: Callable[[], NDArray[np.float64]],
         velocity: ArrayLike,
         max_action_delay: float,
+        period: float,
     ) -> None:
-        """`commanded` says where the commands stand [J]; `velocity` [J] per second is a hand-over's greatest."""
+        """`commanded` says where the commands stand [J]; `velocity` [J] per second is a hand-over's greatest; `period`
+        are seconds between control steps.
+        """
         self._teleoperator, self._hands, self._commanded = teleoperator, hands, commanded
-        self._velocity, self._delay = np.asarray(velocity), max_action_delay
+        self._velocity, self._delay, self._period = np.asarray(velocity), max_action_delay, period
+        self._asked = -np.inf
         self._has_it = False
         self._hand_over: HandOver | None = None
         self.source: Source = "hand_over"
@@ -120,7 +124,10 @@ class Person:
         if wish is None:
             self.source = "hand_over"
             return None
-        if self._hand_over is None:
+        before, self._asked = self._asked, now
+        # Control steps were missed: the commands stood still meanwhile, and what is left would be made up for at once.
+        missed = now - before > 1.5 * self._period
+        if self._hand_over is None or (missed and not self._hand_over.is_over(before)):
             self._hand_over = HandOver.between(self._commanded(), wish.positions, self._velocity, now)
         self.source = "person" if self._hand_over.is_over(now) else "hand_over"
         action = wish.positions + self._hand_over.left(now)

@@ -54,7 +54,7 @@ class Desk:
     commanded: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
 
     def __post_init__(self) -> None:
-        self.person = Person(self.pointer, self.hands, lambda: self.commanded, [10.0, 10.0], 0.1)
+        self.person = Person(self.pointer, self.hands, lambda: self.commanded, [10.0, 10.0], 0.1, 1 / FREQUENCY)
         self.both = TakeOver(make_scheduler("async", TIMING, 0, 0.01), self.person, self.hands)
 
 
@@ -104,6 +104,18 @@ def test_the_arm_follows_a_person_who_moves_meanwhile_and_the_source_says_so() -
     assert actions[0].tolist() == pytest.approx([0.0, 0.0]) and actions[-1].tolist() == pytest.approx([5.0, 4.4])
     assert np.abs(np.diff([action[0] for action in actions])).max() <= 10.0 / FREQUENCY + 1e-9
     assert len(desk.pointer.started) == 1
+
+
+def test_control_steps_that_were_missed_in_a_hand_over_are_not_made_up_for() -> None:
+    desk = Desk(Pointer(np.array([20.0, 0.0])))
+    moments = [step / FREQUENCY for step in (0, 1, 2, 3, 4, 5, 25, 26, 27, 28)]
+    actions = []
+    for moment in moments:
+        planned = desk.person.due(moment)
+        assert planned is not None
+        desk.commanded = planned.action
+        actions.append(planned.action[0])
+    assert max(np.diff(actions)) <= 10.0 / FREQUENCY + 1e-9
 
 
 def test_a_person_who_is_where_the_arm_is_has_it_at_once() -> None:

@@ -64,6 +64,7 @@ OWN_DEFAULT = {
     "num_slots": OWN_TYPE["num_slots"],
     "port": OWN_TYPE["port"],
     "precision": "a server gives the numbers of vla eval, unless asked",
+    "reward": "relabelling is with a reward model, which has no name to assume",
     "robot": "replaying asks no arm, an emulator is of one",
     "output": "each command has a folder of its own",
     "policy": "collecting is the expert's work, unless asked",
