@@ -41,8 +41,6 @@ GRIPPER_CONFIGURATION: dict[Register, int] = {
 FIRST, LAST = registers.TORQUE_ENABLE, registers.PRESENT_VELOCITY
 """One read of these and all between says whether a servo is powered, where it goes, where it is and how fast."""
 
-_AT_REST = 10.0
-"""Degrees or per cent a second below which a joint counts as being at rest."""
 _PATIENCE = 0.25
 """Seconds that an answer may take while nothing moves yet."""
 _log = logging.getLogger(__name__)
@@ -298,12 +296,12 @@ class SO101Arm:
         if failure is not None and np.isnan(feeling.positions).all():
             raise failure
         goal = feeling.goals if self._goal is None else self._goal
-        at_rest = np.abs(feeling.velocities) < _AT_REST
+        # A goal near a joint is what holds it up against gravity, or where it comes to rest at once. The position would
+        # not do: on a line that is late it is where the joint was. Any other goal would still move the joint, unless it
+        # is not known where that is.
         near = np.abs(goal - feeling.positions) < self.settings.hold_tolerance
-        # A goal near a joint at rest is what holds it up against gravity; any other would still move it, unless it is
-        # not known where the joint is.
         lost = np.isnan(feeling.positions) | self._is_too_far(feeling)
-        self._confirm_goals(np.where((at_rest & near) | lost, goal, feeling.positions))
+        self._confirm_goals(np.where(near | lost, goal, feeling.positions))
         self._is_holding = True
 
     def stop(self, torque_off: bool = False) -> None:

@@ -25,7 +25,8 @@ from vla.safety.checks import ActionRequest
 from vla.safety.decision import Decision, Filtered
 
 MAX_ARM_ERRORS = 5
-"""Control steps in a row in which the arm may fail before the episode ends; a lost status packet is one."""
+"""Control steps in a row in which the arm may fail before the episode ends; a lost status packet is one. Steps that pass
+while it is waited for count: an arm that answers nothing is waited for through several."""
 MAX_INFERENCE_ERRORS = 3
 """Requests in a row that the policy may fail before the episode ends."""
 
@@ -153,7 +154,7 @@ class ControlLoop:
                 self._source.held()
             sent = self._arm.send(filtered.action)
         except ArmError as error:
-            episode.arm_failed(error)
+            episode.arm_failed(error, 1 + int((time.monotonic() - began) * self._settings.frequency))
             return
         episode.next_step = tick.number + 1
         sent_time = time.monotonic()
@@ -255,10 +256,10 @@ class _Episode:
         if filtered.decision is Decision.STOP:
             self.end(Ending.STOPPED, f"the action filter stopped the arm ({', '.join(filtered.reasons)})")
 
-    def arm_failed(self, error: ArmError) -> None:
-        """Nothing was sent in this control step; the servos keep their last command."""
+    def arm_failed(self, error: ArmError, steps: int) -> None:
+        """Nothing was sent in this control step, and in those that it took; the servos keep their last command."""
         self._problems["arm_error"] += 1
-        self._arm_failures += 1
+        self._arm_failures += steps
         if self._arm_failures >= MAX_ARM_ERRORS:
             self._arm_failed = True
             self.end(Ending.FAULT, f"the arm failed in {MAX_ARM_ERRORS} control steps in a row: {error}")

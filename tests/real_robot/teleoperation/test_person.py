@@ -147,7 +147,7 @@ def test_the_policy_drives_until_a_person_takes_over_and_again_when_it_is_given_
     desk.hands.person_drives = True
     assert not both.wants(0.2)
     planned = both.due(0.2)
-    assert planned is not None and both.source == "hand_over"
+    assert planned is not None and str(both.source) == "hand_over"
     assert both.add(chunk(1, 0.1), 0.3) == TAKEN_OVER, "it was asked for before the take-over"
     desk.hands.person_drives = False
     assert both.wants(0.4), "it asks anew"
