@@ -25,8 +25,8 @@ from vla.safety.checks import ActionRequest
 from vla.safety.decision import Decision, Filtered
 
 MAX_ARM_ERRORS = 5
-"""Control steps in a row in which the arm may fail before the episode ends; a lost status packet is one. Steps that pass
-while it is waited for count: an arm that answers nothing is waited for through several."""
+"""Control steps in a row in which the arm may fail before the episode ends; a lost status packet is one. Steps that
+pass while it is waited for count: an arm that answers nothing is waited for through several."""
 MAX_INFERENCE_ERRORS = 3
 """Requests in a row that the policy may fail before the episode ends."""
 

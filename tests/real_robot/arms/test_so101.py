@@ -151,6 +151,16 @@ def test_a_moving_arm_stops_where_it_is(arm: SO101Arm, emulator: SO101Emulator) 
     assert emulator.status()["torque"] == [True] * 6
 
 
+def test_a_joint_that_is_nearly_there_comes_to_rest_at_its_goal(arm: SO101Arm, emulator: SO101Emulator) -> None:
+    """Where it was when it said so would take it back."""
+    start = arm.observe().positions
+    arm.send(start + np.array([6.0, 0, 0, 0, 0, 0]))
+    assert wait_for(lambda: emulator.status()["velocities"][0] > 20.0)
+    arm.hold()
+    assert wait_for(lambda: bool(np.abs(arm.observe().velocities).max() < 1.0))
+    np.testing.assert_allclose(arm.observe().positions[0], start[0] + 6.0, atol=1.5)
+
+
 def test_disconnecting_does_not_drop_it(emulator: SO101Emulator) -> None:
     with SO101Arm(settings(emulator)) as arm:
         start = arm.observe().positions

@@ -40,6 +40,8 @@ class SimulatedArm:
         self.sent: list[tuple[float, NDArray[np.float64]]] = []
         self.failures = 0
         """How many of the next calls fail."""
+        self.failing_takes = 0.0
+        """Seconds until a call fails."""
         self._goal = self.environment.robot_state().astype(np.float64)
         self._time = time.monotonic()
         self._before = self._goal
@@ -87,6 +89,7 @@ class SimulatedArm:
     def _fail(self) -> None:
         if self.failures > 0:
             self.failures -= 1
+            time.sleep(self.failing_takes)
             raise ArmError("no status packet")
 
     def _advance(self) -> float:

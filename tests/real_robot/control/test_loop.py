@@ -198,6 +198,14 @@ def test_a_lost_packet_is_one_step_and_a_dead_bus_ends_the_episode() -> None:
     assert result.steps == 0
 
 
+def test_an_arm_that_is_waited_for_in_vain_ends_the_episode_by_the_time_it_took() -> None:
+    with rig(slow(0.01)) as made:
+        made.arm.failures, made.arm.failing_takes = 2, 0.2
+        result = made.run(30)
+    assert result.ending is Ending.FAULT and result.arm_failed
+    assert made.arm.failures == 1, "six control steps went by in the first"
+
+
 def test_the_filter_is_told_of_every_gap_between_commands() -> None:
     """After a control step that commanded nothing the arm's goal has stood still."""
     gaps: list[int] = []
