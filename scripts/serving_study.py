@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("part", choices=[*PARTS, "agreement", "load"])
     parser.add_argument("target", help="the JSON file; for load, a server's address")
     parser.add_argument("runs", nargs="*", type=Path, help="for agreement: run folders, the first in process")
+    parser.add_argument("--policy", default=POLICY, help="for throughput: another policy of the tabletop's robot")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.part == "load":
@@ -63,10 +64,16 @@ def main() -> None:
         return
     path = Path(arguments.target)
     results: dict[str, Any] = read_json(path) if path.exists() else {}
-    found = agreement(arguments.runs) if arguments.part == "agreement" else PARTS[arguments.part]()
-    results[arguments.part] = {"machine": machine(), **found}
+    if arguments.part == "agreement":
+        found = agreement(arguments.runs)
+    elif arguments.part == "throughput":
+        found = throughput(arguments.policy)
+    else:
+        found = PARTS[arguments.part]()
+    name = arguments.part if arguments.policy == POLICY else f"{arguments.part}_{Path(arguments.policy).name}"
+    results[name] = {"machine": machine(), **found}
     write_json(path, results)
-    print(json.dumps(results[arguments.part], indent=2))
+    print(json.dumps(results[name], indent=2))
 
 
 def machine() -> dict[str, Any]:
@@ -163,9 +170,9 @@ def agreement(runs: list[Path]) -> dict[str, Any]:
     }
 
 
-def throughput() -> dict[str, Any]:
+def throughput(source: str = POLICY) -> dict[str, Any]:
     """Requests a second of 32 clients that each wait for their answer, decided one by one and in batches, in turns."""
-    policy = load_policy(POLICY)
+    policy = load_policy(source)
     runs: dict[str, list[dict[str, float]]] = {}
     for _ in range(REPETITIONS):
         for precision in ("float32", "bfloat16"):
