@@ -30,6 +30,9 @@ from vla.imitation.fine_tune import FineTuneConfig, fine_tune
 from vla.run.jsonl import read_lines
 from vla.safety.config import FilterConfig
 
+UNHURRIED = 5.0
+"""Seconds of silence that the watchdog forgives: it would end these tests' process on a machine that they share."""
+
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +54,12 @@ def recorded(policy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:  # or tests beside this one would drive the same arm
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         pose = [0.0, -60.0, 30.0, 90.0, 90.0, 20.0]
-        deploy(DeployConfig(policy=policy, max_seconds=1.5, episodes=2, output=str(folder / "run"), park_pose=pose))
+        deploy(
+            DeployConfig(
+                policy=policy, max_seconds=1.5, episodes=2, output=str(folder / "run"), park_pose=pose,
+                watchdog_timeout=UNHURRIED,
+            )
+        )  # fmt: skip
     return folder / "run"
 
 
@@ -109,10 +117,19 @@ def test_replay_asks_the_filter_again_bit_for_bit_and_notices_a_changed_bit(reco
         replay_episode(ReplayConfig(dataset=str(recorded / "dataset"), episode=2))
 
 
+def largest_leap(run: Path) -> float:
+    """The farthest that a joint was told to go after control steps that were missed, in the first episode, or 0."""
+    rows = [row for row in read_lines(run / "control.jsonl") if row.get("episode") == 0 and "control" in row]
+    due = np.diff([row["control"]["due"] for row in rows])
+    sent = np.abs(np.diff([row["sent"]["values"] for row in rows], axis=0)).max(axis=1)
+    return float(np.max(sent[due > 1.5 / 30], initial=0.0))
+
+
 def test_replay_on_an_arm_approaches_first_and_then_plays(recorded: Path, tmp_path: Path) -> None:
     found = replay_episode(ReplayConfig(dataset=str(recorded / "dataset"), dry=False, output=str(tmp_path / "replay")))
     assert found["actions"] == LeRobotDataset(recorded / "dataset").length(0)
-    assert found["largest_change_by_filter"] < 0.1, "float32 degrees against the filter's limits"
+    # Float32 degrees against the limits; and where a control step was missed, the motion of two is asked at once.
+    assert found["largest_change_by_filter"] < 0.1 + largest_leap(recorded)
 
 
 def test_a_policy_of_another_robot_or_rate_is_refused_before_anything_moves(tmp_path: Path) -> None:
@@ -147,7 +164,7 @@ def test_stop_by_the_operator_ends_the_deployment_and_keeps_what_was_recorded(po
 
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(ReflexError, match="ended with: stopped"):
-        deploy(DeployConfig(policy=policy, max_seconds=20.0, episodes=3, output=str(run)))
+        deploy(DeployConfig(policy=policy, max_seconds=20.0, episodes=3, output=str(run), watchdog_timeout=UNHURRIED))
     summary = json.loads((run / "summary.json").read_text())
     assert summary["episodes"] == 1 and 10 < summary["control_steps"] < 300
     assert LeRobotDataset(run / "dataset").length(0) == summary["control_steps"]
@@ -164,7 +181,7 @@ def test_ctrl_c_ends_the_episode_keeps_it_and_then_interrupts(policy: str, tmp_p
 
     threading.Thread(target=press, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        deploy(DeployConfig(policy=policy, max_seconds=20.0, episodes=3, output=str(run)))
+        deploy(DeployConfig(policy=policy, max_seconds=20.0, episodes=3, output=str(run), watchdog_timeout=UNHURRIED))
     summary = json.loads((run / "summary.json").read_text())
     assert [result["ending"] for result in summary["results"]] == ["operator"]
     assert LeRobotDataset(run / "dataset").length(0) == summary["control_steps"]
