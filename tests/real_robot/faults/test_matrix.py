@@ -102,7 +102,7 @@ def test_two_rows_on_the_emulated_arm(tmp_path: Path) -> None:
     """
     pytest.importorskip("scservo_sdk")
     rows = ["server_killed", "disk_full_killed"]
-    run_matrix(FaultsConfig(rows=rows, watchdog_timeout=0.5, output=str(tmp_path / "faults")))
+    run_matrix(FaultsConfig(rows=rows, watchdog_timeout=2.0, output=str(tmp_path / "faults")))
     found = json.loads((tmp_path / "faults" / "faults.json").read_text())["rows"]
     assert [row["row"] for row in found] == rows and not any(row["failures"] for row in found)
     assert [row["end"] for row in found] == ["holds", "stops"] and "no_action" in found[0]["reason"]

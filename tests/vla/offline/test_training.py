@@ -13,7 +13,7 @@ from tests.vla.offline.corridor import corridor, steps_to_goal
 from vla.errors import ReflexError
 from vla.offline.algorithms.bc import BC
 from vla.offline.algorithms.iql import IQL
-from vla.offline.training import OfflineSettings, OfflineTrainer, draw, train_offline
+from vla.offline.training import OfflineSettings, OfflineTrainer, draw, has_compiler, train_offline
 from vla.policies.registry import load_policy
 
 QUICK = IQL(learning_rate=3e-3, temperature=20.0, target_share=0.05)
@@ -79,6 +79,7 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="torch compiles for the CPU with a C++ compiler")
 def test_a_compiled_update_is_the_same_function() -> None:
     data = corridor()
     plain = train_offline(data, small(updates=3, hidden=(8, 8), batch_size=16), seed=0)
