@@ -28,9 +28,9 @@ import torch
 from numpy.typing import NDArray
 
 from sim.pool import EnvironmentPool
-from sim.pool.worker import EpisodeRequest
 from sim.suites import get_suite
 from vla.data.lerobot_dataset import LeRobotDataset
+from vla.evaluation.runner import evaluate
 from vla.evaluation.statistics import wilson_interval
 from vla.offline.algorithms.bc import BC
 from vla.offline.algorithms.iql import IQL
@@ -38,6 +38,7 @@ from vla.offline.controls import CONTROLS
 from vla.offline.labels.oracle import OracleSettings, oracle_preferences
 from vla.offline.labels.selection import uniform_pairs
 from vla.offline.preferences import Answer, Pair
+from vla.offline.reward_model.bench import true_progress
 from vla.offline.reward_model.bradley_terry import FIRST, SECOND, TIE
 from vla.offline.reward_model.fit import FitSettings, fit
 from vla.offline.reward_model.rows import Rows, features_of, look_at, rows_of
@@ -45,8 +46,6 @@ from vla.offline.sources import lerobot_transitions
 from vla.offline.training import OfflineSettings, train_offline
 from vla.offline.transitions import Transitions
 from vla.policies.gaussian import GaussianPolicy
-from vla.rollout.pool_rollouts import play_rollouts
-from vla.rollout.requests import RolloutRequest
 from vla.run.files import write_json
 
 TASKS = {
@@ -99,8 +98,7 @@ def load(folder: Path, name: str) -> Task:
         name=name,
         transitions=transitions,
         next_frames=starts[transitions.episodes] + np.minimum(transitions.frames + 1, last),
-        # A frame shows what the action before it led to.
-        progress=np.concatenate([np.append(part.progress[:1], part.progress[:-1]) for part in episodes]),
+        progress=np.concatenate([true_progress(episode) for episode in episodes]),
         features=features_of(dataset, look_at(dataset, ENCODER, dataset.embodiment.camera_names[0])),
         rows=rows,
         recorded_progress={index: episode.progress for index, episode in enumerate(episodes)},
@@ -155,34 +153,28 @@ def run_arm(task: Task, arm: str, seed: int, updates: int) -> dict[str, Any]:
     )
     policy = train_offline(task.transitions.with_rewards(rewards), settings, seed)
     trained = time.perf_counter()
-    successes = evaluate(policy, *TASKS[task.name])
+    successes = successes_of(policy, *TASKS[task.name])
     return {
         "task": task.name,
         "arm": arm,
         "seed": seed,
         "updates": updates,
-        "successes": int(successes.sum()),
+        "successes": sum(successes),
         "episodes": len(successes),
-        "by_initial_state": successes.astype(int).tolist(),
+        "by_initial_state": successes,
         "training_s": round(trained - started, 1),
         "evaluation_s": round(time.perf_counter() - trained, 1),
         **facts,
     }
 
 
-def evaluate(policy: GaussianPolicy, suite_name: str, task_id: int) -> NDArray[np.bool_]:
-    """Success from every held-out initial state, greedily."""
+def successes_of(policy: GaussianPolicy, suite_name: str, task_id: int) -> list[int]:
+    """Success, 1 or 0, from every held-out initial state, greedily."""
     suite = get_suite(suite_name, None)
     count = suite.num_init_states(task_id, "eval")
-    requests = [RolloutRequest(EpisodeRequest(task_id, "eval", state), state) for state in range(count)]
-    successes = np.zeros(count, dtype=np.bool_)
-
-    def note(index: int, episode: Any) -> None:
-        successes[index] = episode.success
-
     with EnvironmentPool(suite_name, num_slots=count, num_workers=0) as pool:
-        play_rollouts(policy, pool, suite, requests, note)
-    return successes
+        result = evaluate(policy, suite, pool, tasks=[task_id], episodes_per_task=count)
+    return [int(record["success"]) for record in result.records]
 
 
 def run(output: Path, data: Path, tasks: list[str], arms: list[str], updates: int) -> None:

@@ -94,7 +94,7 @@ class Guard:
 
     def order(self) -> Ending | None:
         """The ending that is asked for. A watchdog that died asks for a stop."""
-        if self.tripped or time.monotonic() - self._pulse.last_alive > SILENT:
+        if self.tripped or self.dead:
             return Ending.STOPPED
         order = self._pulse.order
         if order in (Order.NONE, Order.STOP):

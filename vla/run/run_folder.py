@@ -25,7 +25,7 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -203,6 +203,25 @@ class RunFolder:
     def last_checkpoint(self) -> tuple[int, Path] | None:
         """The newest whole checkpoint as ``(step, folder)``, or None.  Incomplete and damaged ones are skipped."""
         return newest_checkpoint(self.checkpoints_path)
+
+    def restart_point(self, settings: Mapping[str, Any], may_change: Container[str]) -> Path | None:
+        """The checkpoint to continue from, or None where there is none.
+
+        Raises `ReflexError` when a setting that is not in `may_change` differs from that which the run began with.
+        """
+        before = self.read_config()
+        if not before:
+            return None
+        changed = sorted(
+            name for name, value in settings.items() if name not in may_change and before.get(name) != value
+        )
+        if changed:
+            raise ReflexError(
+                f"{self.path} was started with other settings ({', '.join(changed)}), and continuing would mix two "
+                "runs; use the settings in its config.yaml, or a new output folder"
+            )
+        last = self.last_checkpoint()
+        return None if last is None else last[1]
 
     def truncate_after(self, step: int) -> None:
         """Drop metrics and episodes past ``step``, atomically; -1 drops all (a resume without any checkpoint)."""

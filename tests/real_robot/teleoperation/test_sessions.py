@@ -17,25 +17,13 @@ from real_robot.deploy import DeployConfig, deploy
 from real_robot.emulators.so101 import SO101Emulator
 from real_robot.recording.replay import ReplayConfig, replay_episode
 from real_robot.teleoperation.command import TeleoperateConfig, teleoperate
-from sim.so101.embodiment import SO101
-from tests.real_robot.sway_policy import SwayPolicy
+from tests.real_robot.patience import UNHURRIED
 from vla.data.lerobot_reader import LeRobotDataset
 from vla.errors import ReflexError
 from vla.imitation.fine_tune import FineTuneConfig, fine_tune
 from vla.run.jsonl import read_lines
 
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latches of these tests are nobody else's."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("policy") / "sway"
-    SwayPolicy(SO101).save_pretrained(folder)
-    return str(folder)
+pytestmark = pytest.mark.usefixtures("own_state")
 
 
 class Operator:
@@ -93,8 +81,6 @@ def commands(rows: list[dict[str, Any]]) -> NDArray[np.float64]:
     return np.array([row["control"]["commanded"] for row in rows])
 
 
-UNHURRIED = 5.0
-"""Seconds of silence that the watchdog forgives: it would end these tests' process on a machine that they share."""
 HAND_OVER = 1.1 * 0.3 * 240.0
 """Degrees or per cent a second: `speed`, a share of full speed, and what the filter adds when it catches up."""
 

@@ -23,12 +23,11 @@ from vla.offline.algorithms.algorithm import (
     adam,
     copied,
     critic_values,
-    follow,
+    fit_critics,
     twin_critics,
     with_moments,
 )
-from vla.offline.algorithms.iql import temporal_difference_loss
-from vla.offline.algorithms.td3_bc import TD3BC, policy_turn, smoothed_actions, value_weight
+from vla.offline.algorithms.td3_bc import TD3BC, value_weight
 from vla.policies.gaussian.perceptron import Parameters, new_perceptron, perceptron
 from vla.policies.gaussian.policy import gaussian_mean
 from vla.run.settings import Checks
@@ -113,8 +112,7 @@ class A2PR(TD3BC):
         observations, actions = batch.observations, batch.actions
         size = actions.shape[1]
         after, first_latent, second_latent = torch.split(batch.noise, [size, 2 * size, 2 * size], dim=1)
-        mean = gaussian_mean(state["target_policy"], batch.next_observations, bfloat16)
-        next_actions = smoothed_actions(mean, after, self.target_noise, self.target_noise_reach)
+        next_actions = self.next_actions(state, batch, after, bfloat16)
         following = critic_values(state["target"], batch.next_observations, next_actions, bfloat16).amin(0)
         live = critic_values(state["critics"], batch.next_observations, next_actions, bfloat16).amin(0)
         targets = batch.rewards + batch.discounts * following
@@ -123,13 +121,9 @@ class A2PR(TD3BC):
         def value_loss(value: Parameters) -> Tensor:
             return ((perceptron(value, observations, bfloat16)[:, 0] - value_targets) ** 2).mean()
 
-        def critic_loss(critics: Parameters) -> Tensor:
-            return temporal_difference_loss(critic_values(critics, observations, actions, bfloat16), targets)
-
         gradients, value_error = grad_and_value(value_loss)(state["value"])
         adam(state, "value", gradients, batch.step, self.learning_rate)
-        gradients, critic_error = grad_and_value(critic_loss)(state["critics"])
-        adam(state, "critics", gradients, batch.step, self.learning_rate)
+        critic_error = fit_critics(state, batch, targets, self.learning_rate, bfloat16)
 
         usual = perceptron(state["value"], observations, bfloat16)[:, 0]
         data_advantages = critic_values(state["critics"], observations, actions, bfloat16)[0] - usual
@@ -155,11 +149,7 @@ class A2PR(TD3BC):
             distances = ((chosen - near) ** 2 * counts[:, None]).mean()
             return self.regularisation * distances - value_weight(values, self.alpha) * values.mean()
 
-        due, turn = policy_turn(batch.step, self.policy_every)
-        gradients, policy_error = grad_and_value(policy_loss)(state["policy"])
-        adam(state, "policy", gradients, turn, self.learning_rate, due)
-        follow(state, "target", "critics", due * self.target_share)
-        follow(state, "target_policy", "policy", due * self.target_share)
+        policy_error = self.take_turn(state, batch, policy_loss)
         return {
             "loss/policy": policy_error,
             "loss/critic": critic_error,

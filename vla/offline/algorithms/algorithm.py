@@ -13,8 +13,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 
 from vla.policies.gaussian.perceptron import Parameters, new_perceptron, perceptron
+from vla.policies.gaussian.policy import gaussian_mean, log_density, log_deviations
 from vla.run.settings import Checks
 
 State = dict[str, Parameters]
@@ -158,6 +160,39 @@ def adam(
         square.lerp_(gradient * gradient, 0.001 * due)
         change = mean / first_correction / ((square / second_correction).sqrt() + 1e-8)
         state[name][key].sub_(due * rate * change)
+
+
+def temporal_difference_loss(values: Tensor, targets: Tensor) -> Tensor:
+    """Mean of (Q_i - target)^2 over critics and transitions: values [2, B], targets [B]."""
+    return ((values - targets) ** 2).mean()
+
+
+def fit_critics(state: State, batch: Batch, targets: Tensor, rate: float, bfloat16: bool) -> Tensor:
+    """A step of the critics towards targets [B] of the batch's actions, in place; returns their loss before it."""
+
+    def loss(critics: Parameters) -> Tensor:
+        return temporal_difference_loss(critic_values(critics, batch.observations, batch.actions, bfloat16), targets)
+
+    gradients, value = grad_and_value(loss)(state["critics"])
+    error: Tensor = value
+    adam(state, "critics", gradients, batch.step, rate)
+    return error
+
+
+def imitate(state: State, batch: Batch, rate: Tensor | float, bfloat16: bool, weights: Tensor | float = 1.0) -> Tensor:
+    """A step of the policy towards the batch's actions, in place, each counting its weight [B].
+
+    Returns the weighted negative log-likelihood before it.
+    """
+
+    def loss(policy: Parameters) -> Tensor:
+        mean = gaussian_mean(policy, batch.observations, bfloat16)
+        return -(weights * log_density(batch.actions, mean, log_deviations(policy))).mean()
+
+    gradients, value = grad_and_value(loss)(state["policy"])
+    error: Tensor = value
+    adam(state, "policy", gradients, batch.step, rate)
+    return error
 
 
 def follow(state: State, target: str, source: str, share: Tensor | float) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.func import grad_and_value
 
 from vla.offline.algorithms.algorithm import (
     Algorithm,
@@ -17,16 +16,17 @@ from vla.offline.algorithms.algorithm import (
     Metrics,
     Sizes,
     State,
-    adam,
     copied,
     critic_values,
+    fit_critics,
     follow,
+    imitate,
     twin_critics,
     with_moments,
 )
-from vla.offline.algorithms.iql import advantage_weights, temporal_difference_loss
+from vla.offline.algorithms.iql import advantage_weights
 from vla.policies.gaussian.perceptron import Parameters
-from vla.policies.gaussian.policy import gaussian_mean, log_density, log_deviations
+from vla.policies.gaussian.policy import gaussian_mean, log_deviations
 from vla.run.settings import Checks
 
 
@@ -70,24 +70,14 @@ class AWAC(Algorithm):
         next_actions = drawn(batch.next_observations, after)
         following = critic_values(state["target"], batch.next_observations, next_actions, bfloat16).amin(0)
         targets = batch.rewards + batch.discounts * following
-
-        def critic_loss(critics: Parameters) -> Tensor:
-            return temporal_difference_loss(critic_values(critics, observations, actions, bfloat16), targets)
+        critic_error = fit_critics(state, batch, targets, self.learning_rate, bfloat16)
 
         own_actions = drawn(observations, before)
-        gradients, critic_error = grad_and_value(critic_loss)(state["critics"])
-        adam(state, "critics", gradients, batch.step, self.learning_rate)
 
         own = critic_values(state["critics"], observations, own_actions, bfloat16).amin(0)
         data = critic_values(state["critics"], observations, actions, bfloat16).amin(0)
         weights = advantage_weights(data - own, self.temperature, self.greatest_weight)
-
-        def policy_loss(policy: Parameters) -> Tensor:
-            mean = gaussian_mean(policy, observations, bfloat16)
-            return -(weights * log_density(actions, mean, log_deviations(policy))).mean()
-
-        gradients, policy_error = grad_and_value(policy_loss)(state["policy"])
-        adam(state, "policy", gradients, batch.step, self.learning_rate)
+        policy_error = imitate(state, batch, self.learning_rate, bfloat16, weights)
         follow(state, "target", "critics", self.target_share)
         return {
             "loss/policy": policy_error,

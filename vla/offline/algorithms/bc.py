@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-from torch.func import grad_and_value
-
-from vla.offline.algorithms.algorithm import Algorithm, Batch, Metrics, Sizes, State, adam, with_moments
+from vla.offline.algorithms.algorithm import Algorithm, Batch, Metrics, Sizes, State, imitate, with_moments
 from vla.policies.gaussian.perceptron import Parameters
-from vla.policies.gaussian.policy import gaussian_mean, log_density, log_deviations
 
 
 @dataclass(frozen=True)
@@ -23,11 +19,4 @@ class BC(Algorithm):
 
     def update(self, state: State, batch: Batch, bfloat16: bool = False) -> Metrics:
         """The negative log-likelihood of the actions."""
-
-        def policy_loss(policy: Parameters) -> Tensor:
-            mean = gaussian_mean(policy, batch.observations, bfloat16)
-            return -log_density(batch.actions, mean, log_deviations(policy)).mean()
-
-        gradients, policy_error = grad_and_value(policy_loss)(state["policy"])
-        adam(state, "policy", gradients, batch.step, self.learning_rate)
-        return {"loss/policy": policy_error}
+        return {"loss/policy": imitate(state, batch, self.learning_rate, bfloat16)}

@@ -24,12 +24,13 @@ from vla.offline.algorithms.algorithm import (
     copied,
     cosine,
     critic_values,
+    fit_critics,
     follow,
+    imitate,
     twin_critics,
     with_moments,
 )
 from vla.policies.gaussian.perceptron import Parameters, new_perceptron, perceptron
-from vla.policies.gaussian.policy import gaussian_mean, log_density, log_deviations
 from vla.run.settings import Checks
 
 
@@ -42,11 +43,6 @@ def expectile_loss(differences: Tensor, expectile: float) -> Tensor:
 def advantage_weights(advantages: Tensor, temperature: float, greatest: float) -> Tensor:
     """[B] exp(temperature A), at most `greatest`."""
     return torch.exp(temperature * advantages).clamp(max=greatest)
-
-
-def temporal_difference_loss(values: Tensor, targets: Tensor) -> Tensor:
-    """Mean of (Q_i - target)^2 over critics and transitions: values [2, B], targets [B]."""
-    return ((values - targets) ** 2).mean()
 
 
 @dataclass(frozen=True)
@@ -99,22 +95,11 @@ class IQL(Algorithm):
         values, next_values = seen.chunk(2)
         advantages = judged - values
         weights = advantage_weights(advantages, self.temperature, self.greatest_weight)
-
-        def policy_loss(policy: Parameters) -> Tensor:
-            mean = gaussian_mean(policy, observations, bfloat16)
-            return -(weights * log_density(actions, mean, log_deviations(policy))).mean()
-
-        gradients, policy_error = grad_and_value(policy_loss)(state["policy"])
         rate = self.learning_rate if self.policy_schedule == "constant" else cosine(self.learning_rate, batch.progress)
-        adam(state, "policy", gradients, batch.step, rate)
+        policy_error = imitate(state, batch, rate, bfloat16, weights)
 
         targets = batch.rewards + batch.discounts * next_values
-
-        def critic_loss(critics: Parameters) -> Tensor:
-            return temporal_difference_loss(critic_values(critics, observations, actions, bfloat16), targets)
-
-        gradients, critic_error = grad_and_value(critic_loss)(state["critics"])
-        adam(state, "critics", gradients, batch.step, self.learning_rate)
+        critic_error = fit_critics(state, batch, targets, self.learning_rate, bfloat16)
         follow(state, "target", "critics", self.target_share)
         return {
             "loss/value": value_error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +18,11 @@ from vla.offline.algorithms.algorithm import (
     adam,
     copied,
     critic_values,
+    fit_critics,
     follow,
     twin_critics,
     with_moments,
 )
-from vla.offline.algorithms.iql import temporal_difference_loss
 from vla.policies.gaussian.perceptron import Parameters
 from vla.policies.gaussian.policy import gaussian_mean
 from vla.run.settings import Checks
@@ -80,25 +81,30 @@ class TD3BC(Algorithm):
     def update(self, state: State, batch: Batch, bfloat16: bool = False) -> Metrics:
         """The critics; when it is their turn the policy, then the targets."""
         observations, actions = batch.observations, batch.actions
-        mean = gaussian_mean(state["target_policy"], batch.next_observations, bfloat16)
-        next_actions = smoothed_actions(mean, batch.noise, self.target_noise, self.target_noise_reach)
+        next_actions = self.next_actions(state, batch, batch.noise, bfloat16)
         following = critic_values(state["target"], batch.next_observations, next_actions, bfloat16).amin(0)
         targets = batch.rewards + batch.discounts * following
-
-        def critic_loss(critics: Parameters) -> Tensor:
-            return temporal_difference_loss(critic_values(critics, observations, actions, bfloat16), targets)
-
-        gradients, critic_error = grad_and_value(critic_loss)(state["critics"])
-        adam(state, "critics", gradients, batch.step, self.learning_rate)
+        critic_error = fit_critics(state, batch, targets, self.learning_rate, bfloat16)
 
         def policy_loss(policy: Parameters) -> Tensor:
             own = gaussian_mean(policy, observations, bfloat16)
             values = critic_values(state["critics"], observations, own, bfloat16)[0]
             return ((own - actions) ** 2).mean() - value_weight(values, self.alpha) * values.mean()
 
+        policy_error = self.take_turn(state, batch, policy_loss)
+        return {"loss/policy": policy_error, "loss/critic": critic_error, "value": following.mean()}
+
+    def next_actions(self, state: State, batch: Batch, noise: Tensor, bfloat16: bool) -> Tensor:
+        """[B, K] the target policy's after each transition, smoothed by standard normal numbers [B, K]."""
+        mean = gaussian_mean(state["target_policy"], batch.next_observations, bfloat16)
+        return smoothed_actions(mean, noise, self.target_noise, self.target_noise_reach)
+
+    def take_turn(self, state: State, batch: Batch, policy_loss: Callable[[Parameters], Tensor]) -> Tensor:
+        """A step of the policy and then of the targets, in place, when it is their turn; returns the policy's loss."""
         due, turn = policy_turn(batch.step, self.policy_every)
-        gradients, policy_error = grad_and_value(policy_loss)(state["policy"])
+        gradients, value = grad_and_value(policy_loss)(state["policy"])
+        error: Tensor = value
         adam(state, "policy", gradients, turn, self.learning_rate, due)
         follow(state, "target", "critics", due * self.target_share)
         follow(state, "target_policy", "policy", due * self.target_share)
-        return {"loss/policy": policy_error, "loss/critic": critic_error, "value": following.mean()}
+        return error

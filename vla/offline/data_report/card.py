@@ -20,12 +20,12 @@ from vla.offline.data_report.measures import (
     concatenated,
     discounted_return,
     occupancy,
-    positive_sided_variance,
     principal_plane,
     state_action_coverage,
     trajectory_quality,
 )
 from vla.offline.data_report.recommendation import Measured, recommend
+from vla.offline.episode_weights import positive_sided_variance
 from vla.rollout.actors import EXPERT, RANDOM
 
 HISTOGRAM_BINS = 24

@@ -25,15 +25,6 @@ def trajectory_quality(returns: Array, worst: float, best: float) -> float:
     return float((np.mean(returns) - worst) / (best - worst))
 
 
-def positive_sided_variance(returns: Array) -> float:
-    """E[max(G - E[G], 0)^2] of returns [E]: how far the good episodes are above the mean.
-
-    It says how much there is to gain by sampling good trajectories more often (Hong et al. 2023, ICLR,
-    arXiv 2306.13085).
-    """
-    return float(np.mean(np.maximum(returns - np.mean(returns), 0.0) ** 2))
-
-
 def count_state_actions(pairs: Array, bins: int, low: Array, high: Array) -> int:
     """How many different pairs there are among [N, S + A] numbers, each number cut into bins.
 

@@ -56,9 +56,8 @@ def fit(
     bounded = settings.network == "cnn" if settings.bounded is None else settings.bounded
     shape = EnsembleShape(settings.network, settings.members, tuple(features.shape[1:]), settings.hidden, bounded)
     ensemble = new_ensemble(shape, features, seed, place)
-    inputs = torch.from_numpy(np.ascontiguousarray(features)).to(place)
     data = _Data(
-        inputs=inputs if settings.network == "cnn" else inputs.float(),
+        inputs=ensemble.inputs_of(features),
         segments=torch.from_numpy(segments).to(place),
         targets=torch.from_numpy(targets_of(answers)).to(place),
     )

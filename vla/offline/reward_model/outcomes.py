@@ -162,8 +162,7 @@ def fit_value(
     place = resolve_device(device)
     shape = EnsembleShape(settings.network, settings.members, tuple(features.shape[1:]), settings.hidden)
     ensemble = new_ensemble(shape, features, seed, place)
-    inputs = torch.from_numpy(np.ascontiguousarray(features)).to(place)
-    inputs = inputs if settings.network == "cnn" else inputs.float()
+    inputs = ensemble.inputs_of(features)
     rows = torch.from_numpy(pairs).to(place)
     values = torch.from_numpy(timeline.values(outcome.discount)).to(place)
 
@@ -210,7 +209,7 @@ def fit_goals(
     place = resolve_device(device)
     shape = EnsembleShape("goals", settings.members, (features.shape[1],), settings.hidden, references=len(goals))
     ensemble = new_ensemble(shape, features, seed, place)
-    inputs = torch.from_numpy(np.ascontiguousarray(features)).float().to(place)
+    inputs = ensemble.inputs_of(features)
     network: Any = ensemble.network
     network.goals.copy_(inputs[torch.from_numpy(goals).to(place)])
     moments = torch.from_numpy(np.concatenate([pairs[:, :1], others], axis=1)).to(place)

@@ -68,6 +68,11 @@ class RewardEnsemble:
         values: torch.Tensor = self.network(inputs)
         return torch.tanh(values) if self.shape.bounded else values
 
+    def inputs_of(self, features: NDArray[Any]) -> torch.Tensor:
+        """Rows [N, ...] as the network takes them, where it computes: pictures as bytes, features as float32."""
+        rows = torch.from_numpy(np.ascontiguousarray(features)).to(self.device)
+        return rows if self.shape.network == "cnn" else rows.float()
+
     @torch.no_grad()
     def score_features(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """Rewards [members, N] of features float [N, F], or of pictures uint8 [N, H, W, 3] where the network is a cnn.
@@ -82,8 +87,7 @@ class RewardEnsemble:
         batch = PICTURES_AT_ONCE if self.shape.network == "cnn" else SCORING_BATCH
         parts = []
         for first in range(0, len(features), batch):
-            rows = torch.from_numpy(np.ascontiguousarray(features[first : first + batch])).to(self.device)
-            rows = rows if self.shape.network == "cnn" else rows.float()
+            rows = self.inputs_of(features[first : first + batch])
             parts.append(self.forward(rows.expand(self.shape.members, *rows.shape)).cpu().numpy())
         empty = np.zeros((self.shape.members, 0), dtype=np.float32)
         return np.concatenate([empty, *parts], axis=1)

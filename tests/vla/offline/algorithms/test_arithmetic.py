@@ -9,8 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.offline.algorithms.algorithm import Sizes, adam, copied, cosine, critic_values, follow, twin_critics
-from vla.offline.algorithms.iql import advantage_weights, expectile_loss, temporal_difference_loss
+from vla.offline.algorithms.algorithm import (
+    Sizes,
+    adam,
+    copied,
+    cosine,
+    critic_values,
+    follow,
+    temporal_difference_loss,
+    twin_critics,
+)
+from vla.offline.algorithms.iql import advantage_weights, expectile_loss
 from vla.offline.algorithms.td3_bc import policy_turn, smoothed_actions, value_weight
 from vla.policies.gaussian.perceptron import Parameters, new_perceptron, perceptron
 from vla.policies.gaussian.policy import log_density

@@ -14,11 +14,11 @@ from vla.offline.data_report.measures import (
     count_state_actions,
     discounted_return,
     occupancy,
-    positive_sided_variance,
     principal_plane,
     state_action_coverage,
     trajectory_quality,
 )
+from vla.offline.episode_weights import positive_sided_variance
 
 
 def test_a_return_is_discounted_from_the_first_step() -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vla.offline.data_report.measures import positive_sided_variance, trajectory_quality
+from vla.offline.data_report.measures import trajectory_quality
 from vla.offline.data_report.recommendation import Measured, recommend
+from vla.offline.episode_weights import positive_sided_variance
 
 USUAL = Measured(
     episodes=100,
