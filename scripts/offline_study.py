@@ -19,6 +19,8 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 from sim.pool import EnvironmentPool
 from sim.suites import get_suite
 from vla.data.lerobot_dataset import LeRobotDataset
+from vla.errors import ReflexError
 from vla.evaluation.runner import evaluate
 from vla.evaluation.statistics import wilson_interval
 from vla.offline.algorithms.bc import BC
@@ -47,6 +50,7 @@ from vla.offline.training import OfflineSettings, train_offline
 from vla.offline.transitions import Transitions
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.files import write_json
+from vla.run.run_folder import lock
 
 TASKS = {
     "tabletop_pick_red": ("tabletop_state", 0),
@@ -178,7 +182,7 @@ def successes_of(policy: GaussianPolicy, suite_name: str, task_id: int) -> list[
 
 
 def run(output: Path, data: Path, tasks: list[str], arms: list[str], updates: int) -> None:
-    """Every run that nobody has begun; a file marks one that is under way, so that several processes share them."""
+    """Every run that is not done and that no other process has under way, so that several can share them."""
     torch.set_num_threads(1)
     output.mkdir(parents=True, exist_ok=True)
     for name in tasks:
@@ -186,28 +190,30 @@ def run(output: Path, data: Path, tasks: list[str], arms: list[str], updates: in
         for seed in SEEDS:
             for arm in arms:
                 path = output / f"{name}-{arm}-{seed}.json"
-                claim = path.with_suffix(".running")
-                if path.exists() or not claimed(claim):
-                    continue
-                task = task or load(data, name)
-                result = run_arm(task, arm, seed, updates)
-                write_json(path, result)
-                claim.unlink()
+                with outstanding(path) as mine:
+                    if not mine:
+                        continue
+                    task = task or load(data, name)
+                    result = run_arm(task, arm, seed, updates)
+                    write_json(path, result)
                 print(f"{name} {arm} seed {seed}: {result['successes']}/{result['episodes']} "
                       f"({result['training_s']} s + {result['evaluation_s']} s)", flush=True)  # fmt: skip
 
 
-def claimed(path: Path) -> bool:
-    """Whether this process may do a run: nobody has it, or whoever had it is dead."""
+@contextmanager
+def outstanding(path: Path) -> Iterator[bool]:
+    """Whether a run is still to be done, and by this process: it is nobody else's meanwhile."""
+    claim = path.with_suffix(".lock")
+    claim.touch()
     try:
-        path.open("x").write(str(os.getpid()))
-        return True
-    except FileExistsError:
-        owner = path.read_text().strip()
-        if owner and Path(f"/proc/{owner}").exists():
-            return False
-        path.write_text(str(os.getpid()))
-        return True
+        descriptor = lock(claim)
+    except ReflexError:
+        yield False
+        return
+    try:
+        yield not path.exists()
+    finally:
+        os.close(descriptor)
 
 
 def summary(output: Path) -> dict[str, Any]:

@@ -17,13 +17,12 @@ from real_robot.faults.truth import Truth
 from real_robot.recording.recorder import read_log
 from real_robot.recording.replay import FILTER_EVENTS, ReplayConfig, replay_episode
 from real_robot.robots import hand_of
+from real_robot.watchdog.stopping import REST
 from vla.errors import ReflexError
 from vla.safety.filter import ActionFilter
 from vla.safety.log import Row as LogRow
 from vla.safety.replay import replay
 
-STILL = 0.02
-"""A joint rests below this share of its greatest velocity, as for the watchdog."""
 MOVES = 30.0
 """Degrees a second that the base must reach in the last second for the arm to count as following its policy."""
 SERVO_VELOCITY = np.radians(270.0) * SCALE
@@ -105,7 +104,7 @@ def _motion(row: Row, seen: Seen, arm: SO101Arm, failures: list[str]) -> dict[st
     shares["fastest_moment_share"] = float((truth.fastest(since) / SERVO_VELOCITY).max())
     last = truth.times >= truth.times[-1] - 1.0
     moves = bool(np.abs(truth.velocities[last, 0]).max() > MOVES)
-    rested = truth.moves_until(seen.struck, STILL * np.array(limits.velocity)) - seen.struck
+    rested = truth.moves_until(seen.struck, REST * np.array(limits.velocity)) - seen.struck
     found: dict[str, Any] = {**shares, "moves_at_the_end": moves, "rests_after": None}
     if row.end != "goes_on":
         found |= {"rests_after": rested, "detection_bound": row.detection, "stop_bound": stop_bound(arm)}
