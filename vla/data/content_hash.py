@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 from vla.data import lerobot_keys as keys
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.data.lerobot_files import read_parquet
-
-READ_AT_ONCE = 1 << 20
-"""Bytes of a file that are in memory while it is hashed."""
+from vla.run.files import file_sha256
 
 
 def observations_hash(dataset: LeRobotDataset) -> str:
@@ -25,7 +22,7 @@ def observations_hash(dataset: LeRobotDataset) -> str:
     digest.update("\n".join(dataset.tasks).encode("utf-8"))
     for path in sorted((dataset.root / "videos").rglob("*.mp4")):
         digest.update(path.relative_to(dataset.root).as_posix().encode())
-        digest.update(_file_hash(path))
+        digest.update(file_sha256(path))
     pictures = [camera.key for camera in dataset.features.cameras.values() if camera.dtype == "image"]
     shown = [*pictures, *filter(None, [dataset.features.state])]
     for path in dataset.data_files:
@@ -34,11 +31,3 @@ def observations_hash(dataset: LeRobotDataset) -> str:
             for row in column.to_pylist():
                 digest.update(repr(row).encode())
     return digest.hexdigest()
-
-
-def _file_hash(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while part := stream.read(READ_AT_ONCE):
-            digest.update(part)
-    return digest.digest()

@@ -17,6 +17,7 @@ from vla.rl.config import RESUME_MAY_CHANGE
 from vla.run.files import read_json, write_json
 from vla.run.plugins import Part
 from vla.run.run_folder import RunFolder
+from vla.run.settings import flat_settings
 
 POLICY_FOLDER = "policy"
 OPTIMISER_FILE = "optimiser.pt"
@@ -105,12 +106,12 @@ def check_same_run(run: RunFolder, config: Mapping[str, Any]) -> None:
     Raises:
         ReflexError: a field outside `RESUME_MAY_CHANGE` differs from the run's `config.yaml`; all that do are named.
     """
-    before = _flatten(run.read_config())
+    before = flat_settings(run.read_config())
     if not before:
         return
     changed = [
         f"{key} (was {before.get(key)!r}, now {value!r})"
-        for key, value in _flatten(config).items()
+        for key, value in flat_settings(config).items()
         if key not in RESUME_MAY_CHANGE and before.get(key) != value
     ]
     if changed:
@@ -118,10 +119,3 @@ def check_same_run(run: RunFolder, config: Mapping[str, Any]) -> None:
             f"{run.path} was started with other settings: {', '.join(changed)}; resume with the ones it had, or start "
             "a new run in another output folder"
         )
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

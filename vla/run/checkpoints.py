@@ -6,7 +6,6 @@ flushed and renamed; then ``last`` is replaced.  A kill at any moment leaves the
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vla.errors import ReflexError, writing
-from vla.run.files import TEMPORARY_PREFIX, read_json, replace_folder, sync, write_json, write_text
+from vla.run.files import TEMPORARY_PREFIX, file_sha256, read_json, replace_folder, sync, write_json, write_text
 
 __all__ = ["MANIFEST", "checkpoint_problem", "list_checkpoints", "newest_checkpoint", "remove_old", "write_checkpoint"]
 
@@ -39,7 +38,7 @@ def write_checkpoint(folder: Path, step: int, writer: Callable[[Path], None]) ->
         writer(temporary)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         entries = {
-            path.relative_to(temporary).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            path.relative_to(temporary).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path).hex()}
             for path in files
         }
         write_json(temporary / MANIFEST, {"step": step, "files": entries})
@@ -76,7 +75,7 @@ def checkpoint_problem(path: Path) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-            if _sha256(file) != expected["sha256"]:
+            if file_sha256(file).hex() != expected["sha256"]:
                 return f"the content of {name} does not match its checksum"
     except OSError as error:
         return f"{error.filename or path} cannot be read ({error.strerror})"
@@ -110,8 +109,3 @@ def _point_last(folder: Path, step: int) -> None:
             return
         temporary.replace(pointer)
         sync(folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

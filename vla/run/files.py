@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from vla.errors import ReflexError, writing
 
 __all__ = [
     "TEMPORARY_PREFIX",
+    "file_sha256",
     "read_json",
     "read_json_object",
     "remove_temporaries",
@@ -33,6 +35,12 @@ REPLACED_PREFIX = ".replaced-"
 
 def _temporary_beside(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}")
+
+
+def file_sha256(path: Path) -> bytes:
+    """The SHA-256 of a file, of which a part at a time is in memory."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vla.errors import ReflexError
 
-__all__ = ["SHARED_MINIMA", "Checks", "strip_optional"]
+__all__ = ["SHARED_MINIMA", "Checks", "flat_settings", "strip_optional"]
 
 SHARED_MINIMA = {
     "checkpoint_every": 1,
@@ -103,3 +104,11 @@ def strip_optional(annotation: Any) -> tuple[Any, bool]:
         if len(rest) < len(get_args(annotation)):
             return (rest[0] if len(rest) == 1 else Union[tuple(rest)]), True  # noqa: UP007 (built at run time)
     return annotation, False
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -32,6 +32,7 @@ from vla.run.files import TEMPORARY_PREFIX, read_json_object, remove_temporaries
 from vla.run.jsonl import read_lines, write_lines
 from vla.run.progress_bar import progress_bar
 from vla.run.run_folder import lock
+from vla.run.settings import flat_settings
 
 MAY_CHANGE = ("accept_model", "backend", "budget", "cache", "device", "endpoint", "output", "threads")
 """Settings that an interrupted run may go on with other values of: no label depends on them."""
@@ -98,7 +99,7 @@ def _check_folder(output: Path, config: LabelConfig, prompt: Prompt | None, iden
             f"{output} holds answers to the prompt {before.get('prompt_version')}, and this is {version}; answers to "
             "two prompts are not mixed: choose another output folder"
         )
-    before, now = _flat(before), _flat({**_decisive(config), "model_identity": identity})
+    before, now = flat_settings(before), flat_settings({**_decisive(config), "model_identity": identity})
     changed = [f"{name} (was {before.get(name)!r}, now {now[name]!r})" for name in now if before.get(name) != now[name]]
     if changed:
         raise ReflexError(
@@ -117,14 +118,6 @@ def _has_answers(output: Path) -> bool:
     calls = read_lines(output / CALLS)
     labels = read_lines(output / LABELS)
     return any(line.get("status") in FINAL for line in calls) or any(row.get("status") == Status.OK for row in labels)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _version(prompt: Prompt | None) -> str:

@@ -13,7 +13,6 @@ audit.json      what `vla audit labels` found
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from vla.errors import ReflexError
 from vla.offline.preferences import Answer, Moment, Pair, Preference, Status
-from vla.run.files import read_json_object
+from vla.run.files import file_sha256, read_json_object
 from vla.run.jsonl import read_lines
 
 SETTINGS = "settings.json"
@@ -161,5 +160,5 @@ def read_labels(folder: str | Path, prompt: str | None = None) -> Labels:
         str(found),
         str(settings["model_identity"]),
         tuple(labels),
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+        file_sha256(path).hex(),
     )

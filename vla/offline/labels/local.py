@@ -16,6 +16,7 @@ from vla.errors import ReflexError
 from vla.offline.labels.answers import Alternatives
 from vla.offline.labels.backend import CallFailedError, Decoding, Reply
 from vla.offline.preferences import Status
+from vla.run.files import file_sha256
 
 ALTERNATIVES = 20
 """Tokens with their log-probabilities in each place of a reply, where they are asked for."""
@@ -146,8 +147,7 @@ def _identity(name: str) -> str:
         digest = hashlib.sha256()
         for path in sorted(folder.glob("*")):
             if path.suffix in (".json", ".jinja", ".safetensors"):
-                with path.open("rb") as stream:
-                    digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+                digest.update(path.name.encode() + file_sha256(path))
         return f"{folder.resolve().name}@{digest.hexdigest()[:12]}"
     from transformers import AutoConfig
 
