@@ -38,7 +38,7 @@ class MetaWorldEnvironment(SuiteEnvironment):
     def reset_to(self, split: Split, init_state_id: int) -> None:
         """Put the scene in a stored initial state (10 ms), without rendering."""
         number = check_init_state_id(init_state_id)
-        check_init_state(split, number)
+        check_init_state(self.suite_name, split, number)
         self._evaluation = self.simulation.start(split, number)
         self.init_state_id = number
         self._steps = 0

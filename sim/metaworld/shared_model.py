@@ -84,13 +84,13 @@ class SharedModel:
         built._set_task_called, built._freeze_rand_vec = True, True
         return built
 
-    def initial_vectors(self, split: Split) -> NDArray[np.float64]:
-        """Where MetaWorld's sampler puts objects and goals, [50, numbers of this task]."""
-        if split not in self._vectors:
+    def initial_vectors(self, split: Split, count: int = NUM_INIT_STATES) -> NDArray[np.float64]:
+        """Where MetaWorld's sampler puts objects and goals, [count or more, numbers of this task]."""
+        if split not in self._vectors or len(self._vectors[split]) < count:
             self.hold(self.new_part())
             drawing = self.make_task(np.random.RandomState(SEEDS[split]))  # the kind of generator MetaWorld uses
             vectors = []
-            for _ in range(NUM_INIT_STATES):
+            for _ in range(count):
                 drawing.reset()
                 vectors.append(drawing._last_rand_vec)
             self._vectors[split] = np.stack(vectors)

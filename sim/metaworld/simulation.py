@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sim.contract import Image, Split
 from sim.metaworld.rendering import TableRenderer
 from sim.metaworld.shared_model import SharedModel
-from sim.metaworld.tasks import ACTION_REPEAT
+from sim.metaworld.tasks import ACTION_REPEAT, NUM_INIT_STATES, TRAINING_STATES
 
 OBSERVATION_SIZE = 39
 _STAY = np.array([0.0, 0.0, 0.0, -1.0], np.float32)
@@ -49,7 +49,8 @@ class TaskSimulation:
 
     def start(self, split: Split, init_state_id: int) -> Evaluation:
         """Reset to a stored initial state, whatever was before."""
-        vector = self.shared.initial_vectors(split)[init_state_id]
+        count = NUM_INIT_STATES if init_state_id < NUM_INIT_STATES else TRAINING_STATES
+        vector = self.shared.initial_vectors(split, count)[init_state_id]
         self.shared.hold(self._part)
         self.shared.as_compiled()
         task, data = self.task, self.task.data

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import mujoco
 
-from sim.contract import EnvironmentRequestError, Expert, StepOutcome
+from sim.contract import EnvironmentRequestError, Expert, Split, StepOutcome
 from sim.core.listed_tasks import ListedTasks
 from sim.metaworld.installation import PACKAGE_VERSION, check_installation
 from sim.metaworld.tasks import (
@@ -22,6 +22,7 @@ from sim.metaworld.tasks import (
     SUITE,
     TASKS,
     Task,
+    count_init_states,
     get_task,
 )
 
@@ -37,8 +38,8 @@ _PROBE = 4
 class MetaWorldSuite(ListedTasks):
     """The 50 tasks of MetaWorld, 50 training and 50 evaluation initial states each.
 
-    `metaworld` shows a picture and what a robot feels. `metaworld_state` has MetaWorld's own 39 numbers, and the same
-    picture only where an `image_size` is asked for. Tasks, initial states, physics and success are the same.
+    `metaworld` shows a picture and what a robot feels. `metaworld_state` has MetaWorld's own 39 numbers, the same
+    picture only where an `image_size` is asked for, and 1,000 training states. All else is the same.
     """
 
     _tasks = TASKS
@@ -60,6 +61,11 @@ class MetaWorldSuite(ListedTasks):
 
     def _task(self, task_id: int) -> Task:
         return get_task(task_id)
+
+    def num_init_states(self, task_id: int, split: Split) -> int:
+        """50; of `metaworld_state`, 1,000 to train from."""
+        get_task(task_id)
+        return count_init_states(self.name, split)
 
     def horizon(self, task_id: int) -> int:
         """125 control steps, MetaWorld's 500 steps."""
@@ -88,6 +94,7 @@ class MetaWorldSuite(ListedTasks):
         """JSON-ready facts that determine results; two results with equal protocols can be compared."""
         from sim.metaworld.rendering import VIEW
 
+        training = count_init_states(self.name, "train")
         return {
             "suite": self.name,
             "suite_version": 1,
@@ -103,6 +110,7 @@ class MetaWorldSuite(ListedTasks):
             "splits": {split: f"metaworld.MT1(task, seed={seed}).train_tasks" for split, seed in SEEDS.items()},
             "init_states_per_split": NUM_INIT_STATES,
             "instructions": {task.name: task.instruction for task in TASKS},
+            **({"training_states": training} if training != NUM_INIT_STATES else {}),
         }
 
     def self_test(self, pictures: bool) -> dict[str, Any]:

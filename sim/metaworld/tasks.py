@@ -22,6 +22,9 @@ HORIZON = 125
 NUM_INIT_STATES = 50
 """Initial states per task and split: as many as MetaWorld draws for a seed."""
 
+TRAINING_STATES = 1000
+"""Initial states of the training split of the variant with MetaWorld's own numbers; the first 50 are the same."""
+
 SEEDS: dict[Split, int] = {"train": 1, "eval": 42}
 """Initial state i of a split is `metaworld.MT1(task, seed).train_tasks[i]` with this seed."""
 
@@ -145,11 +148,21 @@ def get_task(task_id: int) -> Task:
     return TASKS[task_id]
 
 
-def check_init_state(split: Split, init_state_id: int) -> None:
+def count_init_states(suite: str, split: Split) -> int:
+    """Initial states of each task in a split of `suite`, one of the two variants.
+
+    Logs of hundreds of episodes from fifty states would teach a policy those fifty by heart, so the variant for
+    policies that are told everything has more to train from.
+    """
+    return TRAINING_STATES if suite.endswith(STATE_SUFFIX) and split == "train" else NUM_INIT_STATES
+
+
+def check_init_state(suite: str, split: Split, init_state_id: int) -> None:
     """Raise `EnvironmentRequestError` unless `split` and the number name one of a task's initial states."""
     if split not in SEEDS:
         raise EnvironmentRequestError(f"unknown split {split!r}; it is 'train' or 'eval'")
-    if not 0 <= init_state_id < NUM_INIT_STATES:
+    count = count_init_states(suite, split)
+    if not 0 <= init_state_id < count:
         raise EnvironmentRequestError(
-            f"{SUITE} has {split} initial states 0 to {NUM_INIT_STATES - 1} of each task, not {init_state_id!r}"
+            f"{suite} has {split} initial states 0 to {count - 1} of each task, not {init_state_id!r}"
         )

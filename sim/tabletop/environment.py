@@ -77,8 +77,11 @@ class TabletopEnvironment(SuiteEnvironment):
 
     def reset_to(self, split: Split, init_state_id: int) -> None:
         """Put the scene in a stored initial state, without rendering."""
-        self.reset_to_layout(initial_layout(self.task_id, split, init_state_id))
+        self.reset_to_layout(self._stored_layout(split, init_state_id))
         self.init_state_id = init_state_id
+
+    def _stored_layout(self, split: Split, init_state_id: int) -> Layout:
+        return initial_layout(self.task_id, split, init_state_id)
 
     def reset_to_layout(self, layout: Layout) -> None:
         """Put the scene in any layout of this scene, without rendering."""

@@ -141,18 +141,17 @@ def get_task(task_id: int) -> Task:
     return TASKS[task_id]
 
 
-def initial_layout(task_id: int, split: Split, init_state_id: int) -> Layout:
-    """The stored initial state of that number: a pure function of its three arguments, on every machine.
+def initial_layout(task_id: int, split: Split, init_state_id: int, count: int = NUM_INIT_STATES) -> Layout:
+    """The stored initial state of that number, of `count`: a pure function of its arguments, on every machine.
 
     The two splits use different seed streams, so no training state is ever an evaluation state.
     """
     task = get_task(task_id)
     if split not in ("train", "eval"):
         raise EnvironmentRequestError(f"split must be 'train' or 'eval', not {split!r}")
-    if not 0 <= init_state_id < NUM_INIT_STATES:
+    if not 0 <= init_state_id < count:
         raise EnvironmentRequestError(
-            f"tabletop task {task_id} has {NUM_INIT_STATES} {split} initial states (0 to {NUM_INIT_STATES - 1}), "
-            f"not number {init_state_id}"
+            f"tabletop task {task_id} has {count} {split} initial states (0 to {count - 1}), not number {init_state_id}"
         )
     stream = {"train": 1, "eval": 2}[split]
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([20260101, stream, task_id, init_state_id])))

@@ -1,6 +1,7 @@
 """The embedded suite for policies that are told where everything is: `tabletop_state`.
 
-Tasks, initial states, physics and success are those of `tabletop`; only what is observed differs.
+Tasks, physics, success and the initial states of evaluations are those of `tabletop`. What is observed differs, and
+there are more initial states to train from: logs of hundreds of episodes from fifty would teach those fifty by heart.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.contract import FloatArray, ManipulationEnvironment
+from sim.contract import FloatArray, ManipulationEnvironment, Split
 from sim.embodiments import PANDA_EEF, State
 from sim.tabletop.environment import TabletopEnvironment
 from sim.tabletop.goals import (
@@ -27,9 +28,12 @@ from sim.tabletop.goals import (
     WorldState,
 )
 from sim.tabletop.suite import TabletopSuite
-from sim.tabletop.tasks import Task, get_task
+from sim.tabletop.tasks import NUM_INIT_STATES, Layout, Task, get_task, initial_layout
 
 Array = NDArray[np.float64]
+
+TRAINING_STATES = 1000
+"""Initial states of the training split; the first 50 are the tabletop's."""
 
 MOST_OBJECTS = 2
 """Movable objects whose pose the state has room for; no scene of the suite has more."""
@@ -59,7 +63,7 @@ whether the button was pressed (0 or 1). Without a camera; `TabletopStateSuite` 
 
 
 class TabletopStateSuite(TabletopSuite):
-    """The tasks of `tabletop`, observed as the numbers of `PANDA_TRUE_STATE`.
+    """The tasks of `tabletop`, with 1,000 initial states to train from, observed as the numbers of `PANDA_TRUE_STATE`.
 
     With an `image_size` both cameras are there too, so that a data set has pictures for a reward to look at. Without,
     there is none and nothing is ever drawn.
@@ -74,6 +78,10 @@ class TabletopStateSuite(TabletopSuite):
             cameras = PANDA_EEF.with_image_size(image_size).cameras
             self.embodiment = dataclasses.replace(PANDA_TRUE_STATE, cameras=cameras)
 
+    def num_init_states(self, task_id: int, split: Split) -> int:
+        """Those of `tabletop`, and more to train from."""
+        return TRAINING_STATES if split == "train" else super().num_init_states(task_id, split)
+
     def make(self, task_id: int) -> ManipulationEnvironment:
         """Build one environment (about 5 ms)."""
         return TrueStateEnvironment(task_id, self.image_size, get_task(task_id), robot=self.embodiment)
@@ -81,13 +89,18 @@ class TabletopStateSuite(TabletopSuite):
     def protocol(self) -> dict[str, Any]:
         """What determines results on this suite."""
         size = self.image_size if self.embodiment.cameras else None
-        return {**super().protocol(), "image_size": size, "state": list(self.embodiment.state.names)}
+        return {**super().protocol(), "image_size": size, "state": list(self.embodiment.state.names),
+                "training_states": TRAINING_STATES}  # fmt: skip
 
 
 class TrueStateEnvironment(TabletopEnvironment):
     """A task whose observed state is the whole scene's."""
 
     suite_name = TabletopStateSuite.name
+
+    def _stored_layout(self, split: Split, init_state_id: int) -> Layout:
+        count = TRAINING_STATES if split == "train" else NUM_INIT_STATES
+        return initial_layout(self.task_id, split, init_state_id, count)
 
     def robot_state(self) -> FloatArray:
         """What the robot feels and where everything is, float32 [24]; see `PANDA_TRUE_STATE`."""

@@ -16,6 +16,7 @@ from vla.data.advantages import ADVANTAGES_FILE
 from vla.data.lerobot_keys import REWARD
 from vla.errors import ReflexError
 from vla.offline.algorithms.algorithm import Algorithm
+from vla.offline.controls import CONTROLS, TRUE, as_control
 from vla.offline.episode_weights import EpisodeWeighting
 from vla.offline.sources import read_transitions
 from vla.offline.training import OfflineSettings, OfflineTrainer
@@ -24,6 +25,7 @@ from vla.policies.connect import connected
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.cores import worker_count
 from vla.run.devices import set_threads
+from vla.run.files import read_json_object, write_json
 from vla.run.interrupts import held_interrupts
 from vla.run.plugins import load_class, settings_key, settings_of
 from vla.run.progress_bar import progress_bar
@@ -33,12 +35,15 @@ from vla.run.settings import Checks
 ALGORITHMS = ("vla.offline.algorithms",)
 """Where the shipped algorithms are."""
 
+CONTROLS_FILE = "controls.json"
+"""Control -> the metrics of its evaluation."""
+
 Evaluator = Callable[[GaussianPolicy], dict[str, float]]
 """Policy -> metrics such as `eval/success_rate`."""
 
 _MAY_CHANGE = frozenset(
     {"output", "resume", "device", "threads", "logger", "checkpoint_every", "keep_checkpoints", "log_every",
-     "num_workers", "compiled"}
+     "num_workers", "compiled", "controls", "true_reward"}
 )  # fmt: skip
 
 
@@ -90,6 +95,11 @@ class OfflineConfig:
     """Task ids to evaluate on; null takes `tasks`, or all of the suite."""
     evaluation_episodes_per_task: int = 20
     """Episodes of each task in an evaluation."""
+    controls: list[str] = field(default_factory=list)
+    """What is trained and evaluated beside it, as it is but for the reward: "zero", "constant", "shuffled", "true" (of
+    `true_reward`), and imitation, "bc" and "bc_10". A finished run takes more with `resume=true`."""
+    true_reward: str | None = None
+    """Column of a reward that is known to be right, for the control "true"."""
     num_workers: int | None = None
     """Simulator processes; null for one per available core, 0 to simulate in this process."""
     checkpoint_every: int = 20_000
@@ -121,6 +131,15 @@ class OfflineConfig:
         check.positive("episode_temperature")
         if self.evaluate_every and self.suite is None:
             raise ReflexError(f"evaluate_every is {self.evaluate_every} and no suite is named; set suite=..., or 0")
+        if strange := [name for name in self.controls if name not in CONTROLS]:
+            raise ReflexError(f"controls has {strange[0]!r}; there are {', '.join(CONTROLS)}")
+        if self.controls and self.suite is None:
+            raise ReflexError(f"controls={self.controls} are compared by their success, and no suite is named")
+        if (TRUE in self.controls) != (self.true_reward is not None):
+            raise ReflexError(
+                f"controls={self.controls} and true_reward={self.true_reward} do not go together: the control {TRUE!r} "
+                "is trained on that column"
+            )
         self.training_settings()
 
     def training_settings(self) -> OfflineSettings:
@@ -163,6 +182,7 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
         _train(trainer, run, config, evaluate)
         if (advantages := trainer.advantages()) is not None:
             advantages.write(run.path / ADVANTAGES_FILE)
+        _train_controls(run, config, transitions, evaluate)
         return _summarise(run, config, transitions, trainer)
 
 
@@ -195,6 +215,26 @@ def _train(trainer: OfflineTrainer, run: RunFolder, config: OfflineConfig, evalu
             if trainer.done > saved:
                 run.save_checkpoint(trainer.done, trainer.save, keep=config.keep_checkpoints)
             raise
+
+
+def _train_controls(run: RunFolder, config: OfflineConfig, data: Transitions, evaluate: Evaluator | None) -> None:
+    """Train and evaluate the controls that `CONTROLS_FILE` has not; each is written as soon as it is known."""
+    path = run.path / CONTROLS_FILE
+    known = read_json_object(path) if path.exists() else {}
+    for name in config.controls:
+        if name in known or evaluate is None:
+            continue
+        truth = None
+        if name == TRUE:
+            assert config.true_reward is not None  # checked with the settings
+            truth = read_transitions(config.dataset, config.true_reward, config.tasks).rewards
+        trainer = OfflineTrainer(*as_control(name, data, config.training_settings(), config.seed, truth), config.seed)
+        with progress_bar(f"control {name}", config.updates, 0) as show:
+            while trainer.done < config.updates:
+                metrics = trainer.run(min(100, config.updates - trainer.done))
+                show(trainer.done, f"policy loss {metrics['train/loss/policy']:.3f}")
+        known[name] = evaluate(trainer.policy())
+        write_json(path, known)
 
 
 def _until_something_is_due(done: int, config: OfflineConfig) -> int:
@@ -255,7 +295,15 @@ def _summarise(
         "threads": torch.get_num_threads(),
         **{key.removeprefix("train/"): value for key, value in trained.items() if key.startswith("train/")},
         **{key.removeprefix("eval/"): value for key, value in evaluated.items() if key.startswith("eval/")},
+        "controls": _control_successes(run),
     }
     summary["episodes"], summary["eval_episodes"] = len(starts), evaluated.get("eval/episodes")
     run.write_summary(summary)
     return summary
+
+
+def _control_successes(run: RunFolder) -> dict[str, float]:
+    """Success rate of each control that was trained; empty where none was."""
+    path = run.path / CONTROLS_FILE
+    known = read_json_object(path) if path.exists() else {}
+    return {name: metrics["eval/success_rate"] for name, metrics in known.items()}

@@ -10,7 +10,7 @@ import pytest
 from sim.contract import EnvironmentRequestError
 from sim.metaworld.environment import MetaWorldEnvironment
 from sim.metaworld.suite import MetaWorldSuite
-from sim.metaworld.tasks import HORIZON, SEEDS, TASKS
+from sim.metaworld.tasks import HORIZON, SEEDS, TASKS, TRAINING_STATES
 from sim.pool import EnvironmentPool, EpisodeRequest
 
 pytest.importorskip("metaworld")
@@ -170,12 +170,24 @@ def test_bad_requests_are_named() -> None:
     for action in (np.zeros(7), np.array([0.0, 0.0, np.nan, 0.0])):
         with pytest.raises(EnvironmentRequestError, match="an action"):
             environment.advance(action)
-    for split, number in (("train", 50), ("eval", -1), ("test", 0)):
-        with pytest.raises(EnvironmentRequestError, match="50|split" if number == 0 else "0 to 49"):
+    for split, number, message in (
+        ("train", 1000, "0 to 999"), ("eval", 50, "0 to 49"), ("eval", -1, "0 to 49"), ("test", 0, "split")
+    ):  # fmt: skip
+        with pytest.raises(EnvironmentRequestError, match=message):
             environment.reset_to(split, number)  # type: ignore[arg-type]
+    with pytest.raises(EnvironmentRequestError, match="0 to 49"):
+        make("reach", "metaworld").reset_to("train", 50)
 
 
 def test_training_and_evaluation_start_from_different_states() -> None:
     shared = make("drawer-open", "metaworld_state").simulation.shared
     train, evaluation = ({tuple(row) for row in shared.initial_vectors(split)} for split in SEEDS)
     assert len(train) == len(evaluation) == 50 and not train & evaluation
+
+
+def test_the_variant_with_all_numbers_has_more_to_train_from_that_begins_with_the_same() -> None:
+    shared = make("drawer-open", "metaworld_state").simulation.shared
+    first, more = shared.initial_vectors("train").copy(), shared.initial_vectors("train", TRAINING_STATES)
+    assert len(more) == 1000 and (more[:50] == first).all()
+    train, evaluation = {tuple(row) for row in more}, {tuple(row) for row in shared.initial_vectors("eval")}
+    assert len(train) == 1000 and not train & evaluation

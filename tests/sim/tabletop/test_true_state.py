@@ -118,3 +118,24 @@ def test_protocols_tell_the_suites_apart() -> None:
     told, seen = get_suite("tabletop_state").protocol(), get_suite("tabletop_state", 64).protocol()
     assert (told["suite"], told["image_size"], seen["image_size"]) == ("tabletop_state", None, 64)
     assert len(told["state"]) == 24 and told["horizons"] == get_suite("tabletop").protocol()["horizons"]
+
+
+def test_there_is_more_to_train_from_than_in_the_tabletop() -> None:
+    suite = get_suite("tabletop_state", None)
+    assert (suite.num_init_states(0, "train"), suite.num_init_states(0, "eval")) == (1000, 50)
+    told, seen = suite.make(0), get_suite("tabletop", None).make(0)
+    starts = []
+    for split, number in (("train", 49), ("train", 50), ("train", 999), ("eval", 49)):
+        told.reset_to(split, number)
+        starts.append(tuple(told.robot_state()))
+        if number == 49:
+            seen.reset_to(split, number)
+            np.testing.assert_array_equal(seen.robot_state(), told.robot_state()[:8])
+    assert len(set(starts)) == 4
+    for environment, split, number, known in (
+        (told, "train", 1000, 999),
+        (told, "eval", 50, 49),
+        (seen, "train", 50, 49),
+    ):
+        with pytest.raises(EnvironmentRequestError, match=f"0 to {known}"):
+            environment.reset_to(split, number)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla.offline.controls import CONTROLS
+from vla.offline.controls import WITHOUT_KNOWLEDGE
 
 
 def test_controls_by_hand() -> None:
     rewards = np.array([0.0, 1.0, 2.0, 5.0], np.float32)
-    found = {name: control(rewards, np.random.default_rng(1)) for name, control in CONTROLS.items()}
+    found = {name: control(rewards, np.random.default_rng(1)) for name, control in WITHOUT_KNOWLEDGE.items()}
     assert found["zero"].tolist() == [0, 0, 0, 0]
     assert found["constant"].tolist() == [2, 2, 2, 2]
     assert sorted(found["shuffled"].tolist()) == [0, 1, 2, 5]
@@ -19,8 +19,8 @@ def test_controls_by_hand() -> None:
 
 def test_a_shuffle_breaks_what_a_reward_says_of_its_place() -> None:
     rewards = np.linspace(0, 1, 2000, dtype=np.float32)
-    shuffled = CONTROLS["shuffled"](rewards, np.random.default_rng(0))
+    shuffled = WITHOUT_KNOWLEDGE["shuffled"](rewards, np.random.default_rng(0))
     assert abs(np.corrcoef(rewards, shuffled)[0, 1]) < 0.1
-    again = CONTROLS["shuffled"](rewards, np.random.default_rng(0))
+    again = WITHOUT_KNOWLEDGE["shuffled"](rewards, np.random.default_rng(0))
     assert shuffled.tolist() == pytest.approx(again.tolist())
     assert rewards[0] == 0 and rewards[-1] == 1
