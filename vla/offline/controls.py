@@ -65,8 +65,9 @@ def as_control(
     """
     if name in WITHOUT_KNOWLEDGE:
         changed = data.with_rewards(WITHOUT_KNOWLEDGE[name](data.rewards, np.random.default_rng(seed)))
-        # All returns may now be the same, and then there is no range of them to divide by.
-        return changed, replace(settings, reward_scale="none") if settings.reward_scale == "returns" else settings
+        # All returns are the same without rewards, and then there is no range of them to divide by.
+        without_range = name == "zero" and settings.reward_scale == "returns"
+        return changed, replace(settings, reward_scale="none") if without_range else settings
     if name == TRUE and truth is not None:
         return data.with_rewards(truth), settings
     if name not in IMITATION:

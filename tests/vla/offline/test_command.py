@@ -91,9 +91,33 @@ def test_a_policy_plays_in_a_suite_without_being_shown_pictures(dataset: str, tm
     assert 0 <= summary["success_rate"] <= 1 and summary["eval_episodes"] == 2
 
 
+def test_controls_stand_beside_the_result_and_are_trained_once(dataset: str, tmp_path: Path) -> None:
+    judged: list[GaussianPolicy] = []
+
+    def evaluate(policy: GaussianPolicy) -> dict[str, float]:
+        judged.append(policy)
+        return {"eval/success_rate": 0.1 * len(judged), "eval/episodes": 5.0}
+
+    run = tmp_path / "run"
+    first = train_from_logs(config(dataset, run, suite="tabletop", controls=["zero", "bc_10"]), on_evaluate=evaluate)
+    assert first["controls"] == pytest.approx({"zero": 0.2, "bc_10": 0.3}) and first["success_rate"] == pytest.approx(
+        0.1
+    )
+    more = config(dataset, run, suite="tabletop", controls=["zero", "true"], true_reward="next.progress", resume=True)
+    again = train_from_logs(more, on_evaluate=evaluate)
+    assert again["controls"] == pytest.approx({"zero": 0.2, "bc_10": 0.3, "true": 0.4})
+    assert json.loads((run / "controls.json").read_text())["true"]["eval/episodes"] == 5
+    weights = [policy.state_dict() for policy in judged]
+    assert len(weights) == 4 and any((weights[0][name] != weights[1][name]).any() for name in weights[0])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"controls": ["null"]}, r"controls has 'null'; there are zero, constant, shuffled, true, bc, bc_10"),
+        ({"controls": ["zero"]}, "no suite is named"),
+        ({"controls": ["true"], "suite": "tabletop"}, "true_reward=None do not go together"),
+        ({"true_reward": "next.reward"}, "do not go together"),
         ({"algo": "qil"}, r"algo is 'qil' \(did you mean 'iql'\?\)"),
         ({"settings": {"iql": {"expectile": 2.0}}}, r"settings\.iql\.expectile is 2\.0; it must lie in \[0, 1\]"),
         ({"settings": {"iql": {"expectil": 0.5}}}, r"settings\.iql\.expectil does not exist \(did you mean"),
