@@ -40,9 +40,10 @@ def load_corl(path: Path) -> Any:
 
 
 class Corl:
-    """CORL's IQL with its defaults, as its `train` makes and runs it."""
+    """CORL's IQL with its defaults but for the temperature, as its `train` makes and runs it."""
 
-    def __init__(self, corl: Any, data: Transitions, updates: int, seed: int) -> None:
+    def __init__(self, corl: Any, data: Transitions, updates: int, seed: int, temperature: float = 3.0) -> None:
+        """`temperature` is its beta. The next observation is `data.chunk_horizon` control steps later."""
         np.random.seed(seed)  # noqa: NPY002 - its buffer draws from the global generator
         torch.manual_seed(seed)
         self.mean, self.deviation = corl.compute_mean_std(data.observations, eps=EPSILON)
@@ -68,6 +69,8 @@ class Corl:
             value,
             torch.optim.Adam(value.parameters(), lr=3e-4),
             max_steps=updates,
+            beta=temperature,
+            discount=0.99**data.chunk_horizon,
         )
 
     def run(self, updates: int) -> None:
