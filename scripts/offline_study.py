@@ -35,9 +35,9 @@ from sim.suites import get_suite
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError
 from vla.evaluation.runner import evaluate
-from vla.evaluation.statistics import wilson_interval
+from vla.evaluation.statistics import paired_bootstrap, wilson_interval
 from vla.offline.algorithms.iql import IQL
-from vla.offline.controls import CONTROLS, as_control
+from vla.offline.controls import CONTROLS, TRUE, as_control
 from vla.offline.labels.oracle import OracleSettings, oracle_preferences
 from vla.offline.labels.selection import uniform_pairs
 from vla.offline.preferences import Answer, Pair
@@ -68,7 +68,8 @@ PICTURES = {"pictures_0": 0.0}
 """The same, with a reward that sees pictures only, and not what the policy is told."""
 ARMS = (*ERRORS, *PICTURES, *CONTROLS)
 PAIRS = 2000
-"""Questions a task; a question is two calls in RL-VLM-F's two-stage prompt."""
+"""Labelled pairs of a task. Asked of a model in one order, that is 4,000 calls of RL-VLM-F's two-stage prompt or 2,000
+of the one-call prompt."""
 UPDATES = 5_000
 TEMPERATURE = 100.0
 """Of IQL, for values in [-1, 0]. Chosen with the true reward on training states that the data has not, as the next."""
@@ -262,8 +263,22 @@ def summary(output: Path) -> dict[str, Any]:
             for key in ("held_out_accuracy", "true_order_accuracy"):
                 if key in chosen[0]:
                     row[key] = round(float(np.mean([entry[key] for entry in chosen])), 4)
-            rows.append(row)
+            rows.append(row | beside_the_true_reward(chosen, runs))
     return {"pairs": PAIRS, "rows": rows, "runs": runs}
+
+
+def beside_the_true_reward(chosen: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """How an arm's runs compare with those of the true reward of the same task and seeds, state by state."""
+    truth = {entry["seed"]: entry for entry in runs if entry["arm"] == TRUE and entry["task"] == chosen[0]["task"]}
+    pairs = [(truth[entry["seed"]], entry) for entry in chosen if entry["seed"] in truth]
+    if chosen[0]["arm"] == TRUE or not pairs:
+        return {}
+    one, other = ([success for pair in pairs for success in pair[side]["by_initial_state"]] for side in (0, 1))
+    compared = paired_bootstrap(one, other)
+    return {
+        "of_true": round(sum(other) / max(sum(one), 1), 3),
+        "difference_to_true": [round(value, 3) for value in (compared.difference, compared.low, compared.high)],
+    }
 
 
 def main() -> None:
