@@ -65,7 +65,8 @@ TASKS = {
 ERRORS = {"labels_0": 0.0, "labels_10": 0.1, "labels_20": 0.2, "labels_30": 0.3}
 SEEDS = (0, 1, 2)
 PICTURES = {"pictures_0": 0.0}
-"""The same, with a reward that sees pictures only, and not what the policy is told."""
+"""The same, with a reward that sees the pictures of one camera only, and not what the policy is told. Of two cameras it
+is the wrist's: from outside, a cube that is lifted hardly differs from one that is not, at 24 pixels a side."""
 ARMS = (*ERRORS, *PICTURES, *CONTROLS)
 PAIRS = 2000
 """Labelled pairs of a task. Asked of a model in one order, that is 4,000 calls of RL-VLM-F's two-stage prompt or 2,000
@@ -89,7 +90,7 @@ class Task:
     progress: NDArray[np.float32]
     """[frames] true progress of what each frame shows."""
     features: dict[str, NDArray[np.float32]]
-    """[frames, F] of what a reward sees, by encoder: the state that the policy sees, or the first camera's pictures."""
+    """[frames, F] of what a reward sees, by encoder: the state that the policy sees, or a camera's pictures."""
     rows: Rows
     recorded_progress: dict[int, NDArray[np.float32]]
     """By episode: progress after each action, as the data set has it."""
@@ -110,7 +111,7 @@ def load(folder: Path, name: str) -> Task:
         next_frames=starts[transitions.episodes] + np.minimum(transitions.frames + 1, last),
         progress=np.concatenate([true_progress(episode) for episode in episodes]),
         features={
-            encoder: features_of(dataset, look_at(dataset, encoder, dataset.embodiment.camera_names[0]))
+            encoder: features_of(dataset, look_at(dataset, encoder, dataset.embodiment.camera_names[-1]))
             for encoder in ("state", "pixels")
         },
         rows=rows,
