@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from scripts.hopper_data import ENVIRONMENT
 from scripts.offline_peers import Corl, load_corl
-from scripts.offline_study import CHUNK_HORIZON, TEMPERATURE
+from scripts.offline_study import CHUNK_HORIZON, Setup
 from sim.contract import Suite
 from sim.suites import get_suite
 from vla.data.lerobot_keys import PROGRESS
@@ -98,7 +98,7 @@ def problem(arguments: Mapping[str, str]) -> Problem:
     return Problem(
         absorbing_ends(data, DISCOUNT),
         CHUNK_HORIZON,
-        TEMPERATURE,
+        Setup.temperature,
         partial(successes, suite, int(arguments["task"])),
         "success",
     )

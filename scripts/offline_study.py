@@ -22,7 +22,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,28 +54,38 @@ from vla.policies.gaussian import GaussianPolicy
 from vla.run.files import write_json
 from vla.run.run_folder import lock
 
+
+@dataclass(frozen=True)
+class Setup:
+    """A data set's task, and what was chosen for it."""
+
+    suite: str
+    task: int
+    pairs: int = 2000
+    """Labelled pairs. Asked of a model in one order, 2,000 are 4,000 calls of RL-VLM-F's two-stage prompt or 2,000 of
+    the one-call prompt."""
+    temperature: float = 100.0
+    """Of IQL, for values in [-1, 0]. Chosen, as the number of pairs and the next two, on training states that the data
+    has not."""
+
+
 TASKS = {
-    "tabletop_pick_red": ("tabletop_state", 0),
-    "tabletop_stack": ("tabletop_state", 2),
-    "tabletop_stack_goes_on": ("tabletop_state", 2),
-    "tabletop_push_left": ("tabletop_state", 5),
-    "metaworld_drawer_open": ("metaworld_state", 19),
-    "metaworld_sweep_into": ("metaworld_state", 46),
+    "tabletop_pick_red": Setup("tabletop_state", 0),
+    "tabletop_stack": Setup("tabletop_state", 2),
+    "tabletop_stack_goes_on": Setup("tabletop_state", 2, pairs=8000, temperature=300.0),
+    "tabletop_push_left": Setup("tabletop_state", 5),
+    "metaworld_drawer_open": Setup("metaworld_state", 19),
+    "metaworld_sweep_into": Setup("metaworld_state", 46),
 }
-"""Data set -> the suite and task that its policies are evaluated in. Recordings end at a success; those of the one that
-goes on, half a second later (`vla collect after_success=10`)."""
+"""By data set. Recordings end at a success; those of the one that goes on, half a second later
+(`vla collect after_success=10`)."""
 ERRORS = {"labels_0": 0.0, "labels_10": 0.1, "labels_20": 0.2, "labels_30": 0.3}
 SEEDS = (0, 1, 2)
 PICTURES = {"pictures_0": 0.0}
 """The same, with a reward that sees the pictures of one camera only, and not what the policy is told. Of two cameras it
 is the wrist's: from outside, a cube that is lifted hardly differs from one that is not, at 24 pixels a side."""
 ARMS = (*ERRORS, *PICTURES, *CONTROLS)
-PAIRS = 2000
-"""Labelled pairs of a task. Asked of a model in one order, that is 4,000 calls of RL-VLM-F's two-stage prompt or 2,000
-of the one-call prompt."""
 UPDATES = 5_000
-TEMPERATURE = 100.0
-"""Of IQL, for values in [-1, 0]. Chosen with the true reward on training states that the data has not, as the next."""
 CHUNK_HORIZON = 4
 """At 20 Hz one action changes little, and what it changes is lost in the critics' errors; four actions do not."""
 
@@ -125,7 +135,7 @@ def load(folder: Path, name: str) -> Task:
 def learned_reward(task: Task, encoder: str, error: float, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """The reward [N] of each transition, from labels with a share of errors, and what is known about it."""
     lengths = np.bincount(task.rows.episodes)
-    moments = uniform_pairs(lengths, np.zeros(len(lengths)), PAIRS, np.random.default_rng([seed, 21]))
+    moments = uniform_pairs(lengths, np.zeros(len(lengths)), TASKS[task.name].pairs, np.random.default_rng([seed, 21]))
     pairs = np.stack([task.rows.of(first for first, _ in moments), task.rows.of(second for _, second in moments)], 1)
     preferences = oracle_preferences(
         [Pair(first, second, task.goal) for first, second in moments],
@@ -150,10 +160,10 @@ def learned_reward(task: Task, encoder: str, error: float, seed: int) -> tuple[N
     return to_unit_cost(rewards, RelabelConfig.outliers)(rewards), facts
 
 
-def settings_of(updates: int) -> OfflineSettings:
-    """Of every run but imitation."""
+def settings_of(name: str, updates: int) -> OfflineSettings:
+    """Of every run of a task but imitation."""
     return OfflineSettings(
-        IQL(temperature=TEMPERATURE),
+        IQL(temperature=TASKS[name].temperature),
         updates=updates,
         chunk_horizon=CHUNK_HORIZON,
         reward_scale="values",
@@ -168,7 +178,7 @@ def run_arm(task: Task, arm: str, seed: int, updates: int) -> dict[str, Any]:
     started = time.perf_counter()
     facts: dict[str, Any] = {}
     data = task.transitions
-    settings = settings_of(updates)
+    settings = settings_of(task.name, updates)
     if arm in ERRORS or arm in PICTURES:
         encoder, error = ("state", ERRORS[arm]) if arm in ERRORS else ("pixels", PICTURES[arm])
         rewards, facts = learned_reward(task, encoder, error, seed)
@@ -177,7 +187,7 @@ def run_arm(task: Task, arm: str, seed: int, updates: int) -> dict[str, Any]:
         data, settings = as_control(arm, data, settings, seed, truth=data.rewards)
     policy = train_offline(data, settings, seed)
     trained = time.perf_counter()
-    successes = successes_of(policy, *TASKS[task.name])
+    successes = successes_of(policy, TASKS[task.name])
     return {
         "task": task.name,
         "arm": arm,
@@ -192,12 +202,12 @@ def run_arm(task: Task, arm: str, seed: int, updates: int) -> dict[str, Any]:
     }
 
 
-def successes_of(policy: GaussianPolicy, suite_name: str, task_id: int) -> list[int]:
+def successes_of(policy: GaussianPolicy, setup: Setup) -> list[int]:
     """Success, 1 or 0, from every held-out initial state, greedily."""
-    suite = get_suite(suite_name, None)
-    count = suite.num_init_states(task_id, "eval")
-    with EnvironmentPool(suite_name, num_slots=count, num_workers=0) as pool:
-        result = evaluate(policy, suite, pool, tasks=[task_id], episodes_per_task=count)
+    suite = get_suite(setup.suite, None)
+    count = suite.num_init_states(setup.task, "eval")
+    with EnvironmentPool(setup.suite, num_slots=count, num_workers=0) as pool:
+        result = evaluate(policy, suite, pool, tasks=[setup.task], episodes_per_task=count)
     return [int(record["success"]) for record in result.records]
 
 
@@ -215,7 +225,7 @@ def run(output: Path, data: Path, tasks: list[str], arms: list[str], updates: in
                         continue
                     task = task or load(data, name)
                     twin = output / f"{name}-zero-{seed}.json"
-                    if arm == "constant" and twin.exists() and scaled_alike(task.transitions, seed):
+                    if arm == "constant" and twin.exists() and scaled_alike(task, seed):
                         result = json.loads(twin.read_text()) | {"arm": arm, "same_run_as": "zero"}
                     else:
                         result = run_arm(task, arm, seed, updates)
@@ -224,10 +234,10 @@ def run(output: Path, data: Path, tasks: list[str], arms: list[str], updates: in
                       f"({result['training_s']} s + {result['evaluation_s']} s)", flush=True)  # fmt: skip
 
 
-def scaled_alike(data: Transitions, seed: int) -> bool:
+def scaled_alike(task: Task, seed: int) -> bool:
     """Whether a constant reward is, at the scale of the runs, no reward: then a run of one is a run of the other."""
     nothing, constant = (
-        scale_rewards(as_control(name, data, settings_of(1), seed)[0], "values", IQL().discount)
+        scale_rewards(as_control(name, task.transitions, settings_of(task.name, 1), seed)[0], "values", IQL().discount)
         for name in ("zero", "constant")
     )
     return bool(np.array_equal(nothing.rewards, constant.rewards))
@@ -267,7 +277,7 @@ def summary(output: Path) -> dict[str, Any]:
                 if key in chosen[0]:
                     row[key] = round(float(np.mean([entry[key] for entry in chosen])), 4)
             rows.append(row | beside_the_true_reward(chosen, runs))
-    return {"pairs": PAIRS, "rows": rows, "runs": runs}
+    return {"setups": {name: asdict(setup) for name, setup in TASKS.items()}, "rows": rows, "runs": runs}
 
 
 def beside_the_true_reward(chosen: list[dict[str, Any]], runs: list[dict[str, Any]]) -> dict[str, Any]:
