@@ -59,6 +59,11 @@ class OfflineConfig:
     """Of the algorithm, by its name, e.g. settings.iql.expectile=0.9."""
     reward: str = REWARD
     """Column of the dataset that holds the reward."""
+    encoder: str | None = None
+    """Also sees: frozen features of a camera's pictures stand beside the state. "pixels", an encoder's folder, or its
+    name; null for the state alone, which decodes no picture."""
+    camera: str | None = None
+    """Whose pictures `encoder` is shown; null for the dataset's first."""
     reward_scale: RewardScale = "none"
     """"none", "returns" (over the range of returns, times 1000), "nonpositive" (from -1 to 0, so that finishing is
     never worse than going on) or "values" (that times 1 - discount, so that values are from -1 to 0: for learned
@@ -129,6 +134,8 @@ class OfflineConfig:
         check.shared()
         check.at_least(1, "log_every")
         check.positive("episode_temperature")
+        if self.camera is not None and self.encoder is None:
+            raise ReflexError(f"camera={self.camera} has no use without an encoder; set encoder=pixels or another")
         if self.evaluate_every and self.suite is None:
             raise ReflexError(f"evaluate_every is {self.evaluate_every} and no suite is named; set suite=..., or 0")
         if strange := [name for name in self.controls if name not in CONTROLS]:
@@ -170,7 +177,9 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
     set_threads(config.threads)
     with RunFolder(config.output, config.resume, config.logger) as run:
         restart = run.restart_point(dataclasses.asdict(config), _MAY_CHANGE)
-        transitions = read_transitions(config.dataset, config.reward, config.tasks)
+        transitions = read_transitions(
+            config.dataset, config.reward, config.tasks, config.encoder, config.camera, config.device
+        )
         trainer = OfflineTrainer(
             transitions, config.training_settings(), config.seed, policy_id=run_name(Path(config.output))
         )

@@ -14,29 +14,53 @@ from sim.embodiments import Action, Embodiment, State
 from vla.data import lerobot_keys as keys
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError, require_module
+from vla.offline.reward_model.rows import features_of, look_at
 from vla.offline.transitions import Transitions
+from vla.policies.gaussian.vision import FrozenVision
+from vla.run.progress_bar import progress_bar
 
 MINARI_FILE = Path("data") / "main_data.hdf5"
 """Where a data set of Minari keeps its steps, below its folder."""
 
 
-def read_transitions(dataset: str, reward: str = keys.REWARD, tasks: Sequence[int] | None = None) -> Transitions:
+def read_transitions(
+    dataset: str,
+    reward: str = keys.REWARD,
+    tasks: Sequence[int] | None = None,
+    encoder: str | None = None,
+    camera: str | None = None,
+    device: str = "cpu",
+) -> Transitions:
     """Transitions of a LeRobot dataset (a folder or a hub id), or of a file or folder in Minari's format.
 
     Args:
         dataset: a path that ends in .hdf5, a folder that has `MINARI_FILE`, or what `LeRobotDataset` takes.
         reward: the column of a LeRobot dataset that holds the reward; Minari's format has one reward.
         tasks: task numbers to keep, as `LeRobotDataset.task_id` gives them; None for all.
+        encoder: whose frozen features of the pictures stand beside the states (`vla.policies.moment_features`); they
+            are computed once and kept beside the dataset. None for states alone, and no picture is decoded.
+        camera: whose pictures; None for the first.
+        device: where the encoder computes.
 
     Raises:
-        ReflexError: it cannot be read, has no such column, or no transition.
+        ReflexError: it cannot be read, has no such column or camera, or no transition.
+        WorldModelError: the encoder cannot be loaded.
     """
     path = Path(dataset)
     if path.suffix in (".hdf5", ".h5") or (path / MINARI_FILE).exists():
         if reward != keys.REWARD or tasks is not None:
             raise ReflexError(f"{dataset} is in Minari's format, which has one reward and no tasks; leave both out")
+        if encoder is not None:
+            raise ReflexError(f"{dataset} is in Minari's format, which has no pictures; leave encoder={encoder} out")
         return minari_transitions(path if path.suffix else path / MINARI_FILE)
-    return lerobot_transitions(LeRobotDataset(dataset, numbers=(reward,)), reward, tasks)
+    opened = LeRobotDataset(dataset, numbers=(reward,))
+    if encoder is None:
+        return lerobot_transitions(opened, reward, tasks)
+    look = look_at(opened, encoder, camera, device)
+    vision = FrozenVision.of(encoder, str(look.camera), look.features)
+    with progress_bar(f"features of {look.camera}", opened.num_episodes) as show:
+        features = features_of(opened, look, lambda done, total: show(done, ""))
+    return lerobot_transitions(opened, reward, tasks, features, vision)
 
 
 def lerobot_transitions(
@@ -44,8 +68,9 @@ def lerobot_transitions(
     reward: str = keys.REWARD,
     tasks: Sequence[int] | None = None,
     features: NDArray[np.float32] | None = None,
+    vision: FrozenVision | None = None,
 ) -> Transitions:
-    """Transitions of a LeRobot dataset's states, or of features of its frames.
+    """Transitions of a LeRobot dataset's states, with frozen features of its frames beside them or without.
 
     A dataset has a frame before every action and none after the last. An episode that succeeded ends in a terminal, and
     its last step is kept; of any other the last step is left out, because what came after it is not recorded.
@@ -54,8 +79,8 @@ def lerobot_transitions(
         dataset: opened with `numbers=(reward,)`.
         reward: column of the reward, [frames]: the dataset's own, or one that relabelling wrote.
         tasks: task numbers to keep; None for all.
-        features: [frames, F] in the order of the dataset's frames, which replace the states; their embodiment's state
-            then has the names "feature_0" and so on.
+        features: [frames, F] in the order of the dataset's frames; with `vision`, which made them.
+        vision: the camera and the encoder of `features`.
 
     Raises:
         ReflexError: the column is missing, there is no state, or nothing is left.
@@ -63,7 +88,7 @@ def lerobot_transitions(
     if features is not None and len(features) != dataset.num_frames:
         raise ReflexError(f"{len(features)} features for {dataset.num_frames} frames of {dataset.root}")
     if features is None and not dataset.embodiment.state.size:
-        raise ReflexError(f"{dataset.root} has no {keys.STATE}; give frozen features of its frames instead")
+        raise ReflexError(f"{dataset.root} has no {keys.STATE}; learn from its pictures instead (encoder=pixels)")
     parts: list[dict[str, NDArray[Any]]] = []
     end = 0
     for index in range(dataset.num_episodes):
@@ -75,14 +100,14 @@ def lerobot_transitions(
         if reward not in values:
             raise ReflexError(f"{dataset.root} has no column {reward!r}; its columns of one number are listed in "
                               f"{dataset.info.path}")  # fmt: skip
-        observations = episode.states if features is None else features[start:end]
+        observations = episode.states
+        if features is not None:
+            observations = np.concatenate([observations, features[start:end]], axis=1)
         parts.append(_steps(observations, episode.actions, values[reward], episode.success, index))
     if not parts:
         raise ReflexError(f"{dataset.root} has no episode of the tasks {list(tasks or ())}; choose others")
-    embodiment = replace(dataset.embodiment, cameras=())
-    if features is not None:
-        embodiment = replace(embodiment, state=State(tuple(f"feature_{at}" for at in range(features.shape[1]))))
-    return _joined(parts, embodiment)
+    cameras = () if vision is None else (dataset.embodiment.camera(vision.camera),)
+    return _joined(parts, replace(dataset.embodiment, cameras=cameras), vision)
 
 
 def _steps(
@@ -155,6 +180,9 @@ def _minari_episode(group: Any, number: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def _joined(parts: Sequence[dict[str, NDArray[Any]]], embodiment: Embodiment) -> Transitions:
+def _joined(
+    parts: Sequence[dict[str, NDArray[Any]]], embodiment: Embodiment, vision: FrozenVision | None = None
+) -> Transitions:
     columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Transitions(embodiment=embodiment, spans=np.ones(len(columns["episodes"]), dtype=np.int64), **columns)
+    spans = np.ones(len(columns["episodes"]), dtype=np.int64)
+    return Transitions(embodiment=embodiment, spans=spans, vision=vision, **columns)

@@ -127,7 +127,9 @@ class OfflineTrainer:
         sizes = Sizes(data.observations.shape[1], data.actions.shape[1], settings.hidden)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("offline weights", seed))
-            self._policy = GaussianPolicy(data.embodiment, settings.hidden, settings.chunk_horizon, policy_id=policy_id)
+            self._policy = GaussianPolicy(
+                data.embodiment, settings.hidden, settings.chunk_horizon, policy_id=policy_id, vision=data.vision
+            )
             state = algorithm.initial_state(sizes, self._policy.parameter_mapping())
         self.state: State = _to_device(state, self.device)
         self._policy.fit_normalisation(data.actions.reshape(-1, data.embodiment.action.size), data.observations)

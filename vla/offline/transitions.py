@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sim.embodiments import Embodiment
 from vla.errors import ReflexError
+from vla.policies.gaussian.vision import FrozenVision
 
 RewardScale = Literal["none", "returns", "nonpositive", "values"]
 
@@ -29,7 +30,7 @@ class Transitions:
     """N steps of several episodes, each episode's in order of time and next to one another."""
 
     observations: NDArray[np.float32]
-    """[N, O] states, or frozen features of what was seen."""
+    """[N, O] states [N, S], and beside them frozen features of what was seen, [N, F], where `vision` has them."""
     actions: NDArray[np.float32]
     """[N, H * A] in the robot's units: the next H actions, flattened."""
     rewards: NDArray[np.float32]
@@ -45,11 +46,13 @@ class Transitions:
     successes: NDArray[np.bool_]
     """[N] whether the transition's episode succeeded; False where nobody says."""
     embodiment: Embodiment
-    """The robot; its state names are those of the observations."""
+    """The robot, with the camera that `vision` looks through and no other."""
     spans: NDArray[np.int64]
     """[N] control steps until the next observation: 1, or up to H for chunks."""
     chunk_horizon: int = 1
     """H: actions in a chunk."""
+    vision: FrozenVision | None = None
+    """What made the features; None where observations are states."""
 
     def __post_init__(self) -> None:
         """Check shapes and numbers. Raises `ReflexError` naming what is wrong."""
@@ -68,7 +71,8 @@ class Transitions:
                     f"{entry.name.replace('_', ' ')} of transition {row} (episode {self.episodes[row]}) hold NaN or "
                     "infinity; record that episode again, or leave it out"
                 )
-        sizes = self.embodiment.state.size, self.chunk_horizon * self.embodiment.action.size
+        seen = 0 if self.vision is None else self.vision.size
+        sizes = self.embodiment.state.size + seen, self.chunk_horizon * self.embodiment.action.size
         found = self.observations.shape[1], self.actions.shape[1]
         if sizes != found or self.next_observations.shape != self.observations.shape:
             raise ReflexError(f"observations and actions of {found} numbers for a robot that has {sizes}")
