@@ -18,9 +18,10 @@ from vla.errors import ReflexError
 from vla.offline.algorithms.algorithm import Algorithm
 from vla.offline.controls import CONTROLS, TRUE, as_control
 from vla.offline.episode_weights import EpisodeWeighting
-from vla.offline.sources import read_transitions
+from vla.offline.goals import GoalSettings, success_ends, with_goals
+from vla.offline.sources import is_minari, read_instructions, read_transitions
 from vla.offline.training import OfflineSettings, OfflineTrainer
-from vla.offline.transitions import Ends, RewardScale, Transitions
+from vla.offline.transitions import Ends, RewardScale, Transitions, chunk_transitions
 from vla.policies.connect import connected
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.cores import worker_count
@@ -30,6 +31,7 @@ from vla.run.interrupts import held_interrupts
 from vla.run.plugins import load_class, settings_key, settings_of
 from vla.run.progress_bar import progress_bar
 from vla.run.run_folder import Logger, RunFolder, dated_folder, run_name
+from vla.run.seeding import derive_seed
 from vla.run.settings import Checks
 
 ALGORITHMS = ("vla.offline.algorithms",)
@@ -64,6 +66,8 @@ class OfflineConfig:
     name; null for the state alone, which decodes no picture."""
     camera: str | None = None
     """Whose pictures `encoder` is shown; null for the dataset's first."""
+    goals: GoalSettings = field(default_factory=GoalSettings)
+    """Learn without rewards, from goals in hindsight."""
     reward_scale: RewardScale = "none"
     """"none", "returns" (over the range of returns, times 1000), "nonpositive" (from -1 to 0, so that finishing is
     never worse than going on) or "values" (that times 1 - discount, so that values are from -1 to 0: for learned
@@ -142,7 +146,27 @@ class OfflineConfig:
             raise ReflexError(f"controls has {strange[0]!r}; there are {', '.join(CONTROLS)}")
         if self.controls and self.suite is None:
             raise ReflexError(f"controls={self.controls} are compared by their success, and no suite is named")
+        if self.goals.method != "none":
+            self._check_goals()
         self.training_settings()
+
+    def _check_goals(self) -> None:
+        """What else goes by the rewards of a dataset, which goals replace."""
+        if is_minari(self.dataset):
+            raise ReflexError(f"{self.dataset} is in Minari's format, which names no tasks; leave goals.method out")
+        for name, allowed in (
+            ("reward", (REWARD,)),
+            ("reward_scale", ("none", "nonpositive", "values")),
+            ("ends", ("success",)),
+            ("episode_weighting", ("uniform", "success")),
+        ):
+            if (value := getattr(self, name)) not in allowed:
+                raise ReflexError(
+                    f"{name}={value} goes by a dataset's rewards, and goals.method={self.goals.method} does without; "
+                    f"set {name} to {' or '.join(allowed)}"
+                )
+        if strange := [name for name in self.controls if name != "bc"]:
+            raise ReflexError(f"controls has {strange[0]!r}, which is of rewards; with goals there is bc")
 
     def training_settings(self) -> OfflineSettings:
         """What the trainer is told. Raises `ReflexError` naming a wrong field."""
@@ -172,9 +196,7 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
     set_threads(config.threads)
     with RunFolder(config.output, config.resume, config.logger) as run:
         restart = run.restart_point(dataclasses.asdict(config), _MAY_CHANGE)
-        transitions = read_transitions(
-            config.dataset, config.reward, config.tasks, config.encoder, config.camera, config.device
-        )
+        transitions = _read(config)
         trainer = OfflineTrainer(
             transitions, config.training_settings(), config.seed, policy_id=run_name(Path(config.output))
         )
@@ -188,6 +210,19 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
             advantages.write(run.path / ADVANTAGES_FILE)
         _train_controls(run, config, transitions, evaluate)
         return _summarise(run, config, transitions, trainer)
+
+
+def _read(config: OfflineConfig) -> Transitions:
+    """The transitions that are learnt from, with goals beside them where there are to be."""
+    without_rewards = config.goals.method != "none"
+    reward = None if without_rewards else config.reward
+    data = read_transitions(config.dataset, reward, config.tasks, config.encoder, config.camera, config.device)
+    if not without_rewards:
+        return data
+    discount = config.training_settings().algorithm.discount
+    ends = success_ends(data, read_instructions(config.dataset))
+    chunks = chunk_transitions(data, config.chunk_horizon, discount)
+    return with_goals(chunks, config.goals, discount, ends, derive_seed("goals", config.seed))
 
 
 def _train(trainer: OfflineTrainer, run: RunFolder, config: OfflineConfig, evaluate: Evaluator | None) -> None:

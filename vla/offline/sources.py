@@ -23,9 +23,15 @@ MINARI_FILE = Path("data") / "main_data.hdf5"
 """Where a data set of Minari keeps its steps, below its folder."""
 
 
+def is_minari(dataset: str) -> bool:
+    """Whether a data set is in Minari's format, by its name or its files."""
+    path = Path(dataset)
+    return path.suffix in (".hdf5", ".h5") or (path / MINARI_FILE).exists()
+
+
 def read_transitions(
     dataset: str,
-    reward: str = keys.REWARD,
+    reward: str | None = keys.REWARD,
     tasks: Sequence[int] | None = None,
     encoder: str | None = None,
     camera: str | None = None,
@@ -35,7 +41,7 @@ def read_transitions(
 
     Args:
         dataset: a path that ends in .hdf5, a folder that has `MINARI_FILE`, or what `LeRobotDataset` takes.
-        reward: the column of a LeRobot dataset that holds the reward; Minari's format has one reward.
+        reward: the column of a LeRobot dataset that holds the reward, None for rewards of 0; Minari's format has one.
         tasks: task numbers to keep, as `LeRobotDataset.task_id` gives them; None for all.
         encoder: whose frozen features of the pictures stand beside the states (`vla.policies.moment_features`); they
             are computed once and kept beside the dataset. None for states alone, and no picture is decoded.
@@ -46,14 +52,14 @@ def read_transitions(
         ReflexError: it cannot be read, has no such column or camera, or no transition.
         WorldModelError: the encoder cannot be loaded.
     """
-    path = Path(dataset)
-    if path.suffix in (".hdf5", ".h5") or (path / MINARI_FILE).exists():
+    if is_minari(dataset):
+        path = Path(dataset)
         if reward != keys.REWARD or tasks is not None:
             raise ReflexError(f"{dataset} is in Minari's format, which has one reward and no tasks; leave both out")
         if encoder is not None:
             raise ReflexError(f"{dataset} is in Minari's format, which has no pictures; leave encoder={encoder} out")
         return minari_transitions(path if path.suffix else path / MINARI_FILE)
-    opened = LeRobotDataset(dataset, numbers=(reward,))
+    opened = LeRobotDataset(dataset, numbers=() if reward is None else (reward,))
     if encoder is None:
         return lerobot_transitions(opened, reward, tasks)
     look = look_at(opened, encoder, camera, device)
@@ -63,9 +69,20 @@ def read_transitions(
     return lerobot_transitions(opened, reward, tasks, features, vision)
 
 
+def read_instructions(dataset: str) -> dict[int, str]:
+    """Number of an episode, as transitions have it -> what was asked for in it. Raises `ReflexError` as reading does.
+
+    There is none for Minari's format, which says nothing of that.
+    """
+    if is_minari(dataset):
+        return {}
+    opened = LeRobotDataset(dataset)
+    return {index: opened.episode(index, cameras=()).instruction for index in range(opened.num_episodes)}
+
+
 def lerobot_transitions(
     dataset: LeRobotDataset,
-    reward: str = keys.REWARD,
+    reward: str | None = keys.REWARD,
     tasks: Sequence[int] | None = None,
     features: NDArray[np.float32] | None = None,
     vision: FrozenVision | None = None,
@@ -77,7 +94,7 @@ def lerobot_transitions(
 
     Args:
         dataset: opened with `numbers=(reward,)`.
-        reward: column of the reward, [frames]: the dataset's own, or one that relabelling wrote.
+        reward: column of the reward, [frames]: the dataset's own, or one that relabelling wrote; None for zeros.
         tasks: task numbers to keep; None for all.
         features: [frames, F] in the order of the dataset's frames; with `vision`, which made them.
         vision: the camera and the encoder of `features`.
@@ -96,14 +113,17 @@ def lerobot_transitions(
         if tasks is not None and dataset.task_id(index) not in tasks:
             continue
         episode = dataset.episode(index, cameras=())
-        values = dataset.numbers(index)
-        if reward not in values:
-            raise ReflexError(f"{dataset.root} has no column {reward!r}; its columns of one number are listed in "
-                              f"{dataset.info.path}")  # fmt: skip
+        rewards = np.zeros(len(episode.actions), dtype=np.float32)
+        if reward is not None:
+            values = dataset.numbers(index)
+            if reward not in values:
+                raise ReflexError(f"{dataset.root} has no column {reward!r}; its columns of one number are listed in "
+                                  f"{dataset.info.path}")  # fmt: skip
+            rewards = values[reward]
         observations = episode.states
         if features is not None:
             observations = np.concatenate([observations, features[start:end]], axis=1)
-        parts.append(_steps(observations, episode.actions, values[reward], episode.success, index))
+        parts.append(_steps(observations, episode.actions, rewards, episode.success, index))
     if not parts:
         raise ReflexError(f"{dataset.root} has no episode of the tasks {list(tasks or ())}; choose others")
     cameras = () if vision is None else (dataset.embodiment.camera(vision.camera),)

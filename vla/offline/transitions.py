@@ -7,6 +7,7 @@ where the observation after it is known.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -30,7 +31,8 @@ class Transitions:
     """N steps of several episodes, each episode's in order of time and next to one another."""
 
     observations: NDArray[np.float32]
-    """[N, O] states [N, S], and beside them frozen features of what was seen, [N, F], where `vision` has them."""
+    """[N, O] states [N, S], beside them frozen features of what was seen, [N, F], where there is `vision`, and the same
+    numbers of the goal where there are `goals`."""
     actions: NDArray[np.float32]
     """[N, H * A] in the robot's units: the next H actions, flattened."""
     rewards: NDArray[np.float32]
@@ -53,6 +55,8 @@ class Transitions:
     """H: actions in a chunk."""
     vision: FrozenVision | None = None
     """What made the features; None where observations are states."""
+    goals: Mapping[str, NDArray[np.float32]] | None = None
+    """Instruction -> the observation that a policy shall reach when it acts; None where rewards say what to do."""
 
     def __post_init__(self) -> None:
         """Check shapes and numbers. Raises `ReflexError` naming what is wrong."""
@@ -71,8 +75,9 @@ class Transitions:
                     f"{entry.name.replace('_', ' ')} of transition {row} (episode {self.episodes[row]}) hold NaN or "
                     "infinity; record that episode again, or leave it out"
                 )
-        seen = 0 if self.vision is None else self.vision.size
-        sizes = self.embodiment.state.size + seen, self.chunk_horizon * self.embodiment.action.size
+        observed = self.embodiment.state.size + (0 if self.vision is None else self.vision.size)
+        observed *= 1 if self.goals is None else 2
+        sizes = observed, self.chunk_horizon * self.embodiment.action.size
         found = self.observations.shape[1], self.actions.shape[1]
         if sizes != found or self.next_observations.shape != self.observations.shape:
             raise ReflexError(f"observations and actions of {found} numbers for a robot that has {sizes}")

@@ -56,7 +56,7 @@ OWN_DEFAULT = {
     "checkpoint_every": "counted in steps, iterations or pretraining steps",
     "demonstrations": OWN_TYPE["demonstrations"],
     "episodes_per_task": "an episode is a demonstration to keep, one to learn from, or one to evaluate",
-    "encoder": "training makes one for its rollouts, a reward model of single moments does not, offline RL may do without",
+    "encoder": "training makes one for its rollouts, a reward model takes one, offline RL may do without",
     "evaluate_every": "counted in steps by fine-tuning, which needs no simulator unless asked, else in iterations",
     "evaluation_episodes_per_task": "one evaluation decides the demo, many follow a run of training",
     "log_every": "an update of offline RL takes milliseconds",
