@@ -16,12 +16,13 @@ from vla.data.advantages import ADVANTAGES_FILE
 from vla.data.lerobot_keys import REWARD
 from vla.errors import ReflexError
 from vla.offline.algorithms.algorithm import Algorithm
+from vla.offline.bisimulation import BisimulationMonitor
 from vla.offline.controls import CONTROLS, TRUE, as_control
 from vla.offline.episode_weights import EpisodeWeighting
 from vla.offline.goals import GoalSettings, success_ends, with_goals
 from vla.offline.sources import is_minari, read_instructions, read_transitions
 from vla.offline.training import OfflineSettings, OfflineTrainer
-from vla.offline.transitions import Ends, RewardScale, Transitions, chunk_transitions
+from vla.offline.transitions import Ends, RewardScale, Transitions, chunk_transitions, scale_rewards
 from vla.policies.connect import connected
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.cores import worker_count
@@ -45,7 +46,7 @@ Evaluator = Callable[[GaussianPolicy], dict[str, float]]
 
 _MAY_CHANGE = frozenset(
     {"output", "resume", "device", "threads", "logger", "checkpoint_every", "keep_checkpoints", "log_every",
-     "num_workers", "compiled", "controls", "true_reward"}
+     "num_workers", "compiled", "controls", "true_reward", "monitor"}
 )  # fmt: skip
 
 
@@ -109,6 +110,8 @@ class OfflineConfig:
     `true_reward`), and imitation, "bc" and "bc_10". A finished run takes more with `resume=true`."""
     true_reward: str = REWARD
     """Column of the reward that the control "true" is trained on, of which relabelling left the dataset's own."""
+    monitor: Literal["none", "bisimulation"] = "none"
+    """What is reported beside the losses: "bisimulation", whether states with equal future rewards lie together."""
     num_workers: int | None = None
     """Simulator processes; null for one per available core, 0 to simulate in this process."""
     checkpoint_every: int = 20_000
@@ -165,6 +168,8 @@ class OfflineConfig:
                     f"{name}={value} goes by a dataset's rewards, and goals.method={self.goals.method} does without; "
                     f"set {name} to {' or '.join(allowed)}"
                 )
+        if self.monitor != "none":
+            raise ReflexError(f"monitor={self.monitor} compares rewards, and with goals there are none; leave it out")
         if strange := [name for name in self.controls if name != "bc"]:
             raise ReflexError(f"controls has {strange[0]!r}, which is of rewards; with goals there is bc")
 
@@ -205,7 +210,7 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
         run.truncate_after(trainer.done if restart is not None else -1)
         run.write_config(dataclasses.asdict(config))
         evaluate = on_evaluate or _suite_evaluator(config, trainer.policy())
-        _train(trainer, run, config, evaluate)
+        _train(trainer, run, config, evaluate, _monitor(config, transitions))
         if (advantages := trainer.advantages()) is not None:
             advantages.write(run.path / ADVANTAGES_FILE)
         _train_controls(run, config, transitions, evaluate)
@@ -225,7 +230,18 @@ def _read(config: OfflineConfig) -> Transitions:
     return with_goals(chunks, config.goals, discount, ends, derive_seed("goals", config.seed))
 
 
-def _train(trainer: OfflineTrainer, run: RunFolder, config: OfflineConfig, evaluate: Evaluator | None) -> None:
+def _monitor(config: OfflineConfig, transitions: Transitions) -> Evaluator:
+    """What is reported of a policy beside its losses."""
+    if config.monitor == "none":
+        return lambda policy: {}
+    discount = config.training_settings().algorithm.discount
+    scaled = scale_rewards(transitions, config.reward_scale, discount)
+    return BisimulationMonitor(scaled, discount, derive_seed("bisimulation", config.seed)).metrics
+
+
+def _train(
+    trainer: OfflineTrainer, run: RunFolder, config: OfflineConfig, evaluate: Evaluator | None, monitor: Evaluator
+) -> None:
     """Updates, with what is due after them; all of it is due at multiples of its period, and at the end."""
     started, first = time.perf_counter(), trainer.done
     evaluated = {line["step"] for line in run.read_metrics() if "eval/success_rate" in line} | {0}
@@ -248,7 +264,8 @@ def _train(trainer: OfflineTrainer, run: RunFolder, config: OfflineConfig, evalu
                     metrics = trainer.run(_until_something_is_due(trainer.done, config))
                     if is_due(config.log_every):
                         seconds = (time.perf_counter() - started) / (trainer.done - first)
-                        run.append_metrics(trainer.done, metrics | {"time/update_seconds": seconds})
+                        seen = monitor(trainer.policy())
+                        run.append_metrics(trainer.done, metrics | seen | {"time/update_seconds": seconds})
                 show(trainer.done, f"policy loss {metrics['train/loss/policy']:.3f}")
         except KeyboardInterrupt:
             if trainer.done > saved:
@@ -333,6 +350,7 @@ def _summarise(
         "threads": torch.get_num_threads(),
         **{key.removeprefix("train/"): value for key, value in trained.items() if key.startswith("train/")},
         **{key.removeprefix("eval/"): value for key, value in evaluated.items() if key.startswith("eval/")},
+        **{key: value for key, value in trained.items() if key.startswith("bisimulation/")},
         "controls": _control_successes(run),
     }
     summary["episodes"], summary["eval_episodes"] = len(starts), evaluated.get("eval/episodes")
