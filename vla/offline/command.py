@@ -282,7 +282,7 @@ def _train_controls(run: RunFolder, config: OfflineConfig, data: Transitions, ev
             continue
         truth = None
         if name == TRUE:
-            truth = read_transitions(config.dataset, config.true_reward, config.tasks).rewards
+            truth = _read(dataclasses.replace(config, reward=config.true_reward)).rewards
         trainer = OfflineTrainer(*as_control(name, data, config.training_settings(), config.seed, truth), config.seed)
         with progress_bar(f"control {name}", config.updates, 0) as show:
             while trainer.done < config.updates:
