@@ -57,9 +57,9 @@ def walks(*places: list[float], success: bool = True) -> Transitions:
     )
 
 
-@given(LENGTHS, st.floats(1.0, 30.0), st.integers(0, 99))
+@given(LENGTHS, st.integers(1, 30), st.integers(0, 99))
 def test_a_goal_is_never_before_its_state_and_never_beyond_its_episode(
-    lengths: list[int], steps: float, seed: int
+    lengths: list[int], steps: int, seed: int
 ) -> None:
     episodes = np.repeat(np.arange(len(lengths)) * 3, lengths)  # their numbers have gaps
     last = last_rows(episodes)
