@@ -16,11 +16,13 @@ from vla.data.advantages import ADVANTAGES_FILE
 from vla.data.lerobot_keys import REWARD
 from vla.errors import ReflexError
 from vla.offline.algorithms.algorithm import Algorithm
+from vla.offline.bisimulation import BisimulationMonitor
 from vla.offline.controls import CONTROLS, TRUE, as_control
 from vla.offline.episode_weights import EpisodeWeighting
-from vla.offline.sources import read_transitions
+from vla.offline.goals import GoalSettings, success_ends, with_goals
+from vla.offline.sources import is_minari, read_instructions, read_transitions
 from vla.offline.training import OfflineSettings, OfflineTrainer
-from vla.offline.transitions import Ends, RewardScale, Transitions
+from vla.offline.transitions import Ends, RewardScale, Transitions, chunk_transitions, scale_rewards
 from vla.policies.connect import connected
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.cores import worker_count
@@ -30,6 +32,7 @@ from vla.run.interrupts import held_interrupts
 from vla.run.plugins import load_class, settings_key, settings_of
 from vla.run.progress_bar import progress_bar
 from vla.run.run_folder import Logger, RunFolder, dated_folder, run_name
+from vla.run.seeding import derive_seed
 from vla.run.settings import Checks
 
 ALGORITHMS = ("vla.offline.algorithms",)
@@ -43,7 +46,7 @@ Evaluator = Callable[[GaussianPolicy], dict[str, float]]
 
 _MAY_CHANGE = frozenset(
     {"output", "resume", "device", "threads", "logger", "checkpoint_every", "keep_checkpoints", "log_every",
-     "num_workers", "compiled", "controls", "true_reward"}
+     "num_workers", "compiled", "controls", "true_reward", "monitor"}
 )  # fmt: skip
 
 
@@ -59,6 +62,13 @@ class OfflineConfig:
     """Of the algorithm, by its name, e.g. settings.iql.expectile=0.9."""
     reward: str = REWARD
     """Column of the dataset that holds the reward."""
+    encoder: str | None = None
+    """Also sees: frozen features of a camera's pictures stand beside the state. "pixels", an encoder's folder, or its
+    name; null for the state alone, which decodes no picture."""
+    camera: str | None = None
+    """Whose pictures `encoder` is shown; null for the dataset's first."""
+    goals: GoalSettings = field(default_factory=GoalSettings)
+    """Learn without rewards, from goals in hindsight."""
     reward_scale: RewardScale = "none"
     """"none", "returns" (over the range of returns, times 1000), "nonpositive" (from -1 to 0, so that finishing is
     never worse than going on) or "values" (that times 1 - discount, so that values are from -1 to 0: for learned
@@ -100,6 +110,8 @@ class OfflineConfig:
     `true_reward`), and imitation, "bc" and "bc_10". A finished run takes more with `resume=true`."""
     true_reward: str = REWARD
     """Column of the reward that the control "true" is trained on, of which relabelling left the dataset's own."""
+    monitor: Literal["none", "bisimulation"] = "none"
+    """What is reported beside the losses: "bisimulation", whether states with equal future rewards lie together."""
     num_workers: int | None = None
     """Simulator processes; null for one per available core, 0 to simulate in this process."""
     checkpoint_every: int = 20_000
@@ -129,13 +141,37 @@ class OfflineConfig:
         check.shared()
         check.at_least(1, "log_every")
         check.positive("episode_temperature")
+        if self.camera is not None and self.encoder is None:
+            raise ReflexError(f"camera={self.camera} has no use without an encoder; set encoder=pixels or another")
         if self.evaluate_every and self.suite is None:
             raise ReflexError(f"evaluate_every is {self.evaluate_every} and no suite is named; set suite=..., or 0")
         if strange := [name for name in self.controls if name not in CONTROLS]:
             raise ReflexError(f"controls has {strange[0]!r}; there are {', '.join(CONTROLS)}")
         if self.controls and self.suite is None:
             raise ReflexError(f"controls={self.controls} are compared by their success, and no suite is named")
+        if self.goals.method != "none":
+            self._check_goals()
         self.training_settings()
+
+    def _check_goals(self) -> None:
+        """What else goes by the rewards of a dataset, which goals replace."""
+        if is_minari(self.dataset):
+            raise ReflexError(f"{self.dataset} is in Minari's format, which names no tasks; leave goals.method out")
+        for name, allowed in (
+            ("reward", (REWARD,)),
+            ("reward_scale", ("none", "nonpositive", "values")),
+            ("ends", ("success",)),
+            ("episode_weighting", ("uniform", "success")),
+        ):
+            if (value := getattr(self, name)) not in allowed:
+                raise ReflexError(
+                    f"{name}={value} goes by a dataset's rewards, and goals.method={self.goals.method} does without; "
+                    f"set {name} to {' or '.join(allowed)}"
+                )
+        if self.monitor != "none":
+            raise ReflexError(f"monitor={self.monitor} compares rewards, and with goals there are none; leave it out")
+        if strange := [name for name in self.controls if name != "bc"]:
+            raise ReflexError(f"controls has {strange[0]!r}, which is of rewards; with goals there is bc")
 
     def training_settings(self) -> OfflineSettings:
         """What the trainer is told. Raises `ReflexError` naming a wrong field."""
@@ -165,7 +201,7 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
     set_threads(config.threads)
     with RunFolder(config.output, config.resume, config.logger) as run:
         restart = run.restart_point(dataclasses.asdict(config), _MAY_CHANGE)
-        transitions = read_transitions(config.dataset, config.reward, config.tasks)
+        transitions = _read(config)
         trainer = OfflineTrainer(
             transitions, config.training_settings(), config.seed, policy_id=run_name(Path(config.output))
         )
@@ -174,14 +210,38 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
         run.truncate_after(trainer.done if restart is not None else -1)
         run.write_config(dataclasses.asdict(config))
         evaluate = on_evaluate or _suite_evaluator(config, trainer.policy())
-        _train(trainer, run, config, evaluate)
+        _train(trainer, run, config, evaluate, _monitor(config, transitions))
         if (advantages := trainer.advantages()) is not None:
             advantages.write(run.path / ADVANTAGES_FILE)
         _train_controls(run, config, transitions, evaluate)
         return _summarise(run, config, transitions, trainer)
 
 
-def _train(trainer: OfflineTrainer, run: RunFolder, config: OfflineConfig, evaluate: Evaluator | None) -> None:
+def _read(config: OfflineConfig) -> Transitions:
+    """The transitions that are learnt from, with goals beside them where there are to be."""
+    without_rewards = config.goals.method != "none"
+    reward = None if without_rewards else config.reward
+    data = read_transitions(config.dataset, reward, config.tasks, config.encoder, config.camera, config.device)
+    if not without_rewards:
+        return data
+    discount = config.training_settings().algorithm.discount
+    ends = success_ends(data, read_instructions(config.dataset))
+    chunks = chunk_transitions(data, config.chunk_horizon, discount)
+    return with_goals(chunks, config.goals, discount, ends, derive_seed("goals", config.seed))
+
+
+def _monitor(config: OfflineConfig, transitions: Transitions) -> Evaluator:
+    """What is reported of a policy beside its losses."""
+    if config.monitor == "none":
+        return lambda policy: {}
+    discount = config.training_settings().algorithm.discount
+    scaled = scale_rewards(transitions, config.reward_scale, discount)
+    return BisimulationMonitor(scaled, discount, derive_seed("bisimulation", config.seed)).metrics
+
+
+def _train(
+    trainer: OfflineTrainer, run: RunFolder, config: OfflineConfig, evaluate: Evaluator | None, monitor: Evaluator
+) -> None:
     """Updates, with what is due after them; all of it is due at multiples of its period, and at the end."""
     started, first = time.perf_counter(), trainer.done
     evaluated = {line["step"] for line in run.read_metrics() if "eval/success_rate" in line} | {0}
@@ -204,7 +264,8 @@ def _train(trainer: OfflineTrainer, run: RunFolder, config: OfflineConfig, evalu
                     metrics = trainer.run(_until_something_is_due(trainer.done, config))
                     if is_due(config.log_every):
                         seconds = (time.perf_counter() - started) / (trainer.done - first)
-                        run.append_metrics(trainer.done, metrics | {"time/update_seconds": seconds})
+                        seen = monitor(trainer.policy())
+                        run.append_metrics(trainer.done, metrics | seen | {"time/update_seconds": seconds})
                 show(trainer.done, f"policy loss {metrics['train/loss/policy']:.3f}")
         except KeyboardInterrupt:
             if trainer.done > saved:
@@ -221,7 +282,7 @@ def _train_controls(run: RunFolder, config: OfflineConfig, data: Transitions, ev
             continue
         truth = None
         if name == TRUE:
-            truth = read_transitions(config.dataset, config.true_reward, config.tasks).rewards
+            truth = _read(dataclasses.replace(config, reward=config.true_reward)).rewards
         trainer = OfflineTrainer(*as_control(name, data, config.training_settings(), config.seed, truth), config.seed)
         with progress_bar(f"control {name}", config.updates, 0) as show:
             while trainer.done < config.updates:
@@ -289,6 +350,7 @@ def _summarise(
         "threads": torch.get_num_threads(),
         **{key.removeprefix("train/"): value for key, value in trained.items() if key.startswith("train/")},
         **{key.removeprefix("eval/"): value for key, value in evaluated.items() if key.startswith("eval/")},
+        **{key: value for key, value in trained.items() if key.startswith("bisimulation/")},
         "controls": _control_successes(run),
     }
     summary["episodes"], summary["eval_episodes"] = len(starts), evaluated.get("eval/episodes")

@@ -14,48 +14,90 @@ from sim.embodiments import Action, Embodiment, State
 from vla.data import lerobot_keys as keys
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError, require_module
+from vla.offline.reward_model.rows import features_of, look_at
 from vla.offline.transitions import Transitions
+from vla.policies.gaussian.vision import FrozenVision
+from vla.run.progress_bar import progress_bar
 
 MINARI_FILE = Path("data") / "main_data.hdf5"
 """Where a data set of Minari keeps its steps, below its folder."""
 
 
-def read_transitions(dataset: str, reward: str = keys.REWARD, tasks: Sequence[int] | None = None) -> Transitions:
+def is_minari(dataset: str) -> bool:
+    """Whether a data set is in Minari's format, by its name or its files."""
+    path = Path(dataset)
+    return path.suffix in (".hdf5", ".h5") or (path / MINARI_FILE).exists()
+
+
+def read_transitions(
+    dataset: str,
+    reward: str | None = keys.REWARD,
+    tasks: Sequence[int] | None = None,
+    encoder: str | None = None,
+    camera: str | None = None,
+    device: str = "cpu",
+) -> Transitions:
     """Transitions of a LeRobot dataset (a folder or a hub id), or of a file or folder in Minari's format.
 
     Args:
         dataset: a path that ends in .hdf5, a folder that has `MINARI_FILE`, or what `LeRobotDataset` takes.
-        reward: the column of a LeRobot dataset that holds the reward; Minari's format has one reward.
+        reward: the column of a LeRobot dataset that holds the reward, None for rewards of 0; Minari's format has one.
         tasks: task numbers to keep, as `LeRobotDataset.task_id` gives them; None for all.
+        encoder: whose frozen features of the pictures stand beside the states (`vla.policies.moment_features`); they
+            are computed once and kept beside the dataset. None for states alone, and no picture is decoded.
+        camera: whose pictures; None for the first.
+        device: where the encoder computes.
 
     Raises:
-        ReflexError: it cannot be read, has no such column, or no transition.
+        ReflexError: it cannot be read, has no such column or camera, or no transition.
+        WorldModelError: the encoder cannot be loaded.
     """
-    path = Path(dataset)
-    if path.suffix in (".hdf5", ".h5") or (path / MINARI_FILE).exists():
+    if is_minari(dataset):
+        path = Path(dataset)
         if reward != keys.REWARD or tasks is not None:
             raise ReflexError(f"{dataset} is in Minari's format, which has one reward and no tasks; leave both out")
+        if encoder is not None:
+            raise ReflexError(f"{dataset} is in Minari's format, which has no pictures; leave encoder={encoder} out")
         return minari_transitions(path if path.suffix else path / MINARI_FILE)
-    return lerobot_transitions(LeRobotDataset(dataset, numbers=(reward,)), reward, tasks)
+    opened = LeRobotDataset(dataset, numbers=() if reward is None else (reward,))
+    if encoder is None:
+        return lerobot_transitions(opened, reward, tasks)
+    look = look_at(opened, encoder, camera, device)
+    vision = FrozenVision.of(encoder, str(look.camera), look.features)
+    with progress_bar(f"features of {look.camera}", opened.num_episodes) as show:
+        features = features_of(opened, look, lambda done, total: show(done, ""))
+    return lerobot_transitions(opened, reward, tasks, features, vision)
+
+
+def read_instructions(dataset: str) -> dict[int, str]:
+    """Number of an episode, as transitions have it -> what was asked for in it. Raises `ReflexError` as reading does.
+
+    There is none for Minari's format, which says nothing of that.
+    """
+    if is_minari(dataset):
+        return {}
+    opened = LeRobotDataset(dataset)
+    return {index: opened.episode(index, cameras=()).instruction for index in range(opened.num_episodes)}
 
 
 def lerobot_transitions(
     dataset: LeRobotDataset,
-    reward: str = keys.REWARD,
+    reward: str | None = keys.REWARD,
     tasks: Sequence[int] | None = None,
     features: NDArray[np.float32] | None = None,
+    vision: FrozenVision | None = None,
 ) -> Transitions:
-    """Transitions of a LeRobot dataset's states, or of features of its frames.
+    """Transitions of a LeRobot dataset's states, with frozen features of its frames beside them or without.
 
     A dataset has a frame before every action and none after the last. An episode that succeeded ends in a terminal, and
     its last step is kept; of any other the last step is left out, because what came after it is not recorded.
 
     Args:
         dataset: opened with `numbers=(reward,)`.
-        reward: column of the reward, [frames]: the dataset's own, or one that relabelling wrote.
+        reward: column of the reward, [frames]: the dataset's own, or one that relabelling wrote; None for zeros.
         tasks: task numbers to keep; None for all.
-        features: [frames, F] in the order of the dataset's frames, which replace the states; their embodiment's state
-            then has the names "feature_0" and so on.
+        features: [frames, F] in the order of the dataset's frames; with `vision`, which made them.
+        vision: the camera and the encoder of `features`.
 
     Raises:
         ReflexError: the column is missing, there is no state, or nothing is left.
@@ -63,7 +105,7 @@ def lerobot_transitions(
     if features is not None and len(features) != dataset.num_frames:
         raise ReflexError(f"{len(features)} features for {dataset.num_frames} frames of {dataset.root}")
     if features is None and not dataset.embodiment.state.size:
-        raise ReflexError(f"{dataset.root} has no {keys.STATE}; give frozen features of its frames instead")
+        raise ReflexError(f"{dataset.root} has no {keys.STATE}; learn from its pictures instead (encoder=pixels)")
     parts: list[dict[str, NDArray[Any]]] = []
     end = 0
     for index in range(dataset.num_episodes):
@@ -71,18 +113,21 @@ def lerobot_transitions(
         if tasks is not None and dataset.task_id(index) not in tasks:
             continue
         episode = dataset.episode(index, cameras=())
-        values = dataset.numbers(index)
-        if reward not in values:
-            raise ReflexError(f"{dataset.root} has no column {reward!r}; its columns of one number are listed in "
-                              f"{dataset.info.path}")  # fmt: skip
-        observations = episode.states if features is None else features[start:end]
-        parts.append(_steps(observations, episode.actions, values[reward], episode.success, index))
+        rewards = np.zeros(len(episode.actions), dtype=np.float32)
+        if reward is not None:
+            values = dataset.numbers(index)
+            if reward not in values:
+                raise ReflexError(f"{dataset.root} has no column {reward!r}; its columns of one number are listed in "
+                                  f"{dataset.info.path}")  # fmt: skip
+            rewards = values[reward]
+        observations = episode.states
+        if features is not None:
+            observations = np.concatenate([observations, features[start:end]], axis=1)
+        parts.append(_steps(observations, episode.actions, rewards, episode.success, index))
     if not parts:
         raise ReflexError(f"{dataset.root} has no episode of the tasks {list(tasks or ())}; choose others")
-    embodiment = replace(dataset.embodiment, cameras=())
-    if features is not None:
-        embodiment = replace(embodiment, state=State(tuple(f"feature_{at}" for at in range(features.shape[1]))))
-    return _joined(parts, embodiment)
+    cameras = () if vision is None else (dataset.embodiment.camera(vision.camera),)
+    return _joined(parts, replace(dataset.embodiment, cameras=cameras), vision)
 
 
 def _steps(
@@ -155,6 +200,9 @@ def _minari_episode(group: Any, number: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def _joined(parts: Sequence[dict[str, NDArray[Any]]], embodiment: Embodiment) -> Transitions:
+def _joined(
+    parts: Sequence[dict[str, NDArray[Any]]], embodiment: Embodiment, vision: FrozenVision | None = None
+) -> Transitions:
     columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Transitions(embodiment=embodiment, spans=np.ones(len(columns["episodes"]), dtype=np.int64), **columns)
+    spans = np.ones(len(columns["episodes"]), dtype=np.int64)
+    return Transitions(embodiment=embodiment, spans=spans, vision=vision, **columns)

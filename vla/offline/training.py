@@ -121,16 +121,23 @@ class OfflineTrainer:
         )
         if settings.ends == "absorbing":  # after the weights: returns are those of what was recorded
             data = absorbing_ends(data, algorithm.discount)
-        data = chunk_transitions(data, settings.chunk_horizon, algorithm.discount)
+        if data.chunk_horizon != settings.chunk_horizon:  # with goals they are chunks already
+            data = chunk_transitions(data, settings.chunk_horizon, algorithm.discount)
         chances = self.weights.probabilities(data.episodes)
         self._cumulative = None if chances is None else np.cumsum(chances)
         sizes = Sizes(data.observations.shape[1], data.actions.shape[1], settings.hidden)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("offline weights", seed))
-            self._policy = GaussianPolicy(data.embodiment, settings.hidden, settings.chunk_horizon, policy_id=policy_id)
+            self._policy = GaussianPolicy(
+                data.embodiment, settings.hidden, settings.chunk_horizon, policy_id=policy_id, vision=data.vision,
+                goals=tuple(data.goals or ()),
+            )  # fmt: skip
             state = algorithm.initial_state(sizes, self._policy.parameter_mapping())
         self.state: State = _to_device(state, self.device)
         self._policy.fit_normalisation(data.actions.reshape(-1, data.embodiment.action.size), data.observations)
+        self._has_goals = data.goals is not None
+        if data.goals is not None:
+            self._policy.goals.copy_(torch.from_numpy(np.stack(list(data.goals.values()))))
         self._episodes, self._frames = data.episodes, data.frames
         self._table = self._normalised(data, algorithm.discount).to(self.device)
         self._sizes, self._noise_size = sizes, algorithm.noise_size(sizes)
@@ -172,7 +179,12 @@ class OfflineTrainer:
 
     @torch.no_grad()
     def advantages(self) -> Advantages | None:
-        """Of every action, or chunk, of the data by the critics as they are now; None of an algorithm without."""
+        """Of every action, or chunk, of the data by the critics as they are now; None of an algorithm without.
+
+        None with goals too: an action is as good as its goal, and has several.
+        """
+        if self._has_goals:
+            return None
         observed, acted = self._sizes.observation, self._sizes.action
         parts = []
         for rows in torch.split(self._table, 4096):

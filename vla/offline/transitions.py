@@ -7,6 +7,7 @@ where the observation after it is known.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from sim.embodiments import Embodiment
 from vla.errors import ReflexError
+from vla.policies.gaussian.vision import FrozenVision
 
 RewardScale = Literal["none", "returns", "nonpositive", "values"]
 
@@ -29,7 +31,8 @@ class Transitions:
     """N steps of several episodes, each episode's in order of time and next to one another."""
 
     observations: NDArray[np.float32]
-    """[N, O] states, or frozen features of what was seen."""
+    """[N, O] states [N, S], beside them frozen features of what was seen, [N, F], where there is `vision`, and the same
+    numbers of the goal where there are `goals`."""
     actions: NDArray[np.float32]
     """[N, H * A] in the robot's units: the next H actions, flattened."""
     rewards: NDArray[np.float32]
@@ -45,11 +48,15 @@ class Transitions:
     successes: NDArray[np.bool_]
     """[N] whether the transition's episode succeeded; False where nobody says."""
     embodiment: Embodiment
-    """The robot; its state names are those of the observations."""
+    """The robot, with the camera that `vision` looks through and no other."""
     spans: NDArray[np.int64]
     """[N] control steps until the next observation: 1, or up to H for chunks."""
     chunk_horizon: int = 1
     """H: actions in a chunk."""
+    vision: FrozenVision | None = None
+    """What made the features; None where observations are states."""
+    goals: Mapping[str, NDArray[np.float32]] | None = None
+    """Instruction -> the observation that a policy shall reach when it acts; None where rewards say what to do."""
 
     def __post_init__(self) -> None:
         """Check shapes and numbers. Raises `ReflexError` naming what is wrong."""
@@ -68,7 +75,9 @@ class Transitions:
                     f"{entry.name.replace('_', ' ')} of transition {row} (episode {self.episodes[row]}) hold NaN or "
                     "infinity; record that episode again, or leave it out"
                 )
-        sizes = self.embodiment.state.size, self.chunk_horizon * self.embodiment.action.size
+        observed = self.embodiment.state.size + (0 if self.vision is None else self.vision.size)
+        observed *= 1 if self.goals is None else 2
+        sizes = observed, self.chunk_horizon * self.embodiment.action.size
         found = self.observations.shape[1], self.actions.shape[1]
         if sizes != found or self.next_observations.shape != self.observations.shape:
             raise ReflexError(f"observations and actions of {found} numbers for a robot that has {sizes}")

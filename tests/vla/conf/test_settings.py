@@ -38,6 +38,7 @@ def build(config_class: Any, **values: Any) -> Any:
 OWN_TYPE = {
     "algo": "offline algorithms are plug-ins, called by name",
     "chunk_horizon": "offline RL makes a policy, fine-tuning may keep that of the one it starts from",
+    "encoder": "a policy of offline RL may see no picture",
     "episodes_per_task": "fine-tuning and the import have a data set, of which null takes all",
     "policy": "the audit and pretraining can do without one",
     "demonstrations": "training can do without them, an import is of nothing else",
@@ -55,7 +56,7 @@ OWN_DEFAULT = {
     "checkpoint_every": "counted in steps, iterations or pretraining steps",
     "demonstrations": OWN_TYPE["demonstrations"],
     "episodes_per_task": "an episode is a demonstration to keep, one to learn from, or one to evaluate",
-    "encoder": "training makes one for its rollouts, a reward model of single moments does not",
+    "encoder": "training makes one for its rollouts, a reward model takes one, offline RL may do without",
     "evaluate_every": "counted in steps by fine-tuning, which needs no simulator unless asked, else in iterations",
     "evaluation_episodes_per_task": "one evaluation decides the demo, many follow a run of training",
     "log_every": "an update of offline RL takes milliseconds",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.vla.data.samples import sample_episodes, write_dataset
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError
 from vla.offline.sources import lerobot_transitions, read_transitions
+from vla.policies.gaussian.vision import FrozenVision
 
 DATA = "data/chunk-000/file-000.parquet"
 
@@ -63,14 +65,22 @@ def test_tasks_are_chosen(dataset: Path) -> None:
         read_transitions(str(dataset), tasks=[2])
 
 
-def test_features_in_place_of_states(dataset: Path) -> None:
+def test_features_stand_beside_the_states(dataset: Path) -> None:
     opened = LeRobotDataset(dataset, numbers=("next.reward",))
     features = np.arange(23 * 3, dtype=np.float32).reshape(23, 3)
-    data = lerobot_transitions(opened, features=features, tasks=[8])
-    np.testing.assert_array_equal(data.observations, features[[7, 8, 9, 10, 12, 13, 14, 15, 16, 17]])
-    assert data.embodiment.state.names == ("feature_0", "feature_1", "feature_2")
+    vision = FrozenVision("pixels", "wrist_image", "made up", 3)
+    data, rows = (
+        lerobot_transitions(opened, "next.reward", [8], features, vision),
+        [7, 8, 9, 10, 12, 13, 14, 15, 16, 17],
+    )
+    np.testing.assert_array_equal(data.observations[:, 8:], features[rows])
+    np.testing.assert_array_equal(data.observations[:, :8], lerobot_transitions(opened, tasks=[8]).observations)
+    assert data.next_observations[0, 8:].tolist() == features[8].tolist()
+    assert data.embodiment.camera_names == ("wrist_image",)
     with pytest.raises(ReflexError, match="2 features for 23 frames"):
-        lerobot_transitions(opened, features=features[:2])
+        lerobot_transitions(opened, features=features[:2], vision=vision)
+    with pytest.raises(ReflexError, match=r"of \(11, 7\) numbers for a robot that has \(12, 7\)"):
+        lerobot_transitions(opened, features=features, vision=replace(vision, size=4))
 
 
 def write_minari(path: Path, **changes: Any) -> Path:

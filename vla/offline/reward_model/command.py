@@ -20,8 +20,8 @@ from vla.offline.reward_model.bradley_terry import FIRST, SECOND, TIE
 from vla.offline.reward_model.fit import FitSettings, fit
 from vla.offline.reward_model.outcomes import OutcomeSettings, Timeline, fit_goals, fit_value, nearest_success
 from vla.offline.reward_model.rows import Look, Rows, features_of, look_at, pictures_of, rows_of
+from vla.policies.moment_features import PICTURES
 from vla.rewards.models.ensemble import RewardEnsemble
-from vla.rewards.models.features import PICTURES
 from vla.rewards.models.model import MODEL_FILE, model_hash, save_reward_model
 from vla.run.devices import resolve_device, set_threads
 from vla.run.progress_bar import progress_bar

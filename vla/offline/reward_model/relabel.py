@@ -31,7 +31,7 @@ from vla.offline.reward_model.rescale import (
     transition_scores,
 )
 from vla.offline.reward_model.rows import Look, features_of, look_at
-from vla.rewards.models.features import PICTURES
+from vla.policies.moment_features import PICTURES
 from vla.rewards.models.model import FittedReward, RewardModel, load_reward_model, model_hash, score_episode
 from vla.run.devices import resolve_device, set_threads
 from vla.run.files import read_json_object, write_json

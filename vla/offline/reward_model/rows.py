@@ -19,7 +19,7 @@ from vla.data.episode import Episode
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.errors import ReflexError
 from vla.offline.preferences import Moment
-from vla.rewards.models.features import PICTURES, POLICY, STATE, MomentFeatures, load_features
+from vla.policies.moment_features import PICTURES, POLICY, STATE, MomentFeatures, load_features
 from vla.rewards.models.model import all_moments
 from vla.rollout.observations import observations_at
 from vla.run.files import remove_temporaries, write_bytes

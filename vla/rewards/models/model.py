@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from sim.contract import ObservationBatch
 from vla.data.episode import Episode
 from vla.errors import ReflexError
+from vla.policies.moment_features import MomentFeatures, load_features
 from vla.rewards.models.ensemble import EnsembleShape, RewardEnsemble
-from vla.rewards.models.features import MomentFeatures, load_features
 from vla.rollout.observations import observations_at
 from vla.run.devices import resolve_device
 from vla.run.files import read_json_object, replace_folder, write_json

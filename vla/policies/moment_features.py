@@ -1,4 +1,7 @@
-"""What a reward model sees of one moment: its picture, the state, or what a frozen network makes of them."""
+"""What is seen of one moment: its picture, the state, or what a frozen network makes of them.
+
+Reward models look through these, and policies on frozen features.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from numpy.typing import NDArray
 from sim.contract import ObservationBatch
 from vla.data.images import resize_frames
 from vla.errors import ReflexError
-from vla.policies import TrainablePolicy, load_policy
 from vla.policies.fingerprint import policy_fingerprint
+from vla.policies.protocol import TrainablePolicy
+from vla.policies.registry import load_policy
 from vla.run.devices import resolve_device
 from world_models.encoders import load_encoder
 from world_models.encoders.base import VideoEncoder
 from world_models.encoders.pixels import PixelConfig, PixelEncoder
+from world_models.jepa.encoder import JepaEncoder
 
 PICTURES, STATE, POLICY = "pictures", "state", "policy:"
 """Names of what needs no encoder, and what the name of a policy's features begins with."""
@@ -68,7 +73,7 @@ class States:
         """[T, S]"""
         states = np.asarray(observations["state"], dtype=np.float32)
         if states.shape[-1] == 0:
-            raise ReflexError("this reward model looks at the robot's state, and none is given; choose another encoder")
+            raise ReflexError("encoder=state looks at the robot's state, and none is given; choose another encoder")
         return states
 
 
@@ -79,9 +84,26 @@ class Encoded:
         self._encoder, self._camera = encoder, camera
         self.identity = f"{identity} of {camera}"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Encoded:
+        """Itself: the network never changes, so that copies of a policy share it."""
+        return self
+
+    @property
+    def size(self) -> int:
+        """D: numbers of a picture."""
+        return self._encoder.embedding_size
+
     def of(self, observations: ObservationBatch) -> NDArray[np.float32]:
         """[T, D]. Raises `world_models.errors.WorldModelError` for an embedding that is not finite."""
         return self._encoder.encode(list(frames_of(observations, self._camera)[:, None]))
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder where it is one that was trained here, so that `load_encoder` reads it; else nothing.
+
+        Raises `WorldModelError` when it cannot be written.
+        """
+        if isinstance(self._encoder, JepaEncoder):
+            self._encoder.save(folder)
 
 
 class PolicyFeatures:
@@ -100,8 +122,8 @@ class PolicyFeatures:
         ]
         if missing:
             raise ReflexError(
-                f"this reward model looks through policy {self._policy.policy_id}, which needs camera {missing[0]}; "
-                "score whole episodes, which have all their cameras"
+                f"these features are those of policy {self._policy.policy_id}, which needs camera {missing[0]}; give "
+                "whole episodes, which have all their cameras"
             )
         parts = []
         for first in range(0, len(observations["state"]), POLICY_BATCH):
@@ -152,7 +174,7 @@ def frames_of(observations: ObservationBatch, camera: str | None) -> NDArray[np.
     name = next(iter(images), None) if camera is None else camera
     if name is None or name not in images:
         known = ", ".join(images) or "no camera"
-        raise ReflexError(f"this reward model looks at camera {name or 'pictures'}, and is given {known}; set camera=")
+        raise ReflexError(f"camera {name or 'pictures'} is looked at, and {known} is given; set camera=")
     return images[name]
 
 
