@@ -20,7 +20,7 @@ from vla.run.settings import SHARED_MINIMA, Checks, strip_optional
 
 REQUIRED = {
     "dataset": "d", "output": "o", "suite": "libero_spatial", "demonstrations": "f", "labels": "l", "reward": "r",
-    "models": ["m"],
+    "models": ["m"], "start": "s",
 }  # fmt: skip
 
 
@@ -54,6 +54,7 @@ OWN_DEFAULT = {
     "batch_size": "fine-tuning's samples have pictures, offline RL's are states",
     "checkpoint_every": "counted in steps, iterations or pretraining steps",
     "demonstrations": OWN_TYPE["demonstrations"],
+    "episodes": "a deployment is of one, training of hundreds",
     "episodes_per_task": "an episode is a demonstration to keep, one to learn from, or one to evaluate",
     "encoder": "training makes one for its rollouts, a reward model of single moments does not",
     "evaluate_every": "counted in steps by fine-tuning, which needs no simulator unless asked, else in iterations",
@@ -70,6 +71,7 @@ OWN_DEFAULT = {
     "policy": "collecting is the expert's work, unless asked",
     "split": "one records training states, the other evaluates on held-out ones",
     "suite": "LIBERO's commands have no suite to assume",
+    "temperature": "an evaluation is of the policy as it is, training explores near what it thinks best",
     "task": OWN_TYPE["task"],
     "target_success": "the demo stops when it has shown what it is for",
     "tasks": OWN_TYPE["tasks"],

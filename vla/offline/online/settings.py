@@ -44,8 +44,9 @@ class OnlineConfig:
     """Gradient updates for each control step that was played."""
     logged_share: float = 0.5
     """Share of every batch that is from the logs; the rest is from all that was played."""
-    temperature: float = 1.0
-    """Of the sampling in training rollouts."""
+    temperature: float = 0.25
+    """Share of the policy's own deviation that actions are sampled with in training rollouts: offline RL leaves it far
+    wider than a rollout bears, since it is that of the data's actions."""
     success_window: int = 50
     """Training rollouts whose success rate the summary's `episodes_to` goes by."""
     success_levels: list[float] = field(default_factory=lambda: [0.5, 0.8, 0.9])
