@@ -44,6 +44,8 @@ from vla.offline.preferences import Answer, Pair
 from vla.offline.reward_model.bench import true_progress
 from vla.offline.reward_model.bradley_terry import FIRST, SECOND, TIE
 from vla.offline.reward_model.fit import FitSettings, fit
+from vla.offline.reward_model.relabel import RelabelConfig
+from vla.offline.reward_model.rescale import to_unit_cost
 from vla.offline.reward_model.rows import Rows, features_of, look_at, rows_of
 from vla.offline.sources import lerobot_transitions
 from vla.offline.training import OfflineSettings, train_offline
@@ -140,7 +142,8 @@ def learned_reward(task: Task, encoder: str, error: float, seed: int) -> tuple[N
         "held_out_accuracy": ensemble.record.get("held_out_accuracy"),
         "true_order_accuracy": float(((scores[pairs[:, 1]] > scores[pairs[:, 0]]) == (further > 0))[apart].mean()),
     }
-    return scores[task.next_frames].astype(np.float32), facts
+    rewards = scores[task.next_frames].astype(np.float32)
+    return to_unit_cost(rewards, RelabelConfig.outliers)(rewards), facts
 
 
 def settings_of(updates: int) -> OfflineSettings:

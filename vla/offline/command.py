@@ -98,8 +98,8 @@ class OfflineConfig:
     controls: list[str] = field(default_factory=list)
     """What is trained and evaluated beside it, as it is but for the reward: "zero", "constant", "shuffled", "true" (of
     `true_reward`), and imitation, "bc" and "bc_10". A finished run takes more with `resume=true`."""
-    true_reward: str | None = None
-    """Column of a reward that is known to be right, for the control "true"."""
+    true_reward: str = REWARD
+    """Column of the reward that the control "true" is trained on, of which relabelling left the dataset's own."""
     num_workers: int | None = None
     """Simulator processes; null for one per available core, 0 to simulate in this process."""
     checkpoint_every: int = 20_000
@@ -135,11 +135,6 @@ class OfflineConfig:
             raise ReflexError(f"controls has {strange[0]!r}; there are {', '.join(CONTROLS)}")
         if self.controls and self.suite is None:
             raise ReflexError(f"controls={self.controls} are compared by their success, and no suite is named")
-        if (TRUE in self.controls) != (self.true_reward is not None):
-            raise ReflexError(
-                f"controls={self.controls} and true_reward={self.true_reward} do not go together: the control {TRUE!r} "
-                "is trained on that column"
-            )
         self.training_settings()
 
     def training_settings(self) -> OfflineSettings:
@@ -226,7 +221,6 @@ def _train_controls(run: RunFolder, config: OfflineConfig, data: Transitions, ev
             continue
         truth = None
         if name == TRUE:
-            assert config.true_reward is not None  # checked with the settings
             truth = read_transitions(config.dataset, config.true_reward, config.tasks).rewards
         trainer = OfflineTrainer(*as_control(name, data, config.training_settings(), config.seed, truth), config.seed)
         with progress_bar(f"control {name}", config.updates, 0) as show:

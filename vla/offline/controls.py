@@ -72,5 +72,6 @@ def as_control(
         return data.with_rewards(truth), settings
     if name not in IMITATION:
         raise ValueError(f"no control {name!r}; there are {', '.join(CONTROLS)}, and true needs the true reward")
-    imitating = replace(settings, algorithm=BC(), ends="success", reward_scale="none")
+    # The scale stays: the best episodes are another tenth by rewards above 0, which grow with an episode's length.
+    imitating = replace(settings, algorithm=BC(), ends="success")
     return data, replace(imitating, weighting="best" if name == "bc_10" else "uniform", best_share=0.1)

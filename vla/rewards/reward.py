@@ -16,7 +16,7 @@ from vla.errors import ReflexError
 from vla.rewards.embeddings import RolloutEmbedding
 from vla.run.plugins import Part, load_class, settings_of
 
-SHIPPED = ("vla.rewards.binary", "vla.rewards.srpo", "vla.rewards.variants")
+SHIPPED = ("vla.rewards.binary", "vla.rewards.srpo", "vla.rewards.fitted", "vla.rewards.variants")
 """Where rewards are found by name."""
 
 Floats = NDArray[np.float32]

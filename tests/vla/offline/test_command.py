@@ -116,8 +116,6 @@ def test_controls_stand_beside_the_result_and_are_trained_once(dataset: str, tmp
     [
         ({"controls": ["null"]}, r"controls has 'null'; there are zero, constant, shuffled, true, bc, bc_10"),
         ({"controls": ["zero"]}, "no suite is named"),
-        ({"controls": ["true"], "suite": "tabletop"}, "true_reward=None do not go together"),
-        ({"true_reward": "next.reward"}, "do not go together"),
         ({"algo": "qil"}, r"algo is 'qil' \(did you mean 'iql'\?\)"),
         ({"settings": {"iql": {"expectile": 2.0}}}, r"settings\.iql\.expectile is 2\.0; it must lie in \[0, 1\]"),
         ({"settings": {"iql": {"expectil": 0.5}}}, r"settings\.iql\.expectil does not exist \(did you mean"),

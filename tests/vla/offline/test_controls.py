@@ -45,6 +45,7 @@ def test_a_control_differs_from_its_run_by_what_it_says() -> None:
         kept, imitating = as_control(name, data, settings, 3)
         assert (kept.rewards == data.rewards).all() and imitating.weighting == weighting
         assert imitating.algorithm == BC() and (imitating.chunk_horizon, imitating.best_share) == (2, 0.1)
+        assert imitating.reward_scale == settings.reward_scale
     for name in ("true", "random"):
         with pytest.raises(ValueError, match="needs the true reward"):
             as_control(name, data, settings, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from vla.offline.labels.selection import (
 from vla.offline.labels.settings import LabelConfig
 from vla.offline.labels.source import Source, each_episode
 from vla.offline.preferences import Moment, Pair
+from vla.rewards.models.model import FittedReward, load_reward_model
 from vla.run.devices import resolve_device
 from vla.run.plugins import load_object
 from vla.run.seeding import derive_seed
@@ -83,11 +85,21 @@ def _active(config: LabelConfig, source: Source, drawn: Sequence[MomentPair]) ->
     return [(drawn[number], "uniform") for number in kept] + [(drawn[number], "selected") for number in best]
 
 
+def _scorer(name: str, device: str) -> Scorer:
+    """The members of a reward model in a folder, or a function of the user's own."""
+    if ":" in name and not Path(name).is_dir():
+        scorer: Scorer = load_object(name, {}, "active.scorer")
+        return scorer
+    model = load_reward_model(name, device)
+    assert isinstance(model, FittedReward)  # what every folder holds
+    return model.score_members
+
+
 def _score(
     config: LabelConfig, source: Source, row_of: dict[Moment, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
     """(scores [M, N], embeddings [N, D] where they are to differ) of moments, episode by episode."""
-    scorer: Scorer = load_object(str(config.active.scorer), {}, "active.scorer")
+    scorer = _scorer(str(config.active.scorer), config.device)
     encoder = None
     if config.selection == "diverse":
         from world_models.encoders import load_encoder

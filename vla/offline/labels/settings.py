@@ -23,8 +23,8 @@ class ActiveSettings:
     """How pairs are chosen where selection is not uniform."""
 
     scorer: str | None = None
-    """What scores pictures: package.module:function of (frames uint8 [N, H, W, 3], instruction) -> [members, N], such
-    as an ensemble of reward models."""
+    """What scores pictures: the folder of a reward model that looks at pictures (vla reward), whose members score; or
+    package.module:function of (frames uint8 [N, H, W, 3], instruction) -> [members, N]."""
     candidates: int = 10
     """Pairs that are drawn for each one that is asked."""
     uniform_share: float = 0.3
@@ -103,6 +103,4 @@ class LabelConfig:
         if self.backend != "oracle" and not self.model:
             raise ReflexError(f"model is {self.model!r}; backend={self.backend} needs the name of a model")
         if self.selection != "uniform" and self.active.scorer is None:
-            raise ReflexError(
-                f"selection={self.selection} needs active.scorer=package.module:function, what scores pictures"
-            )
+            raise ReflexError(f"selection={self.selection} needs active.scorer, the folder of a reward model")

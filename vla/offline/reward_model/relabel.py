@@ -62,6 +62,9 @@ class RelabelConfig:
     scale: Scale = "dataset"
     """Which rewards become 0 (greatest) and -1 (least): those of the whole dataset, of each task, or none, which leaves
     scores as they are."""
+    outliers: float = 0.005
+    """Share of the scores at each end that count as the next one inwards before they are scaled: preferences leave
+    scores without bounds, and one odd moment would take most of the scale."""
     terminal: Terminal = "as_scored"
     """The last transition of a success: as_scored (right while rewards are at most 0), absorbing (the last reward for
     ever, right for any scale), or best (0, whatever the model says)."""
@@ -77,6 +80,7 @@ class RelabelConfig:
     def __post_init__(self) -> None:
         check = Checks(self)
         check.shared()
+        check.within(0, 0.2, "outliers", reason="a share of the scores at each end")
         check.within(0, 0.9999, "discount", reason="absorbing divides by 1 - discount")
         if not re.fullmatch(r"\w+", self.name):
             raise ReflexError(f"name is {self.name!r}; it must be letters, digits and _, as in next.reward.NAME")
@@ -104,6 +108,7 @@ def relabel(config: RelabelConfig) -> None:
             "observations_sha256": observations_hash(dataset),
             "form": config.form,
             "scale": config.scale,
+            "outliers": config.outliers,
             "terminal": config.terminal,
             "discount": config.discount,
         }
@@ -227,10 +232,10 @@ def _rewards(
     numbers = list(dataset.episode_numbers)
     given = [transition_scores(scores[number], config.form) for number in numbers]
     tasks = [dataset.task_id(index) for index in range(dataset.num_episodes)]
-    maps: dict[int, Affine] = scale_maps(given, tasks, config.scale)
+    maps: dict[int, Affine] = scale_maps(given, tasks, config.scale, config.outliers)
     rewards = {}
     for index, (number, part, task) in enumerate(zip(numbers, given, tasks, strict=True)):
         rewards[number] = maps[task](part)
         if config.terminal != "as_scored" and dataset.episode(index, cameras=()).success:
             rewards[number] = end_success(rewards[number], config.terminal, config.discount)
-    return rewards, {str(task): {"factor": one.factor, "offset": one.offset} for task, one in maps.items()}
+    return rewards, {str(task): asdict(one) for task, one in maps.items()}

@@ -18,14 +18,21 @@ Terminal = Literal["as_scored", "absorbing", "best"]
 
 @dataclass(frozen=True)
 class Affine:
-    """reward = factor * score + offset."""
+    """reward = factor * score + offset, of scores within limits."""
 
     factor: float
     offset: float
+    least: float | None = None
+    """Scores below count as this one; None for no limit."""
+    greatest: float | None = None
+    """Scores above count as this one; None for no limit."""
 
     def __call__(self, scores: Floats) -> Floats:
         """Of scores of any shape."""
-        return np.asarray(self.factor * scores.astype(np.float64) + self.offset, dtype=np.float32)
+        values = scores.astype(np.float64)
+        if self.least is not None or self.greatest is not None:
+            values = np.clip(values, self.least, self.greatest)
+        return np.asarray(self.factor * values + self.offset, dtype=np.float32)
 
 
 def transition_scores(scores: Floats, form: Form) -> Floats:
@@ -39,26 +46,42 @@ def transition_scores(scores: Floats, form: Form) -> Floats:
     return following if form == "score" else following - scores
 
 
-def to_unit_cost(scores: Floats) -> Affine:
+def to_unit_cost(scores: Floats, outliers: float = 0.0) -> Affine:
     """The map that takes the least of the scores to -1 and the greatest to 0; equal scores all become 0.
 
     Rewards of at most 0 do not punish finishing: no stay anywhere is worth more than the 0 after a terminal.
+
+    Args:
+        scores: [N]
+        outliers: share of the scores at each end that count as the next one inwards. Preferences say nothing about how
+            far apart scores are, and a single moment unlike all that was fitted to may score several times as much as
+            the best of them; all the others would then share what it leaves of the scale.
     """
-    low, high = float(scores.min()), float(scores.max())
+    low = float(np.quantile(scores, outliers, method="lower"))
+    high = float(np.quantile(scores, 1.0 - outliers, method="higher"))
+    if high == low:  # nearly all are equal: what differs is rare, and no outlier
+        low, high = float(scores.min()), float(scores.max())
     if high == low:
         return Affine(0.0, 0.0)
-    return Affine(1 / (high - low), -high / (high - low))
+    return Affine(1 / (high - low), -high / (high - low), low, high)
 
 
-def scale_maps(scores: Sequence[Floats], tasks: Sequence[int], scale: Scale) -> dict[int, Affine]:
-    """For each task the map from scores to rewards: over the whole dataset, over the task, or none at all."""
+def scale_maps(
+    scores: Sequence[Floats], tasks: Sequence[int], scale: Scale, outliers: float = 0.0
+) -> dict[int, Affine]:
+    """For each task the map from scores to rewards: over the whole dataset, over the task, or none at all.
+
+    `outliers` is `to_unit_cost`'s.
+    """
     if scale == "none":
         return {task: Affine(1.0, 0.0) for task in tasks}
     if scale == "dataset":
-        shared = to_unit_cost(np.concatenate(scores))
+        shared = to_unit_cost(np.concatenate(scores), outliers)
         return dict.fromkeys(tasks, shared)
     return {
-        task: to_unit_cost(np.concatenate([part for part, of in zip(scores, tasks, strict=True) if of == task]))
+        task: to_unit_cost(
+            np.concatenate([part for part, of in zip(scores, tasks, strict=True) if of == task]), outliers
+        )
         for task in dict.fromkeys(tasks)
     }
 

@@ -52,11 +52,18 @@ class FittedReward:
         self, frames: NDArray[np.uint8], instruction: str, states: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """The mean of the members, [T]. Raises `ReflexError` when it looks at states and is given none."""
+        return self.ensemble.mean_score(self._seen(frames, instruction, states))
+
+    def score_members(self, frames: NDArray[np.uint8], instruction: str) -> NDArray[np.float32]:
+        """What each member says of frames [T, H, W, 3]: [members, T]. Raises `ReflexError` when it looks at states."""
+        return self.ensemble.score_features(self._seen(frames, instruction, None))
+
+    def _seen(self, frames: NDArray[np.uint8], instruction: str, states: NDArray[np.float32] | None) -> NDArray[Any]:
         given = np.zeros((len(frames), 0), np.float32) if states is None else states
         observed = ObservationBatch(
             images={self.camera or "image": frames}, state=given, instruction=[instruction] * len(frames)
         )
-        return self.ensemble.mean_score(self.features.of(observed))
+        return self.features.of(observed)
 
     def score_episode(self, episode: Episode) -> NDArray[np.float32]:
         """The same of every observation that an episode kept, [N]; policies see all of their cameras."""

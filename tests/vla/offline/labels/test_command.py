@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from vla.offline.labels.prompts import load_prompt
 from vla.offline.labels.settings import ActiveSettings, LabelConfig
 from vla.offline.labels.source import open_source
 from vla.offline.preferences import Answer, Moment, Status
+from vla.offline.reward_model.command import RewardConfig, fit_reward
+from vla.offline.reward_model.fit import FitSettings
 from vla.run.jsonl import read_lines
 
 
@@ -331,6 +334,23 @@ def test_pairs_are_chosen_by_disagreement_beside_a_uniform_share(dataset: Path, 
     assert bright_share("selected") > bright_share("uniform")
     if selection == "disagreement":
         assert bright_share("selected") == 1.0
+
+
+def test_a_fitted_reward_chooses_the_next_pairs(dataset: Path, tmp_path: Path) -> None:
+    label(label_config(dataset, tmp_path / "first", backend="oracle", model=None, checks=0))
+    fitting = FitSettings(max_epochs=3)
+    fit_reward(RewardConfig(
+        dataset=str(dataset), labels=str(tmp_path / "first"), output=str(tmp_path / "reward"), fit=fitting, threads=1,
+    ))  # fmt: skip
+    active = ActiveSettings(scorer=str(tmp_path / "reward"), candidates=3)
+    again = label_config(
+        dataset, tmp_path / "second", backend="oracle", model=None, selection="disagreement", active=active, checks=0
+    )
+    label(again)
+    kinds = [one.kind for one in read_labels(tmp_path / "second").labels]
+    assert (kinds.count("uniform"), kinds.count("selected")) == (12, 28)
+    with pytest.raises(ReflexError, match="nowhere holds no reward model"):
+        label(replace(again, output=str(tmp_path / "x"), active=replace(active, scorer="nowhere")))
 
 
 def one_mind(frames: NDArray[np.uint8], instruction: str) -> NDArray[np.float64]:

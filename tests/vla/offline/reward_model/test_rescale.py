@@ -26,6 +26,20 @@ def test_the_scale_by_hand() -> None:
     assert scale(np.array([2, 4, 3], np.float32)).tolist() == [-1, 0, -0.5]
 
 
+def test_one_odd_moment_does_not_take_the_scale_by_hand() -> None:
+    scores = np.append(np.arange(1000, dtype=np.float32), np.float32(99_000))  # 1001 scores
+    assert to_unit_cost(scores)(scores)[999] < -0.98  # the odd one has nearly all of it
+    scale = to_unit_cost(scores, outliers=0.005)
+    assert (scale.least, scale.greatest) == (5, 995)
+    assert scale(np.array([0, 5, 500, 995, 99_000], np.float32)).tolist() == pytest.approx([-1, -1, -0.5, 0, 0])
+
+
+def test_what_is_rare_in_a_reward_that_is_nearly_always_the_same_is_no_outlier() -> None:
+    scores = np.zeros(1000, np.float32)
+    scores[3] = 1
+    assert to_unit_cost(scores, outliers=0.01)(scores).tolist() == [-1] * 3 + [0] + [-1] * 996
+
+
 @given(SCORES)
 def test_rewards_lie_between_minus_one_and_zero_and_keep_their_order(scores: np.ndarray) -> None:
     rewards = to_unit_cost(scores)(scores)
