@@ -71,7 +71,6 @@ OWN_DEFAULT = {
     "policy": "collecting is the expert's work, unless asked",
     "split": "one records training states, the other evaluates on held-out ones",
     "suite": "LIBERO's commands have no suite to assume",
-    "temperature": "an evaluation is of the policy as it is, training explores near what it thinks best",
     "task": OWN_TYPE["task"],
     "target_success": "the demo stops when it has shown what it is for",
     "tasks": OWN_TYPE["tasks"],

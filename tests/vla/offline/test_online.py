@@ -292,7 +292,7 @@ class ShortSuite(GaugeSuite):
     [
         ({"logged_share": 1.5}, "logged_share is 1.5; it must lie in"),
         ({"updates_per_step": 0.0}, "updates_per_step is 0.0; it must be a positive number"),
-        ({"temperature": 0.0}, "temperature is 0.0; it must be a positive number"),
+        ({"exploration_noise": 0.0}, "exploration_noise is 0.0; it must be a positive number"),
         ({"success_levels": [0.5, 2.0]}, "success_levels is"),
         ({"target_success": 0.5, "evaluate_every": 0}, "target_success needs evaluations"),
         ({"episodes_per_round": 0}, "episodes_per_round is 0"),

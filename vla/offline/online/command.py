@@ -148,9 +148,8 @@ class OnlineRun:
         policy, started = self.trainer.policy(), time.perf_counter()
         requests = training_requests(self.suite, self.tasks, first, count, config.seed)
         with connected(policy, self.suite.embodiment):
-            played = play_round(
-                policy, pool, self.suite, requests, self.reward, first=first, temperature=config.temperature
-            )
+            temperature = config.exploration_noise / policy.mean_deviation()
+            played = play_round(policy, pool, self.suite, requests, self.reward, first=first, temperature=temperature)
         write_round(self.run.path, number, played.transitions)
         self.trainer.add(played.transitions)
         steps_before, rolled_out = self.steps, time.perf_counter()

@@ -44,9 +44,9 @@ class OnlineConfig:
     """Gradient updates for each control step that was played."""
     logged_share: float = 0.5
     """Share of every batch that is from the logs; the rest is from all that was played."""
-    temperature: float = 0.25
-    """Share of the policy's own deviation that actions are sampled with in training rollouts: offline RL leaves it far
-    wider than a rollout bears, since it is that of the data's actions."""
+    exploration_noise: float = 0.12
+    """Mean deviation of the actions in training rollouts, at the scale of [-1, 1]. The policy's own would be too wide
+    after offline RL, which learns that of the data's actions or none, and too narrow once it learns from its own."""
     success_window: int = 50
     """Training rollouts whose success rate the summary's `episodes_to` goes by."""
     success_levels: list[float] = field(default_factory=lambda: [0.5, 0.8, 0.9])
@@ -81,7 +81,7 @@ class OnlineConfig:
         check = Checks(self)
         check.shared()
         check.at_least(1, "episodes", "episodes_per_round", "success_window")
-        check.positive("updates_per_step", "temperature")
+        check.positive("updates_per_step", "exploration_noise")
         check.within(0, 1, "logged_share", "target_success")
         if not all(0 < level <= 1 for level in self.success_levels):
             raise ReflexError(f"success_levels is {self.success_levels}; they must be shares above 0, up to 1")
