@@ -26,7 +26,15 @@ from vla.errors import ReflexError, restoring
 from vla.offline.algorithms.algorithm import Algorithm, Batch, Metrics, Sizes, State
 from vla.offline.algorithms.iql import IQL
 from vla.offline.episode_weights import EpisodeWeighting, EpisodeWeights, episode_weights
-from vla.offline.transitions import Ends, RewardScale, Transitions, absorbing_ends, chunk_transitions, reward_map
+from vla.offline.transitions import (
+    Ends,
+    RewardMap,
+    RewardScale,
+    Transitions,
+    absorbing_ends,
+    chunk_transitions,
+    reward_map,
+)
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.devices import computes_bfloat16, resolve_device
 from vla.run.seeding import derive_seed
@@ -111,7 +119,8 @@ class OfflineTrainer:
         self.settings, self.seed, self.done = settings, seed, 0
         self.device = resolve_device(settings.device)
         algorithm = settings.algorithm
-        self.reward_map = reward_map(transitions, settings.reward_scale, algorithm.discount)
+        self.reward_map: RewardMap = reward_map(transitions, settings.reward_scale, algorithm.discount)
+        """From rewards as they were given to those that are learnt from."""
         data = self.reward_map(transitions)
         self.weights: EpisodeWeights = episode_weights(
             data,

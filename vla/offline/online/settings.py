@@ -40,7 +40,7 @@ class OnlineConfig:
     """Training rollouts to play. A finished run takes more with `resume=true`."""
     episodes_per_round: int = 20
     """Training rollouts between updates."""
-    updates_per_step: float = 1.0
+    updates_per_step: float = 0.25
     """Gradient updates for each control step that was played."""
     logged_share: float = 0.5
     """Share of every batch that is from the logs; the rest is from all that was played."""
