@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sim.contract import ObservationBatch
 from sim.pool import EnvironmentPool
 from tests.vla.offline.corridor import corridor
 from tests.vla.offline.gauge_suite import BLIND, NAME, GaugeSuite
+from tests.vla.policies.helpers import generators
 from vla.data.lerobot_dataset import LeRobotDataset
 from vla.data.lerobot_writer import LeRobotWriter
 from vla.errors import ReflexError
 from vla.offline.algorithms.iql import IQL
 from vla.offline.command import OfflineConfig, train_from_logs
+from vla.offline.online.choosing import ChosenByCritics
 from vla.offline.online.command import episodes_to, learn_online
 from vla.offline.online.playing import training_requests, transitions_of
 from vla.offline.online.replay import read_round, round_file, write_round
@@ -32,6 +37,7 @@ from vla.offline.reward_model.relabel import RelabelConfig, relabel
 from vla.offline.sources import joined, read_transitions
 from vla.offline.training import OfflineSettings
 from vla.policies.gaussian import GaussianPolicy
+from vla.policies.protocol import PolicyOutput
 from vla.policies.registry import load_policy
 from vla.policies.sampling import as_it_is
 from vla.rollout.collect import CollectConfig, collect
@@ -197,6 +203,28 @@ def test_rewards_and_ends_of_play_are_at_the_scale_of_the_logs() -> None:
     assert earned == {(0.1, 0.9), (1.0, 0.0)}
 
 
+def test_critics_choose_among_candidates() -> None:
+    torch.manual_seed(0)
+    policy = GaussianPolicy(BLIND, (8,), chunk_horizon=2)
+    states = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    seen = ObservationBatch(images={}, state=states, instruction=[""] * 3)
+    mean = policy.act(seen)
+
+    def drawn(candidates: int, sign: float) -> PolicyOutput:
+        player = ChosenByCritics(policy, lambda states, chunks: sign * chunks[:, 0], candidates)
+        return player.act(seen, as_it_is(0.3), generators(3))
+
+    for sign in (1.0, -1.0):  # critics that like the first number great, or small
+        first = [sign * drawn(candidates, sign).decision[:, 0] for candidates in (1, 2, 5, 20)]
+        assert all((more >= fewer).all() for fewer, more in pairwise(first)) and (first[3] > first[0]).all()
+    np.testing.assert_array_equal(drawn(1, 1.0).actions, mean.actions)
+    chosen = drawn(20, 1.0)
+    within = torch.from_numpy(chosen.decision).clamp(-1, 1).view(3, 2, 7)
+    np.testing.assert_allclose(chosen.actions, policy.action_scale.inverse(within).numpy(), atol=1e-6)
+    greedy = ChosenByCritics(policy, lambda states, chunks: chunks[:, 0], 20).act(seen)
+    np.testing.assert_array_equal(greedy.actions, mean.actions)
+
+
 def test_learning_rates_do_not_fall() -> None:
     learner = trainer(updates=100)
     assert [float(learner.batch(number).progress) for number in (0, 99, 5000)] == [0, 0, 0]
@@ -273,6 +301,8 @@ def test_what_cannot_go_on_is_refused(logs: str, start: str, tmp_path: Path) -> 
     refused(r"settings\.iql\.expectil does not exist", settings={"iql": {"expectil": 0.5}})
     refused("the policy and the suite do not fit", suite="so101")
     refused("algo=bc, which has no critics", start=learn_offline(logs, tmp_path / "bc", algo="bc", settings={}))
+    unjudged = learn_offline(logs, tmp_path / "td3", algo="td3_bc", settings={}, updates=1)
+    refused("algo=td3_bc does not say which of them is best", start=unjudged)
     long = learn_offline(logs, tmp_path / "long", chunk_horizon=11, updates=1)
     refused("chunks of 11 actions", start=long, suite="tests.vla.offline.test_online:ShortSuite")
     fewer = collect(CollectConfig(suite=NAME, policy="random", episodes_per_task=3, num_workers=0,

@@ -13,6 +13,7 @@ from sim.pool import EnvironmentPool
 from sim.suites import get_suite
 from vla.errors import ReflexError
 from vla.evaluation.runner import evaluate
+from vla.offline.online.choosing import ChosenByCritics
 from vla.offline.online.playing import play_round, training_requests
 from vla.offline.online.replay import read_round, write_round
 from vla.offline.online.rewards import EpisodeReward, reward_of
@@ -22,6 +23,7 @@ from vla.offline.online.training import OnlineTrainer
 from vla.offline.sources import read_transitions
 from vla.policies.connect import connected
 from vla.policies.gaussian import GaussianPolicy
+from vla.policies.protocol import Policy
 from vla.run.cores import worker_count
 from vla.run.devices import set_threads
 from vla.run.progress_bar import progress_bar
@@ -67,6 +69,11 @@ class OnlineRun:
         name = run_name(Path(config.output))
         self.trainer = OnlineTrainer(logs, settings, config.seed, name, config.logged_share)
         check_start(start, self.trainer)
+        if config.candidates > 1 and not self.trainer.judges:
+            raise ReflexError(
+                f"candidates is {config.candidates}, and algo={before.algo} does not say which of them is best; set "
+                "candidates=1, or start from iql or awac"
+            )
         self._check_suite(self.trainer.policy())
         self.number = 0
         """Of the last whole round."""
@@ -149,7 +156,10 @@ class OnlineRun:
         requests = training_requests(self.suite, self.tasks, first, count, config.seed)
         with connected(policy, self.suite.embodiment):
             temperature = config.exploration_noise / policy.mean_deviation()
-            played = play_round(policy, pool, self.suite, requests, self.reward, first=first, temperature=temperature)
+            player: Policy = policy
+            if config.candidates > 1:
+                player = ChosenByCritics(policy, self.trainer.scores, config.candidates)
+            played = play_round(player, pool, self.suite, requests, self.reward, first=first, temperature=temperature)
         write_round(self.run.path, number, played.transitions)
         self.trainer.add(played.transitions)
         steps_before, rolled_out = self.steps, time.perf_counter()

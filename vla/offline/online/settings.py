@@ -47,6 +47,9 @@ class OnlineConfig:
     exploration_noise: float = 0.12
     """Mean deviation of the actions in training rollouts, at the scale of [-1, 1]. The policy's own would be too wide
     after offline RL, which learns that of the data's actions or none, and too narrow once it learns from its own."""
+    candidates: int = 8
+    """Chunks of actions for each decision in training rollouts, of which the critics choose the best: the policy's
+    mean, and samples. 1 for a sample, whatever the critics say."""
     success_window: int = 50
     """Training rollouts whose success rate the summary's `episodes_to` goes by."""
     success_levels: list[float] = field(default_factory=lambda: [0.5, 0.8, 0.9])
@@ -80,7 +83,7 @@ class OnlineConfig:
         """Check every value. Raises `ReflexError` naming the field."""
         check = Checks(self)
         check.shared()
-        check.at_least(1, "episodes", "episodes_per_round", "success_window")
+        check.at_least(1, "episodes", "episodes_per_round", "candidates", "success_window")
         check.positive("updates_per_step", "exploration_noise")
         check.within(0, 1, "logged_share", "target_success")
         if not all(0 < level <= 1 for level in self.success_levels):

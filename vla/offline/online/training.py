@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla.offline.algorithms.algorithm import Algorithm
 from vla.offline.training import OfflineSettings, OfflineTrainer, draw
 from vla.offline.transitions import Transitions
 from vla.run.seeding import derive_seed
@@ -47,6 +48,21 @@ class OnlineTrainer(OfflineTrainer):
         """
         rows = self._normalised(self._chunks(self.reward_map(steps)))
         self._table = torch.cat([self._table, rows])
+
+    @property
+    def judges(self) -> bool:
+        """Whether the algorithm says of actions how good they are."""
+        return type(self.settings.algorithm).advantages is not Algorithm.advantages
+
+    @torch.no_grad()
+    def scores(self, states: Tensor, chunks: Tensor) -> Tensor:
+        """[B] what the critics make of chunks [B, K] in [-1, 1] after normalised states [B, S], on the CPU.
+
+        Scores of one state can be compared with one another. Only where the algorithm `judges`.
+        """
+        found = self.settings.algorithm.advantages(self.state, states.to(self.device), chunks.to(self.device))
+        assert found is not None  # it judges
+        return found.cpu()
 
     def rows(self, number: int) -> Tensor:
         """[B] the rows of the table that update `number`, from 0, learns from; those below `logged` are of the logs."""
