@@ -57,11 +57,13 @@ from vla.run.run_folder import lock
 TASKS = {
     "tabletop_pick_red": ("tabletop_state", 0),
     "tabletop_stack": ("tabletop_state", 2),
+    "tabletop_stack_goes_on": ("tabletop_state", 2),
     "tabletop_push_left": ("tabletop_state", 5),
     "metaworld_drawer_open": ("metaworld_state", 19),
     "metaworld_sweep_into": ("metaworld_state", 46),
 }
-"""Data set -> the suite and task that its policies are evaluated in."""
+"""Data set -> the suite and task that its policies are evaluated in. Recordings end at a success; those of the one that
+goes on, half a second later (`vla collect after_success=10`)."""
 ERRORS = {"labels_0": 0.0, "labels_10": 0.1, "labels_20": 0.2, "labels_30": 0.3}
 SEEDS = (0, 1, 2)
 PICTURES = {"pictures_0": 0.0}

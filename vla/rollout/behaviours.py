@@ -99,7 +99,8 @@ def _make_actor(player: Player, behaviour: str, wanted: RolloutRequest) -> tuple
         return name, Afterwards(wrong, expert, int(suite.horizon(task_id) * generator.uniform(0.15, 1.0)))
     if flaw == "abandoned":
         # It stops at a random share of the time that the same expert needs from the same state.
-        whole = player.play(wanted, expert, name).length
+        outcomes = player.play(wanted, expert, name).rewards
+        whole = int(outcomes.argmax()) + 1 if outcomes.any() else len(outcomes)
         return name, Still(suite.make_expert(task_id, wanted.seed), int(whole * generator.uniform(0.1, 0.95)))
     return name, _flawed(expert, flaw, suite, generator)
 

@@ -74,6 +74,9 @@ class CollectConfig:
     """The expert's greatest speed as a share of full speed, for demonstrations as slow as people's; null: its own."""
     action_noise: float = 0.0
     """Deviation of Gaussian noise on the expert's executed actions (recorded clean), for data that shows recoveries."""
+    after_success: int = 0
+    """Control steps for which the expert stays where it is after a success, recorded as well: a reward model that is to
+    know the end must have seen it, and a dataset has no picture after an episode's last action."""
     pixel_format: PixelFormat = PIXEL_FORMAT
     """Colour format of the videos: yuv420p plays everywhere, yuv444p keeps colour at full resolution."""
     num_workers: int | None = None
@@ -85,7 +88,8 @@ class CollectConfig:
         check.within(0, 1, "action_noise", reason="in units of full-scale action")
         check.positive("pace")
         check.within(0, 1, "pace", reason="a share of full speed")
-        for name in ("action_noise", "pace"):
+        check.at_least(0, "after_success")
+        for name in ("action_noise", "pace", "after_success"):
             if getattr(self, name) and self.policy != EXPERT:
                 raise ReflexError(f"{name}={getattr(self, name)} needs policy=expert, not {self.policy!r}")
         if self.behaviour is None:
@@ -132,8 +136,9 @@ class AttemptRunner:
 
     def __init__(self, config: CollectConfig, factory: str, stage: Stage) -> None:
         self._player = ScriptedPlayer(
-            factory, config.suite, config.image_size, config.policy, config.pace, config.action_noise, frame_stride=1
-        )
+            factory, config.suite, config.image_size, config.policy, config.pace, config.action_noise,
+            frame_stride=1, after_success=config.after_success,
+        )  # fmt: skip
         self._config, self._stage = config, stage
         self._allotted: dict[int, list[str]] = {}
         """By task, the behaviour of each attempt in a mixture."""

@@ -29,9 +29,10 @@ class ScriptedPlayer(Player):
         pace: float | None = None,
         noise: float = 0.0,
         frame_stride: int | None = None,
+        after_success: int = 0,
     ) -> None:
-        """`policy` is "expert" or "random"; `pace` and `noise`: see `Paced` and `action_noise`."""
-        super().__init__(load_factory(factory)(suite, image_size))
+        """`policy` is "expert" or "random"; `pace`, `noise`, `after_success`: see `Paced`, `action_noise`, `Player`."""
+        super().__init__(load_factory(factory)(suite, image_size), after_success)
         self._policy, self._pace, self._noise, self._frame_stride = policy, pace, noise, frame_stride
 
     def run(self, job: RolloutRequest, restarted: bool) -> Episode:

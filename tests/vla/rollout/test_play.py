@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sim.contract import EnvironmentRequestError
+from sim.contract import EnvironmentRequestError, FloatArray, StepOutcome
 from sim.embodiments import PANDA_EEF, Action, ActionKind, Embodiment, State
 from sim.pool import EpisodeRequest
 from tests.sim.odd_suite import LENGTH, OddEnvironment, OddExpert, OddSuite
@@ -205,3 +206,26 @@ def test_noise_and_random_commands_are_of_the_size_of_each_range() -> None:
     commands = np.stack([Random(np.random.default_rng(seed)).act(environment) for seed in range(200)])
     assert np.all(commands.min(0) >= [-2, -1, 0]) and np.all(commands.max(0) <= [2, 1, 4])
     assert np.all(commands.max(0) - commands.min(0) > 0.9 * np.array([4, 2, 4]))
+
+
+class Switch(OddEnvironment):
+    """Succeeds from its third step on, and again not from the fifth."""
+
+    def advance(self, action: FloatArray) -> StepOutcome:
+        outcome = super().advance(action)
+        step = len(self.executed)
+        return replace(outcome, success=3 <= step < 5, truncated=step >= LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("after", "length", "success"), [(0, 3, True), (1, 4, True), (2, 5, False), (9, LENGTH, False)]
+)
+def test_a_recording_may_go_on_after_a_success(after: int, length: int, success: bool) -> None:
+    environment = Switch(2)
+    environment.reset_to("train", 0)
+    builder = EpisodeBuilder("odd", ROBOT, WANTED, "x")
+    episode = play_episode(environment, OddExpert(), builder, frame_stride=1, after_success=after)
+    assert (episode.length, episode.success) == (length, success)
+    assert episode.rewards.tolist() == [float(3 <= step < 5) for step in range(1, length + 1)]
+    assert (episode.actions[:3, 0] > 0).all() and not episode.actions[3:, :6].any(), "it stays"
+    assert (episode.actions[3:, 6] == episode.actions[2, 6]).all(), "and holds what it held"
