@@ -65,6 +65,12 @@ CONFIGURED = {  # of one word or two
         "vla offline algo=iql dataset=datasets/rollouts reward=next.reward output=runs/offline",
         simulates=False,
     ),
+    "online": ConfiguredCommand(
+        "Let a policy of vla offline go on learning in a suite, beside the logs.",
+        "vla.offline.online.settings:OnlineConfig",
+        "vla.offline.online.command:learn_online",
+        "vla online start=runs/offline suite=tabletop tasks=[0] output=runs/online",
+    ),
     "libero pack": ConfiguredCommand(
         "Pack a LIBERO suite into one file, for machines without robosuite and assets.",
         "vla.libero_pack:PackConfig",

@@ -134,6 +134,10 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
 """What a setting is called elsewhere -> ours that do it, the nearest first."""
 
 
+_OF_PARTS = ("algo.settings.", "settings.")
+"""How the names of settings begin that belong to a reward, an advantage, a variant or an offline algorithm."""
+
+
 def explain_setting(name: str, value: str, known: Collection[str]) -> str | None:
     """What to write instead of `name`=`value` in a command whose settings are `known`; None where nothing is."""
     now = FORMER_SETTINGS.get(name)
@@ -141,6 +145,8 @@ def explain_setting(name: str, value: str, known: Collection[str]) -> str | None
         return f"{name} is now {now}: write {now}={value}"
     if name in FORMER_METHODS and "algo.settings" in known:
         return f"{name} is gone: write {FORMER_METHODS[name].format(value=value)}"
+    if name.startswith(_OF_PARTS):
+        return None  # what a part can be told is known once the part is
     leaf = name.rpartition(".")[2]  # `algo.lr` is meant as `lr` is
     ours = [setting for setting in OTHER_NAMES.get(leaf, ()) if setting in known]
     return f"{name} is called {' or '.join(ours[:2])} here" if ours else None

@@ -123,21 +123,24 @@ def lerobot_transitions(
         observations = episode.states
         if features is not None:
             observations = np.concatenate([observations, features[start:end]], axis=1)
-        parts.append(_steps(observations, episode.actions, rewards, episode.success, index))
+        parts.append(episode_steps(observations, episode.actions, rewards, episode.success, index))
     if not parts:
         raise ReflexError(f"{dataset.root} has no episode of the tasks {list(tasks or ())}; choose others")
     cameras = () if vision is None else (dataset.embodiment.camera(vision.camera),)
-    return _joined(parts, replace(dataset.embodiment, cameras=cameras), vision)
+    return joined(parts, replace(dataset.embodiment, cameras=cameras), vision)
 
 
-def _steps(
+def episode_steps(
     observations: NDArray[np.float32],
     actions: NDArray[np.float32],
     rewards: NDArray[Any],
     success: bool,
     number: int,
 ) -> dict[str, NDArray[Any]]:
-    """The steps of one episode that has as many observations as actions."""
+    """The columns of `Transitions` for one episode, as a dataset has it: T observations and T actions.
+
+    The last step is kept, as a terminal, where the episode succeeded (`lerobot_transitions`).
+    """
     count = len(actions) if success else len(actions) - 1
     following = np.concatenate([observations[1:], observations[-1:]])
     terminals = np.zeros(len(actions), dtype=np.bool_)
@@ -180,7 +183,7 @@ def minari_transitions(path: Path) -> Transitions:
     limits = {"low": (-1.0,) * acted, "high": (1.0,) * acted} if within else {}
     action = Action(tuple(f"action_{at}" for at in range(acted)), "unknown", **limits)
     state = State(tuple(f"state_{at}" for at in range(observed)))
-    return _joined(parts, Embodiment(path.stem, (), state, action, control_frequency=1))
+    return joined(parts, Embodiment(path.stem, (), state, action, control_frequency=1))
 
 
 def _minari_episode(group: Any, number: int) -> dict[str, NDArray[Any]]:
@@ -200,9 +203,10 @@ def _minari_episode(group: Any, number: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def _joined(
+def joined(
     parts: Sequence[dict[str, NDArray[Any]]], embodiment: Embodiment, vision: FrozenVision | None = None
 ) -> Transitions:
+    """Transitions of the steps of several episodes. Raises `ReflexError` as they do for what is not finite."""
     columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     spans = np.ones(len(columns["episodes"]), dtype=np.int64)
     return Transitions(embodiment=embodiment, spans=spans, vision=vision, **columns)

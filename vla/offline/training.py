@@ -26,7 +26,15 @@ from vla.errors import ReflexError, restoring
 from vla.offline.algorithms.algorithm import Algorithm, Batch, Metrics, Sizes, State
 from vla.offline.algorithms.iql import IQL
 from vla.offline.episode_weights import EpisodeWeighting, EpisodeWeights, episode_weights
-from vla.offline.transitions import Ends, RewardScale, Transitions, absorbing_ends, chunk_transitions, scale_rewards
+from vla.offline.transitions import (
+    Ends,
+    RewardMap,
+    RewardScale,
+    Transitions,
+    absorbing_ends,
+    chunk_transitions,
+    reward_map,
+)
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.devices import computes_bfloat16, resolve_device
 from vla.run.seeding import derive_seed
@@ -111,7 +119,9 @@ class OfflineTrainer:
         self.settings, self.seed, self.done = settings, seed, 0
         self.device = resolve_device(settings.device)
         algorithm = settings.algorithm
-        data = scale_rewards(transitions, settings.reward_scale, algorithm.discount)
+        self.reward_map: RewardMap = reward_map(transitions, settings.reward_scale, algorithm.discount)
+        """From rewards as they were given to those that are learnt from."""
+        data = self.reward_map(transitions)
         self.weights: EpisodeWeights = episode_weights(
             data,
             settings.weighting,
@@ -119,10 +129,7 @@ class OfflineTrainer:
             best_share=settings.best_share,
             least_spread=settings.least_spread,
         )
-        if settings.ends == "absorbing":  # after the weights: returns are those of what was recorded
-            data = absorbing_ends(data, algorithm.discount)
-        if data.chunk_horizon != settings.chunk_horizon:  # with goals they are chunks already
-            data = chunk_transitions(data, settings.chunk_horizon, algorithm.discount)
+        data = self._chunks(data)  # after the weights: returns are those of what was recorded
         chances = self.weights.probabilities(data.episodes)
         self._cumulative = None if chances is None else np.cumsum(chances)
         sizes = Sizes(data.observations.shape[1], data.actions.shape[1], settings.hidden)
@@ -139,7 +146,7 @@ class OfflineTrainer:
         if data.goals is not None:
             self._policy.goals.copy_(torch.from_numpy(np.stack(list(data.goals.values()))))
         self._episodes, self._frames = data.episodes, data.frames
-        self._table = self._normalised(data, algorithm.discount).to(self.device)
+        self._table = self._normalised(data)
         self._sizes, self._noise_size = sizes, algorithm.noise_size(sizes)
         self._update = self._make_update()
         self._block: tuple[int, Tensor, Tensor] | None = None
@@ -187,7 +194,7 @@ class OfflineTrainer:
             return None
         observed, acted = self._sizes.observation, self._sizes.action
         parts = []
-        for rows in torch.split(self._table, 4096):
+        for rows in torch.split(self._table[: len(self._episodes)], 4096):
             found = self.settings.algorithm.advantages(
                 self.state, rows[:, :observed], rows[:, observed : observed + acted]
             )
@@ -217,8 +224,18 @@ class OfflineTrainer:
                 for key, value in part.items():
                     value.copy_(flat[f"{name}/{key}"])
 
-    def _normalised(self, data: Transitions, discount: float) -> Tensor:
+    def _chunks(self, data: Transitions) -> Transitions:
+        """What the algorithm learns from: single steps with their ends, as chunks."""
+        discount = self.settings.algorithm.discount
+        if self.settings.ends == "absorbing":
+            data = absorbing_ends(data, discount)
+        if data.chunk_horizon == self.settings.chunk_horizon:  # with goals they are chunks already
+            return data
+        return chunk_transitions(data, self.settings.chunk_horizon, discount)
+
+    def _normalised(self, data: Transitions) -> Tensor:
         """Rows of observations, actions, reward, discount and next observations, at the policy's scales."""
+        discount = self.settings.algorithm.discount
         actions = torch.from_numpy(data.actions).view(len(data), data.chunk_horizon, -1)
         discounts = np.where(data.terminals, 0.0, discount**data.spans).astype(np.float32)
         parts = (
@@ -228,7 +245,7 @@ class OfflineTrainer:
             torch.from_numpy(discounts)[:, None],
             self._policy.state_scale(torch.from_numpy(data.next_observations)),
         )
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1).to(self.device)
 
     def _make_update(self) -> UpdateFunction:
         settings = self.settings

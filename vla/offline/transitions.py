@@ -110,11 +110,25 @@ class Transitions:
         return np.unique(self.episodes, return_index=True)[1]
 
 
-def scale_rewards(transitions: Transitions, scale: RewardScale, discount: float) -> Transitions:
-    """Rewards at a scale that advantages, and so a temperature, can be chosen for.
+@dataclass(frozen=True)
+class RewardMap:
+    """What a run makes of every reward, whenever it is earned: (reward - shift) / divisor * factor."""
+
+    shift: float = 0.0
+    divisor: float = 1.0
+    factor: float = 1.0
+
+    def __call__(self, transitions: Transitions) -> Transitions:
+        """The same transitions with such rewards."""
+        rewards = transitions.rewards.astype(np.float64)
+        return transitions.with_rewards((rewards - self.shift) / self.divisor * self.factor)
+
+
+def reward_map(transitions: Transitions, scale: RewardScale, discount: float) -> RewardMap:
+    """Brings rewards to a scale that advantages, and so a temperature, can be chosen for.
 
     Args:
-        transitions: the data.
+        transitions: the data that the scale is that of.
         scale: "none" leaves rewards; "returns" divides by the range of the episodes' returns and multiplies by 1000, as
             the authors of IQL do on locomotion; "nonpositive" maps the least reward to -1 and the greatest to 0, so
             that a terminal, after which nothing is earned, is never worse than going on; "values" is that times
@@ -126,7 +140,8 @@ def scale_rewards(transitions: Transitions, scale: RewardScale, discount: float)
     Raises:
         ReflexError: under "returns", all returns are the same.
     """
-    rewards = transitions.rewards.astype(np.float64)
+    if scale == "none":
+        return RewardMap()
     if scale == "returns":
         returns = transitions.episode_returns()
         if (spread := float(np.ptp(returns))) < LEAST_RETURN_RANGE:
@@ -134,12 +149,16 @@ def scale_rewards(transitions: Transitions, scale: RewardScale, discount: float)
                 f"reward_scale=returns divides by the range of the episodes' returns, and all are {returns[0]:g}; use "
                 "reward_scale=none or nonpositive, or another reward"
             )
-        rewards = rewards / spread * 1000.0
-    elif scale in ("nonpositive", "values"):
-        greatest, spread = rewards.max(), float(np.ptp(rewards))
-        rewards = (rewards - greatest) / (spread if spread >= LEAST_RETURN_RANGE else 1.0)
-        rewards = rewards * (1.0 - discount) if scale == "values" else rewards
-    return transitions.with_rewards(rewards)
+        return RewardMap(divisor=spread, factor=1000.0)
+    rewards = transitions.rewards.astype(np.float64)
+    spread = float(np.ptp(rewards))
+    divisor = spread if spread >= LEAST_RETURN_RANGE else 1.0
+    return RewardMap(float(rewards.max()), divisor, 1.0 - discount if scale == "values" else 1.0)
+
+
+def scale_rewards(transitions: Transitions, scale: RewardScale, discount: float) -> Transitions:
+    """Transitions at the scale that `reward_map` finds for them; raises as it does."""
+    return reward_map(transitions, scale, discount)(transitions)
 
 
 def absorbing_ends(transitions: Transitions, discount: float) -> Transitions:

@@ -20,7 +20,7 @@ AS_TYPED = ["1e-3", "007", "true", "lr=1e-3,seed=0", "my data (1)", "a[0]{b}", "
 
 GIVEN = {
     "model": "m", "dataset": "d", "output": "o", "suite": "libero_spatial", "demonstrations": "f", "labels": "l",
-    "reward": "r", "models": "[m]",
+    "reward": "r", "models": "[m]", "start": "s",
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from vla.run.settings import SHARED_MINIMA, Checks, strip_optional
 
 REQUIRED = {
     "dataset": "d", "output": "o", "suite": "libero_spatial", "demonstrations": "f", "labels": "l", "reward": "r",
-    "models": ["m"],
+    "models": ["m"], "start": "s",
 }  # fmt: skip
 
 
@@ -55,6 +55,7 @@ OWN_DEFAULT = {
     "batch_size": "fine-tuning's samples have pictures, offline RL's are states",
     "checkpoint_every": "counted in steps, iterations or pretraining steps",
     "demonstrations": OWN_TYPE["demonstrations"],
+    "episodes": "a deployment is of one, training of hundreds",
     "episodes_per_task": "an episode is a demonstration to keep, one to learn from, or one to evaluate",
     "encoder": "training makes one for its rollouts, a reward model takes one, offline RL may do without",
     "evaluate_every": "counted in steps by fine-tuning, which needs no simulator unless asked, else in iterations",

@@ -173,6 +173,11 @@ class GaussianPolicy(BasePolicy):
         for name, value in self._weights.items():
             value.copy_(parameters[name])
 
+    @torch.no_grad()
+    def mean_deviation(self) -> float:
+        """Of what is drawn at temperature 1: the mean over a chunk's numbers, at the scale of [-1, 1]."""
+        return float(log_deviations(self._weights).exp().mean())
+
     def fit_normalisation(
         self, actions: NDArray[np.float32], states: NDArray[np.float32], scale: ScaleFrom = "mean_std"
     ) -> None:
