@@ -175,7 +175,7 @@ class OfflineTrainer:
         """Of every action, or chunk, of the data by the critics as they are now; None of an algorithm without."""
         observed, acted = self._sizes.observation, self._sizes.action
         parts = []
-        for rows in torch.split(self._table, 4096):
+        for rows in torch.split(self._table[: len(self._episodes)], 4096):
             found = self.settings.algorithm.advantages(
                 self.state, rows[:, :observed], rows[:, observed : observed + acted]
             )

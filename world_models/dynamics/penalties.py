@@ -2,8 +2,8 @@
 
 "Revisiting Design Choices in Offline Model-Based Reinforcement Learning" (arXiv 2110.04135, section 3). M members
 predict Gaussians with means mu_i and deviations sigma_i [M, B, D]; a penalty is one number a step, [B], the greater the
-less is known. Here D counts the change of the observation and the reward, each at its deviation over the data, so that
-no dimension counts for its unit.
+less is known. Here D counts the changes of the observation, each at its deviation over the data, so that no dimension
+counts for its unit.
 """
 
 from __future__ import annotations

@@ -133,4 +133,6 @@ def _step(
     following = ensemble.next_observations(observations, drawn)
     ends = chance < torch.sigmoid(found.terminals[chosen, rows])
     rewards = ensemble.expected_rewards(found)
-    return following, rewards, ends, PENALTIES[penalty](found.means, found.deviations, drawn)
+    # Of where it leads, not of the reward: a rare one is unsure by nature, and would be punished for being rare.
+    unsure = PENALTIES[penalty](found.means[..., :-1], found.deviations[..., :-1], drawn[..., :-1])
+    return following, rewards, ends, unsure
