@@ -50,7 +50,7 @@ def linear_system(episodes: int = 30, length: int = 20, seed: int = 0) -> Steps:
 @pytest.fixture(scope="module")
 def fitted() -> tuple[DynamicsEnsemble, float]:
     ensemble, telemetry = fit_dynamics(linear_system(), QUICK)
-    return ensemble, telemetry.error
+    return ensemble, telemetry.change_error
 
 
 def test_a_linear_system_is_learnt(fitted: tuple[DynamicsEnsemble, float]) -> None:

@@ -1,8 +1,8 @@
 """An ensemble of action-conditioned dynamics models on vectors: states, frozen features, latents.
 
-Each member predicts a Gaussian of the change of the observation and of the reward, and the chance that the episode ends
-for good there (PETS, arXiv 1805.12114; the reward and elite members as in MBPO, arXiv 1906.08253). Members are one
-batched product a layer instead of many small ones.
+Each member predicts a Gaussian of the change of the observation (PETS, arXiv 1805.12114), the reward, and the chance
+that the episode ends for good. The best members are kept, as in MBPO (arXiv 1906.08253). Members are one batched
+product a layer instead of many small ones.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ _LEAST_SCALE = 1e-6
 
 
 class Predictions(NamedTuple):
-    """What M members expect of B steps, D = O + 1: the change of the observation, then the reward.
-
-    All of it less its mean over the data, in its deviations over the data, which `DynamicsEnsemble.next_observations`
-    and `expected_rewards` undo.
-    """
+    """What M members expect of B steps. Changes of the observation are in deviations over the data, less their mean;
+    `DynamicsEnsemble.next_observations` undoes that, `expected_rewards` does so for rewards."""
 
     means: Tensor
-    """[M, B, D]"""
+    """[M, B, O] of the change of the observation."""
     deviations: Tensor
-    """[M, B, D] above 0."""
+    """[M, B, O] above 0."""
+    rewards: Tensor
+    """[M, B] in deviations, less the mean."""
     terminals: Tensor
     """[M, B] logits of the chance that the episode ends for good."""
 
@@ -50,8 +49,10 @@ class DynamicsEnsemble(nn.Module):
     observation_scale: Tensor
     action_mean: Tensor
     action_scale: Tensor
-    target_mean: Tensor
-    target_scale: Tensor
+    change_mean: Tensor
+    change_scale: Tensor
+    reward_mean: Tensor
+    reward_scale: Tensor
     reward_range: Tensor
 
     def __init__(self, observation_size: int, action_size: int, hidden: tuple[int, ...], members: int) -> None:
@@ -59,32 +60,29 @@ class DynamicsEnsemble(nn.Module):
         super().__init__()
         self.observation_size, self.action_size = observation_size, action_size
         self.hidden, self.members = tuple(hidden), members
-        target = observation_size + 1
-        sizes = (observation_size + action_size, *hidden, 2 * target + 1)
+        sizes = (observation_size + action_size, *hidden, 2 * observation_size + 2)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         for inputs, outputs in pairwise(sizes):
             bound = inputs**-0.5
             self.weights.append(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
             self.biases.append(torch.empty(members, 1, outputs).uniform_(-bound, bound))
-        self.least_log_variance = nn.Parameter(torch.full((members, 1, target), -10.0))
-        self.greatest_log_variance = nn.Parameter(torch.full((members, 1, target), 0.5))
-        for name, size in (("observation", observation_size), ("action", action_size), ("target", target)):
+        self.least_log_variance = nn.Parameter(torch.full((members, 1, observation_size), -10.0))
+        self.greatest_log_variance = nn.Parameter(torch.full((members, 1, observation_size), 0.5))
+        scaled = {"observation": observation_size, "action": action_size, "change": observation_size, "reward": 1}
+        for name, size in scaled.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
         self.register_buffer("reward_range", torch.tensor([-torch.inf, torch.inf]))
 
     def fit_normalisation(self, observations: Tensor, actions: Tensor, changes: Tensor, rewards: Tensor) -> None:
         """Take the scales of observations [N, O], actions [N, A], changes [K, O] and rewards [N]."""
-        for name, values in (("observation", observations), ("action", actions)):
-            _take_scale(getattr(self, f"{name}_mean"), getattr(self, f"{name}_scale"), values)
-        _take_scale(self.target_mean[:-1], self.target_scale[:-1], changes)
-        _take_scale(self.target_mean[-1:], self.target_scale[-1:], rewards[:, None])
+        given = {"observation": observations, "action": actions, "change": changes, "reward": rewards[:, None]}
+        for name, values in given.items():
+            deviation = values.std(0, correction=0)
+            getattr(self, f"{name}_mean").copy_(values.mean(0))
+            getattr(self, f"{name}_scale").copy_(torch.where(deviation < _LEAST_SCALE, 1.0, deviation))
         self.reward_range.copy_(torch.stack([rewards.min(), rewards.max()]))
-
-    def normalised_targets(self, changes: Tensor, rewards: Tensor) -> Tensor:
-        """[..., O + 1] of changes of observations [..., O] and rewards [...], at the scale of `Predictions`."""
-        return (torch.cat([changes, rewards[..., None]], dim=-1) - self.target_mean) / self.target_scale
 
     def forward(self, observations: Tensor, actions: Tensor) -> Predictions:
         """What every member expects after actions [B, A], or [M, B, A], in observations [B, O], or [M, B, O]."""
@@ -99,17 +97,17 @@ class DynamicsEnsemble(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             values = torch.matmul(values, weight) + bias
             values = functional.silu(values) if layer < last else values
-        size = self.observation_size + 1
-        means, log_variances, terminals = values.split([size, size, 1], dim=-1)
+        size = self.observation_size
+        means, log_variances, rewards, terminals = torch.split(values, [size, size, 1, 1], dim=-1)
         # Soft bounds, so that a member cannot claim any precision, or none, where there is no data (PETS, appendix A).
         greatest, least = self.greatest_log_variance, self.least_log_variance
         log_variances = greatest - functional.softplus(greatest - log_variances)
         log_variances = least + functional.softplus(log_variances - least)
-        return Predictions(means, torch.exp(0.5 * log_variances), terminals[..., 0])
+        return Predictions(means, torch.exp(0.5 * log_variances), rewards[..., 0], terminals[..., 0])
 
     def next_observations(self, observations: Tensor, drawn: Tensor) -> Tensor:
-        """[B, O] after observations [B, O], of normalised outcomes [B, O + 1] that were drawn."""
-        return observations + drawn[..., :-1] * self.target_scale[:-1] + self.target_mean[:-1]
+        """[B, O] after observations [B, O], of changes [B, O] that were drawn at the scale of `Predictions`."""
+        return observations + drawn * self.change_scale + self.change_mean
 
     def expected_rewards(self, found: Predictions) -> Tensor:
         """[B] the mean over members, within the range of the data's rewards.
@@ -117,36 +115,42 @@ class DynamicsEnsemble(nn.Module):
         No draw, and nothing beyond what was ever earned: whoever chooses the best of many imagined rollouts would
         choose luck and errors, too.
         """
-        rewards = found.means[..., -1].mean(0) * self.target_scale[-1] + self.target_mean[-1]
+        rewards = found.rewards.mean(0) * self.reward_scale + self.reward_mean
         return rewards.clamp(self.reward_range[0], self.reward_range[1])
 
-    def loss(self, observations: Tensor, actions: Tensor, targets: Tensor, terminals: Tensor) -> Tensor:
-        """[] the sum of the members' losses on batches of their own, [M, B, ...].
+    def loss(
+        self, observations: Tensor, actions: Tensor, changes: Tensor, rewards: Tensor, terminals: Tensor
+    ) -> Tensor:
+        """[] the sum of the members' losses on batches of their own, [M, B, O] and [M, B], in their own units.
 
-        The negative log-likelihood of normalised targets, and the cross entropy of terminals. What is observed after a
-        terminal is not known, so that only the reward counts there.
+        The negative log-likelihood of changes (what follows a terminal is not known, and does not count), the squared
+        error of rewards, the cross entropy of terminals. A likelihood of rewards would learn a rare one as noise.
         """
         found = self(observations, actions)
-        known = torch.ones_like(targets)
-        known[..., :-1] = 1.0 - terminals[..., None]
-        errors = ((targets - found.means) / found.deviations).square() / 2 + found.deviations.log()
-        likelihood = (errors * known).sum() / (known.sum() / self.members).clamp_min(1.0)
-        ends = functional.binary_cross_entropy_with_logits(found.terminals, terminals) * self.members
-        bounds = (self.greatest_log_variance - self.least_log_variance).sum()
-        return cast(Tensor, likelihood + ends + 0.01 * bounds)
+        known = (1.0 - terminals)[..., None].expand_as(changes)
+        scores = ((changes - self.change_mean) / self.change_scale - found.means) / found.deviations
+        likelihood = ((scores.square() / 2 + found.deviations.log()) * known).sum() / known.sum().clamp_min(1.0)
+        errors = ((rewards - self.reward_mean) / self.reward_scale - found.rewards).square().mean() / 2
+        ends = functional.binary_cross_entropy_with_logits(found.terminals, terminals)
+        bounds = (self.greatest_log_variance - self.least_log_variance).mean()
+        return cast(Tensor, self.members * (likelihood + errors + ends + 0.01 * bounds))
 
     @torch.no_grad()
-    def errors(self, observations: Tensor, actions: Tensor, targets: Tensor, terminals: Tensor) -> Tensor:
-        """[M] mean squared error of each member's means on steps [N, ...], in deviations; 1 is what a constant has."""
-        total = torch.zeros(self.members, device=targets.device)
-        count = 0.0
-        for part in torch.split(torch.arange(len(targets), device=targets.device), 4096):
-            known = torch.ones_like(targets[part])
-            known[..., :-1] = 1.0 - terminals[part, None]
+    def errors(
+        self, observations: Tensor, actions: Tensor, changes: Tensor, rewards: Tensor, terminals: Tensor
+    ) -> Tensor:
+        """[M, 2] mean squared errors of each member on steps [N, O] and [N]: of changes, and of rewards.
+
+        In deviations over the data: 1 is what a constant has.
+        """
+        sums = torch.zeros(self.members, 2, device=rewards.device)
+        for part in torch.split(torch.arange(len(rewards), device=rewards.device), 4096):
             found = self(observations[part], actions[part])
-            total += ((found.means - targets[part]).square() * known).sum((1, 2))
-            count += float(known.sum())
-        return total / max(count, 1.0)
+            wrong = (changes[part] - self.change_mean) / self.change_scale - found.means
+            sums[:, 0] += (wrong.square().mean(-1) * (1.0 - terminals[part])).sum(1)
+            sums[:, 1] += ((rewards[part] - self.reward_mean) / self.reward_scale - found.rewards).square().sum(1)
+        counts = torch.stack([(1.0 - terminals).sum().clamp_min(1.0), torch.tensor(float(len(rewards))).to(sums)])
+        return sums / counts
 
     def only(self, chosen: Tensor) -> DynamicsEnsemble:
         """An ensemble of the members `chosen`, by number."""
@@ -154,7 +158,7 @@ class DynamicsEnsemble(nn.Module):
             kept = DynamicsEnsemble(self.observation_size, self.action_size, self.hidden, len(chosen))
         state = {name: value if name.endswith(SHARED) else value[chosen] for name, value in self.state_dict().items()}
         kept.load_state_dict(state)
-        return kept.to(self.target_mean.device).eval()
+        return kept.to(self.change_mean.device).eval()
 
     def save(self, folder: Path, telemetry: dict[str, float] | None = None) -> None:
         """Write config.json, model.safetensors and, if given, telemetry.json: all of them or none.
@@ -185,9 +189,3 @@ class DynamicsEnsemble(nn.Module):
                 f"{folder / WEIGHTS_FILE} does not fit config.json ({reason}); fit it again"
             ) from error
         return made.to(device).eval()
-
-
-def _take_scale(mean: Tensor, scale: Tensor, values: Tensor) -> None:
-    found = values.std(0, correction=0)
-    mean.copy_(values.mean(0))
-    scale.copy_(torch.where(found < _LEAST_SCALE, 1.0, found))

@@ -43,10 +43,12 @@ class DynamicsTelemetry:
 
     updates: int
     """Gradient updates made."""
-    error: float
-    """Mean squared error of the members that were kept, in deviations over the data: 1 is what a constant has."""
+    change_error: float
+    """Mean squared error of how observations change, in deviations over the data: 1 is what a constant has."""
+    reward_error: float
+    """That of rewards."""
     members: tuple[float, ...]
-    """That of each of them."""
+    """The mean of both, of each member."""
 
 
 def fit_dynamics(
@@ -70,9 +72,10 @@ def fit_dynamics(
     tensors = _tensors(ensemble, steps, training, config.device)
     best, errors, done = _optimise(ensemble, tensors, training, heldout, config, on_progress)
     ensemble.load_state_dict(best)
-    elites = torch.argsort(errors, stable=True)[: config.elites]
-    kept = tuple(float(value) for value in errors[elites])
-    return ensemble.only(elites), DynamicsTelemetry(done, sum(kept) / len(kept), kept)
+    elites = torch.argsort(errors.mean(1), stable=True)[: config.elites]
+    changes, rewards = (float(value) for value in errors[elites].mean(0))
+    members = tuple(float(value) for value in errors[elites].mean(1))
+    return ensemble.only(elites), DynamicsTelemetry(done, changes, rewards, members)
 
 
 def _check(steps: Steps) -> None:
@@ -102,16 +105,16 @@ def _split(episodes: NDArray[np.int64], config: DynamicsConfig) -> tuple[Tensor,
 
 
 def _tensors(ensemble: DynamicsEnsemble, steps: Steps, training: Tensor, device: str) -> tuple[Tensor, ...]:
-    """Observations, actions, normalised targets and terminals; the ensemble takes its normalisation on the way."""
+    """What `DynamicsEnsemble.loss` takes, of all steps; the ensemble takes its normalisation on the way."""
     arrays: tuple[NDArray[Any], ...] = (steps.observations, steps.actions, steps.rewards, steps.next_observations)
     observations, actions, rewards, following = (torch.from_numpy(array).float().to(device) for array in arrays)
-    terminals = torch.from_numpy(steps.terminals).float().to(device)
+    terminals = torch.from_numpy(steps.terminals)
     changes = following - observations
-    # What stands after a terminal is no change that was seen: it must not set the scale of those that were.
-    known = training[~torch.from_numpy(steps.terminals)[training]]
+    changes[terminals.to(device)] = 0.0  # what stands after a terminal is no change that was seen
+    known = training[~terminals[training]]
     seen = known if len(known) else training
     ensemble.fit_normalisation(observations[training], actions[training], changes[seen], rewards[training])
-    return observations, actions, ensemble.normalised_targets(changes, rewards), terminals
+    return observations, actions, changes, rewards, terminals.float().to(device)
 
 
 def _optimise(
@@ -122,7 +125,7 @@ def _optimise(
     config: DynamicsConfig,
     on_progress: Progress | None,
 ) -> tuple[dict[str, Tensor], Tensor, int]:
-    """The members' weights at their best, their errors [M] there, and the updates made."""
+    """The members' weights at their best, their errors [M, 2] there, and the updates made."""
     optimiser = torch.optim.AdamW(ensemble.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     generator = torch.Generator().manual_seed(config.seed)
     held = tuple(tensor[heldout.to(tensor.device)] for tensor in tensors)
@@ -140,12 +143,12 @@ def _optimise(
         if not torch.isfinite(loss):
             raise WorldModelError(f"the loss of the dynamics is not finite after {done} updates; lower learning_rate")
         now = ensemble.errors(*held)
-        since = 0 if bool((now < 0.99 * errors).any()) else since + 1
-        better = now < errors
+        since = 0 if bool((now.mean(1) < 0.99 * errors.mean(1)).any()) else since + 1
+        better = now.mean(1) < errors.mean(1)
         for name, value in ensemble.state_dict().items():
             if not name.endswith(SHARED):
                 best[name][better] = value[better]
-        errors = torch.where(better, now, errors)
+        errors = torch.where(better[:, None], now, errors)
         if on_progress is not None:
             on_progress(done, config.updates, float(errors.mean()))
     return best, errors, done

@@ -3,7 +3,7 @@
 "Revisiting Design Choices in Offline Model-Based Reinforcement Learning" (arXiv 2110.04135, section 3). M members
 predict Gaussians with means mu_i and deviations sigma_i [M, B, D]; a penalty is one number a step, [B], the greater the
 less is known. Here D counts the changes of the observation, each at its deviation over the data, so that no dimension
-counts for its unit.
+counts for its unit. The reward does not count: a rare one is unsure by nature, and would be punished for being rare.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 PenaltyName = Literal["ensemble_deviation", "max_aleatoric", "max_pairwise_difference", "loo_kl", "ll_variance"]
@@ -22,12 +23,14 @@ Penalty = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def max_aleatoric(means: Tensor, deviations: Tensor, drawn: Tensor) -> Tensor:
     """[B] max_i |sigma_i|, of MOPO (arXiv 2005.13239): how much noise the most doubtful member expects."""
-    return deviations.norm(dim=-1).amax(0)
+    sizes: Tensor = torch.linalg.vector_norm(deviations, dim=-1)
+    return sizes.amax(0)
 
 
 def max_pairwise_difference(means: Tensor, deviations: Tensor, drawn: Tensor) -> Tensor:
     """[B] max_ij |mu_i - mu_j|, of MOReL (arXiv 2005.05951): how far the two members lie apart that agree least."""
-    return (means[:, None] - means[None]).norm(dim=-1).amax((0, 1))
+    distances: Tensor = torch.linalg.vector_norm(means[:, None] - means[None], dim=-1)
+    return distances.amax((0, 1))
 
 
 def ensemble_deviation(means: Tensor, deviations: Tensor, drawn: Tensor) -> Tensor:

@@ -97,8 +97,10 @@ def imagine(
         observations = torch.where(alive[:, None], following, observations)
         if not alive.any():
             break
-    columns = [torch.stack(column) for column in zip(*parts, strict=True)]
-    return ImaginedRollouts(*columns, cut)
+    observed, acted, rewarded, after, terminals, unsure, valid = (
+        torch.stack(column) for column in zip(*parts, strict=True)
+    )
+    return ImaginedRollouts(observed, acted, rewarded, after, terminals, unsure, valid, cut)
 
 
 @torch.no_grad()
@@ -113,7 +115,8 @@ def uncertainty_quantile(
     """The quantile, in [0, 1], of the uncertainty of logged steps: observations [N, O], actions [N, A]."""
     rows = torch.arange(len(observations), device=observations.device)
     unsure = [
-        _step(ensemble, observations[part], actions[part], generator, penalty)[3] for part in rows.split(ROWS_AT_ONCE)
+        _step(ensemble, observations[part], actions[part], generator, penalty)[3]
+        for part in torch.split(rows, ROWS_AT_ONCE)
     ]
     values = torch.cat(unsure).sort().values  # torch.quantile refuses more than 16 million numbers
     return float(values[round(quantile * (len(values) - 1))])
@@ -133,6 +136,4 @@ def _step(
     following = ensemble.next_observations(observations, drawn)
     ends = chance < torch.sigmoid(found.terminals[chosen, rows])
     rewards = ensemble.expected_rewards(found)
-    # Of where it leads, not of the reward: a rare one is unsure by nature, and would be punished for being rare.
-    unsure = PENALTIES[penalty](found.means[..., :-1], found.deviations[..., :-1], drawn[..., :-1])
-    return following, rewards, ends, unsure
+    return following, rewards, ends, PENALTIES[penalty](found.means, found.deviations, drawn)

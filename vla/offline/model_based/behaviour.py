@@ -61,7 +61,7 @@ def mixture(parameters: Mapping[str, Tensor], observations: Tensor) -> tuple[Ten
     log_deviations = parameters["log_deviation"].clamp(LEAST_LOG_DEVIATION, 2.0)
     count, size = log_deviations.shape
     values = perceptron(parameters, observations)
-    means = values[:, count:].unflatten(1, (count, size))
+    means = values[:, count:].reshape(-1, count, size)
     return torch.log_softmax(values[:, :count], dim=1), means, log_deviations
 
 

@@ -25,6 +25,7 @@ from vla.run.seeding import derive_seed
 from world_models.dynamics import (
     DynamicsConfig,
     DynamicsEnsemble,
+    DynamicsTelemetry,
     ImaginedRollouts,
     Steps,
     fit_dynamics,
@@ -48,8 +49,9 @@ class Imagined:
     """At the scale and with the chunks of the trainer."""
     ensemble: DynamicsEnsemble
     report: dict[str, float]
-    """`dynamics_error` on held-out episodes, mean squared, in deviations; `uncertainty_limit`; shares of the rollouts
-    that were `cut`, `ended` or `kept`; of MBRCSL, the mean `kept_return` and the data's best, `data_return`."""
+    """`change_error` and `reward_error` on held-out episodes, mean squared, in deviations; `uncertainty_limit`; shares
+    of the rollouts that were `cut`, `ended` or `kept`; of MBRCSL, the mean `kept_return` and the data's best,
+    `data_return`."""
 
 
 def imagined_transitions(data: Transitions, settings: OfflineSettings, wanted: ImagineSettings, seed: int) -> Imagined:
@@ -65,7 +67,7 @@ def imagined_transitions(data: Transitions, settings: OfflineSettings, wanted: I
     scaled = scale_rewards(data, settings.reward_scale, algorithm.discount)
     chunks = chunk_transitions(scaled, settings.chunk_horizon, algorithm.discount)
     device = resolve_device(settings.device)
-    ensemble, error = _fit(chunks, wanted, seed, device)
+    ensemble, telemetry = _fit(chunks, wanted, seed, device)
     longest = -(-(int(scaled.frames.max()) + 1) // settings.chunk_horizon)
     if isinstance(algorithm, MBRCSL):
         first, horizon = scaled.observations[scaled.episode_starts()], wanted.horizon or longest
@@ -74,7 +76,8 @@ def imagined_transitions(data: Transitions, settings: OfflineSettings, wanted: I
     chosen = np.random.default_rng(derive_seed("imagined starts", seed)).integers(0, len(first), wanted.rollouts)
     rollouts, limit = _roll_out(ensemble, chunks, first[chosen], horizon, wanted, seed)
     report = {
-        "dynamics_error": error,
+        "change_error": telemetry.change_error,
+        "reward_error": telemetry.reward_error,
         "uncertainty_limit": limit,
         "cut": float(rollouts.cut.float().mean()),
         "ended": float((rollouts.terminals & rollouts.valid).any(0).float().mean()),
@@ -95,7 +98,7 @@ def _roll_out(
     seed: int,
 ) -> tuple[ImaginedRollouts, float]:
     """Rollouts of the data's behaviour from starts [B, O], and the uncertainty beyond which they are cut."""
-    device = ensemble.target_mean.device
+    device = ensemble.change_mean.device
     behaviour = _behaviour(chunks, wanted, seed, device)
     generator = torch.Generator().manual_seed(derive_seed("imagined rollouts", seed))
     seen, acted = (torch.from_numpy(values).to(device) for values in (chunks.observations, chunks.actions))
@@ -161,7 +164,7 @@ def load_imagined(folder: Path, data: Transitions, settings: OfflineSettings) ->
 
 def _fit(
     chunks: Transitions, wanted: ImagineSettings, seed: int, device: torch.device
-) -> tuple[DynamicsEnsemble, float]:
+) -> tuple[DynamicsEnsemble, DynamicsTelemetry]:
     steps = Steps(chunks.observations, chunks.actions, chunks.rewards, chunks.next_observations, chunks.terminals,
                   chunks.episodes)  # fmt: skip
     elites = max(2, wanted.members * 5 // 7)
@@ -176,7 +179,7 @@ def _fit(
             )
     except WorldModelError as problem:
         raise ReflexError(f"dynamics could not be fitted to the data: {problem}") from problem
-    return ensemble, telemetry.error
+    return ensemble, telemetry
 
 
 def _behaviour(chunks: Transitions, wanted: ImagineSettings, seed: int, device: torch.device) -> Behaviour:
