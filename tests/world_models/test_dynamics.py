@@ -44,7 +44,8 @@ def linear_system(episodes: int = 30, length: int = 20, seed: int = 0) -> Steps:
                 break
             place = following
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
-    return Steps(*(column.astype(np.float32) for column in columns[:4]), columns[4], columns[5])
+    seen, acted, rewards, after = (column.astype(np.float32) for column in columns[:4])
+    return Steps(seen, acted, rewards, after, columns[4], columns[5])
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,8 @@ def load_imagined(folder: Path, data: Transitions, settings: OfflineSettings) ->
     """What `save_imagined` wrote, of the data's robot. Raises `ReflexError` naming a damaged file."""
     path = folder / IMAGINED_FILE
     with restoring(path):
-        return replace(data, chunk_horizon=settings.chunk_horizon, **load_file(path))
+        arrays: dict[str, Any] = load_file(path)
+        return replace(data, chunk_horizon=settings.chunk_horizon, **arrays)
 
 
 def _fit(
@@ -219,7 +220,8 @@ def as_transitions(rollouts: ImaginedRollouts, data: Transitions) -> Transitions
 def discounted_returns(data: Transitions, discount: float) -> NDArray[np.float64]:
     """[E] discounted from the first frame, of episodes of single steps, in order of their numbers."""
     places = np.unique(data.episodes, return_inverse=True)[1]
-    return np.bincount(places, weights=data.rewards * discount ** data.frames.astype(np.float64))
+    earned = data.rewards * discount ** data.frames.astype(np.float64)
+    return np.bincount(places, weights=earned).astype(np.float64)
 
 
 def exceeding(
