@@ -22,7 +22,7 @@ from vla.policies.gaussian.policy import log_density
 COMPONENTS = 8
 """Gaussians of the mixture."""
 BATCH_SIZE = 256
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3
 LEAST_LOG_DEVIATION = -4.0
 """Of actions at a deviation of 1 over the data: a narrower Gaussian is memory, not behaviour."""
 
@@ -87,7 +87,7 @@ def fit_behaviour(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sizes = (observations.shape[1], *hidden, COMPONENTS * (1 + actions.shape[1]))
-        parameters = new_perceptron(sizes) | {"log_deviation": torch.zeros(COMPONENTS, actions.shape[1])}
+        parameters = new_perceptron(sizes) | {"log_deviation": torch.full((COMPONENTS, actions.shape[1]), -1.0)}
     state = with_moments({"behaviour": {key: value.to(device) for key, value in parameters.items()}}, ("behaviour",))
     generator = torch.Generator().manual_seed(seed)
     for number in range(updates):

@@ -98,7 +98,7 @@ def test_behaviour_keeps_two_ways_apart() -> None:
     observations = generator.normal(size=(400, 1)).astype(np.float32)
     ways = np.where(generator.random(400) < 0.5, -0.7, 0.7)
     actions = (ways + generator.normal(0, 0.05, 400)).astype(np.float32)[:, None]
-    behaviour = fit_behaviour(observations, actions, (16,), 300, 0, torch.device("cpu"))
+    behaviour = fit_behaviour(observations, actions, (16,), 600, 0, torch.device("cpu"))
     drawn = behaviour.act(torch.zeros(500, 1), torch.Generator().manual_seed(0))[:, 0].numpy()
     assert (np.abs(np.abs(drawn) - 0.7) < 0.25).mean() > 0.9
     assert 0.3 < (drawn > 0).mean() < 0.7
