@@ -271,7 +271,7 @@ def test_saving_replaces_an_encoder_and_nothing_else(saved: Path, tmp_path: Path
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("unsaved")
-    with pytest.raises(WorldModelError, match="no saved encoder"):
+    with pytest.raises(WorldModelError, match="no saved reflex_jepa"):
         encoder.save(precious)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder", "precious"]
 

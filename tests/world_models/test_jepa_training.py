@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(WorldModelError, match=r"cannot write the encoder to .*small: no space left"):
+    with pytest.raises(WorldModelError, match=r"cannot write the model to .*small: no space left"):
         JepaEncoder(Jepa(TINY), TINY).save(tmp_path / "small", {"steps": 3})
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
     assert JepaEncoder.load(tmp_path / "small").config == TINY

@@ -17,9 +17,11 @@ from vla.data.lerobot_keys import REWARD
 from vla.errors import ReflexError
 from vla.offline.algorithms.algorithm import Algorithm
 from vla.offline.bisimulation import BisimulationMonitor
-from vla.offline.controls import CONTROLS, TRUE, as_control
+from vla.offline.controls import TRUE, as_control
 from vla.offline.episode_weights import EpisodeWeighting
 from vla.offline.goals import GoalSettings, success_ends, with_goals
+from vla.offline.model_based.settings import ImagineSettings
+from vla.offline.model_based.training import control_trainer, is_model_based, known_controls, new_trainer
 from vla.offline.sources import is_minari, read_instructions, read_transitions
 from vla.offline.training import OfflineSettings, OfflineTrainer
 from vla.offline.transitions import Ends, RewardScale, Transitions, chunk_transitions, scale_rewards
@@ -37,6 +39,9 @@ from vla.run.settings import Checks
 
 ALGORITHMS = ("vla.offline.algorithms",)
 """Where the shipped algorithms are."""
+
+IMAGINED_FOLDER = "imagined"
+"""Of a run folder: what was imagined, and the model that did."""
 
 CONTROLS_FILE = "controls.json"
 """Control -> the metrics of its evaluation."""
@@ -73,6 +78,8 @@ class OfflineConfig:
     """"none", "returns" (over the range of returns, times 1000), "nonpositive" (from -1 to 0, so that finishing is
     never worse than going on) or "values" (that times 1 - discount, so that values are from -1 to 0: for learned
     rewards)."""
+    imagine: ImagineSettings = field(default_factory=ImagineSettings)
+    """Learn from rollouts of a model, too."""
     ends: Ends = "success"
     """What ends an episode for good: its "success", or, where nobody knows that, the end itself, in which the robot is
     taken to stay ("absorbing")."""
@@ -107,7 +114,8 @@ class OfflineConfig:
     """Episodes of each task in an evaluation."""
     controls: list[str] = field(default_factory=list)
     """What is trained and evaluated beside it, as it is but for the reward: "zero", "constant", "shuffled", "true" (of
-    `true_reward`), and imitation, "bc" and "bc_10". A finished run takes more with `resume=true`."""
+    `true_reward`), imitation, "bc" and "bc_10", and "replay", without imagined rollouts. A finished run takes more
+    with `resume=true`."""
     true_reward: str = REWARD
     """Column of the reward that the control "true" is trained on, of which relabelling left the dataset's own."""
     monitor: Literal["none", "bisimulation"] = "none"
@@ -145,13 +153,13 @@ class OfflineConfig:
             raise ReflexError(f"camera={self.camera} has no use without an encoder; set encoder=pixels or another")
         if self.evaluate_every and self.suite is None:
             raise ReflexError(f"evaluate_every is {self.evaluate_every} and no suite is named; set suite=..., or 0")
-        if strange := [name for name in self.controls if name not in CONTROLS]:
-            raise ReflexError(f"controls has {strange[0]!r}; there are {', '.join(CONTROLS)}")
+        known = known_controls(self.training_settings(), self.imagine)
+        if strange := [name for name in self.controls if name not in known]:
+            raise ReflexError(f"controls has {strange[0]!r}; there are {', '.join(known)}")
         if self.controls and self.suite is None:
             raise ReflexError(f"controls={self.controls} are compared by their success, and no suite is named")
         if self.goals.method != "none":
             self._check_goals()
-        self.training_settings()
 
     def _check_goals(self) -> None:
         """What else goes by the rewards of a dataset, which goals replace."""
@@ -168,6 +176,10 @@ class OfflineConfig:
                     f"{name}={value} goes by a dataset's rewards, and goals.method={self.goals.method} does without; "
                     f"set {name} to {' or '.join(allowed)}"
                 )
+        if is_model_based(self.training_settings(), self.imagine):
+            raise ReflexError(
+                f"goals.method={self.goals.method} and imagined rollouts do not go together; leave one out"
+            )
         if self.monitor != "none":
             raise ReflexError(f"monitor={self.monitor} compares rewards, and with goals there are none; leave it out")
         if strange := [name for name in self.controls if name != "bc"]:
@@ -202,9 +214,10 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
     with RunFolder(config.output, config.resume, config.logger) as run:
         restart = run.restart_point(dataclasses.asdict(config), _MAY_CHANGE)
         transitions = _read(config)
-        trainer = OfflineTrainer(
-            transitions, config.training_settings(), config.seed, policy_id=run_name(Path(config.output))
-        )
+        trainer = new_trainer(
+            transitions, config.training_settings(), config.imagine, config.seed, run_name(Path(config.output)),
+            run.path / IMAGINED_FOLDER,
+        )  # fmt: skip
         if restart is not None:
             trainer.load(restart)
         run.truncate_after(trainer.done if restart is not None else -1)
@@ -283,7 +296,8 @@ def _train_controls(run: RunFolder, config: OfflineConfig, data: Transitions, ev
         truth = None
         if name == TRUE:
             truth = _read(dataclasses.replace(config, reward=config.true_reward)).rewards
-        trainer = OfflineTrainer(*as_control(name, data, config.training_settings(), config.seed, truth), config.seed)
+        changed = as_control(name, data, config.training_settings(), config.seed, truth)
+        trainer = control_trainer(name, *changed, config.imagine, config.seed)
         with progress_bar(f"control {name}", config.updates, 0) as show:
             while trainer.done < config.updates:
                 metrics = trainer.run(min(100, config.updates - trainer.done))

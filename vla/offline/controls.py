@@ -42,6 +42,8 @@ WITHOUT_KNOWLEDGE: dict[str, Callable[[Rewards, np.random.Generator], Rewards]] 
 """By name: rewards [N] and a generator -> rewards [N]."""
 
 TRUE = "true"
+REPLAY = "replay"
+"""Of a run with imagined rollouts: the same run on the logs alone, for as many updates."""
 IMITATION = ("bc", "bc_10")
 CONTROLS = (*WITHOUT_KNOWLEDGE, TRUE, *IMITATION)
 """Rewards without knowledge; "true", the reward that is known to be right; "bc", imitation of everything; "bc_10", of
@@ -54,7 +56,7 @@ def as_control(
     """What a control is trained on and how, from the run it stands beside.
 
     Args:
-        name: one of `CONTROLS`.
+        name: one of `CONTROLS`, or `REPLAY`.
         data: the run's transitions, whose rewards "bc_10" goes by.
         settings: the run's, of which only what makes the control is changed.
         seed: of the shuffling.
@@ -68,6 +70,8 @@ def as_control(
         # All returns are the same without rewards, and then there is no range of them to divide by.
         without_range = name == "zero" and settings.reward_scale == "returns"
         return changed, replace(settings, reward_scale="none") if without_range else settings
+    if name == REPLAY:
+        return data, settings
     if name == TRUE and truth is not None:
         return data.with_rewards(truth), settings
     if name not in IMITATION:

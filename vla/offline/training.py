@@ -229,8 +229,6 @@ class OfflineTrainer:
         discount = self.settings.algorithm.discount
         if self.settings.ends == "absorbing":
             data = absorbing_ends(data, discount)
-        if data.chunk_horizon == self.settings.chunk_horizon:  # with goals they are chunks already
-            return data
         return chunk_transitions(data, self.settings.chunk_horizon, discount)
 
     def _normalised(self, data: Transitions) -> Tensor:

@@ -184,7 +184,7 @@ def chunk_transitions(transitions: Transitions, horizon: int, discount: float) -
     repeated behind it. One that is truncated before its end is left out: nobody knows what it would have come to.
     Raises `ReflexError` where no episode is as long as a chunk.
     """
-    if horizon == 1:
+    if horizon == transitions.chunk_horizon:
         return transitions
     if transitions.chunk_horizon != 1:
         raise ReflexError(f"these transitions have chunks of {transitions.chunk_horizon} actions already")

@@ -8,7 +8,8 @@ from pathlib import Path
 from world_models.encoders.base import CachedEncoder, VideoEncoder
 from world_models.encoders.pixels import PixelEncoder
 from world_models.errors import WorldModelError
-from world_models.jepa.encoder import MODEL_TYPE, JepaEncoder, read_config
+from world_models.folders import read_config
+from world_models.jepa.encoder import MODEL_TYPE, JepaEncoder
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]*(?:vjepa2|dinov2|dinov3|siglip)[\w.-]*", re.IGNORECASE)
 

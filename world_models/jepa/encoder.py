@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from world_models.encoders.base import Clip, check_clips, check_embeddings, resize_frames
 from world_models.errors import WorldModelError
+from world_models.folders import WEIGHTS_FILE, read_config, read_weights, write_model_folder
 from world_models.jepa.config import JepaConfig
 from world_models.jepa.model import Jepa
 
@@ -79,27 +74,7 @@ class JepaEncoder:
         A folder that holds an earlier small encoder is replaced. Raises `WorldModelError` when it holds anything else,
         or when it cannot be written.
         """
-        folder = Path(folder)
-        if folder.exists() and not _is_replaceable(folder):
-            raise WorldModelError(f"{folder} exists and is no saved encoder; name another output folder or remove it")
-        temporary: Path | None = None
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            temporary.chmod(0o755)
-            state = {name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()}
-            save_file(state, temporary / "model.safetensors")
-            _write_json(temporary / "config.json", {"model_type": MODEL_TYPE, **asdict(self.config)})
-            if telemetry is not None:
-                _write_json(temporary / "telemetry.json", telemetry)
-            for path in temporary.iterdir():
-                _sync(path)
-            _replace_folder(temporary, folder)
-        except (OSError, SafetensorError) as error:
-            raise WorldModelError(f"cannot write the encoder to {folder}: {error}") from error
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+        write_model_folder(folder, MODEL_TYPE, asdict(self.config), self.model.state_dict(), telemetry)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> JepaEncoder:
@@ -111,17 +86,13 @@ class JepaEncoder:
                 f"{folder / 'config.json'} does not describe a small world model (model_type {MODEL_TYPE})"
             )
         config = JepaConfig.from_dict(values, str(folder / "config.json"))
-        weights = folder / "model.safetensors"
-        try:
-            state = load_file(weights)
-        except (OSError, SafetensorError) as error:
-            raise WorldModelError(f"cannot read the weights {weights}: {error}; train the encoder again") from error
+        state = read_weights(folder)
         model = Jepa(config)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
-            raise WorldModelError(f"{weights} does not fit {folder / 'config.json'}: {reason}") from error
+            raise WorldModelError(f"{folder / WEIGHTS_FILE} does not fit {folder / 'config.json'}: {reason}") from error
         return cls(model, config, device)
 
 
@@ -130,55 +101,3 @@ def pool_latents(latents: NDArray[np.float32], pooling: str, last_frames: int) -
     mean, last = latents.mean(axis=0), latents[-last_frames:].mean(axis=0)
     pooled: NDArray[np.float32] = mean if pooling == "mean" else last
     return np.concatenate([mean, last]) if pooling == "mean_last" else pooled
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The JSON object in `folder`/config.json. Raises `WorldModelError` when it is missing or damaged."""
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WorldModelError(f"{folder} has no config.json, so it is not a saved encoder") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WorldModelError(f"cannot read {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise WorldModelError(f"{path} must hold a JSON object, found a {type(values).__name__}")
-    return values
-
-
-def _is_replaceable(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    if not any(folder.iterdir()):
-        return True
-    try:
-        return read_config(folder).get("model_type") == MODEL_TYPE
-    except WorldModelError:
-        return False
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; a directory cannot be renamed over a full one, so the old one steps aside."""
-    if not folder.exists():
-        new.replace(folder)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    folder.replace(aside)
-    try:
-        new.replace(folder)
-    except OSError:
-        aside.replace(folder)
-        raise
-    shutil.rmtree(aside)

@@ -12,6 +12,7 @@ import pytest
 from tests.vla.data.samples import make_episode, write_dataset
 from vla.errors import ReflexError
 from vla.offline.command import OfflineConfig, train_from_logs
+from vla.offline.model_based.settings import ImagineSettings
 from vla.policies.gaussian import GaussianPolicy
 from vla.policies.registry import load_policy
 from vla.run.run_folder import RunFolder, comparable_metrics
@@ -111,11 +112,32 @@ def test_controls_stand_beside_the_result_and_are_trained_once(dataset: str, tmp
     assert len(weights) == 4 and any((weights[0][name] != weights[1][name]).any() for name in weights[0])
 
 
+def test_imagined_rollouts_are_kept_and_compared_with_replay(dataset: str, tmp_path: Path) -> None:
+    imagine = ImagineSettings(share=0.5, members=3, hidden=[4], updates=5, rollouts=10, horizon=2)
+    judged: list[GaussianPolicy] = []
+
+    def evaluate(policy: GaussianPolicy) -> dict[str, float]:
+        judged.append(policy)
+        return {"eval/success_rate": 0.1 * len(judged), "eval/episodes": 5.0}
+
+    run = tmp_path / "run"
+    wanted = config(dataset, run, suite="tabletop", imagine=imagine, controls=["replay"])
+    assert train_from_logs(wanted, on_evaluate=evaluate)["controls"] == pytest.approx({"replay": 0.2})
+    report = json.loads((run / "imagined" / "report.json").read_text())
+    assert report["kept"] == 1.0 and report["change_error"] > 0
+    train_from_logs(config(dataset, tmp_path / "plain", suite="tabletop"), on_evaluate=evaluate)
+    imagining, replay, plain = (policy.state_dict() for policy in judged)
+    assert all((value == plain[name]).all() for name, value in replay.items())
+    assert any((value != plain[name]).any() for name, value in imagining.items())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"controls": ["null"]}, r"controls has 'null'; there are zero, constant, shuffled, true, bc, bc_10"),
         ({"controls": ["zero"]}, "no suite is named"),
+        ({"controls": ["replay"]}, "controls has 'replay'"),
+        ({"algo": "mbrcsl", "ends": "absorbing"}, "ends=absorbing takes the end of a recording for a state"),
         ({"algo": "qil"}, r"algo is 'qil' \(did you mean 'iql'\?\)"),
         ({"settings": {"iql": {"expectile": 2.0}}}, r"settings\.iql\.expectile is 2\.0; it must lie in \[0, 1\]"),
         ({"settings": {"iql": {"expectil": 0.5}}}, r"settings\.iql\.expectil does not exist \(did you mean"),

@@ -23,6 +23,7 @@ from vla.errors import ReflexError
 from vla.offline.algorithms.iql import IQL
 from vla.offline.command import OfflineConfig, train_from_logs
 from vla.offline.goals import GoalSettings
+from vla.offline.model_based.settings import ImagineSettings
 from vla.offline.online.command import episodes_to, learn_online
 from vla.offline.online.playing import training_requests, transitions_of
 from vla.offline.online.replay import read_round, round_file, write_round
@@ -277,6 +278,10 @@ def test_what_cannot_go_on_is_refused(logs: str, start: str, tmp_path: Path) -> 
     stitched = learn_offline(logs, tmp_path / "goals", reward="next.reward", reward_scale="none", ends="success",
                              goals=GoalSettings(method="stitched"), updates=1)  # fmt: skip
     refused("goals.method=stitched; what goes on online is learnt from states and rewards", start=stitched)
+    few = ImagineSettings(share=0.5, updates=2, rollouts=4, hidden=[4])
+    imagined = learn_offline(logs, tmp_path / "imagined", reward="next.reward", reward_scale="none", ends="success",
+                             imagine=few, updates=1)  # fmt: skip
+    refused("was learnt from imagined rollouts", start=imagined)
     long = learn_offline(logs, tmp_path / "long", chunk_horizon=11, updates=1)
     refused("chunks of 11 actions", start=long, suite="tests.vla.offline.test_online:ShortSuite")
     fewer = collect(CollectConfig(suite=NAME, policy="random", episodes_per_task=3, num_workers=0,

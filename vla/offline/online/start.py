@@ -13,6 +13,8 @@ import torch
 from vla.errors import ReflexError
 from vla.offline.command import OfflineConfig
 from vla.offline.goals import GoalSettings
+from vla.offline.model_based.settings import ImagineSettings
+from vla.offline.model_based.training import is_model_based
 from vla.offline.training import OfflineTrainer
 from vla.policies.gaussian import GaussianPolicy
 from vla.run.checkpoints import newest_checkpoint
@@ -53,12 +55,17 @@ def read_start(folder: Path, settings: Mapping[str, Mapping[str, Any]], logs: st
     merged = {name: dict(part) for name, part in values["settings"].items()}
     for name, part in settings.items():
         merged[name] = merged.get(name, {}) | dict(part)
-    goals = GoalSettings(**values.get("goals", {}))
-    config = OfflineConfig(**(values | {"settings": merged, "goals": goals, "dataset": logs or values["dataset"]}))
+    groups = {"goals": GoalSettings(**values.get("goals", {})), "imagine": ImagineSettings(**values.get("imagine", {}))}
+    config = OfflineConfig(**(values | groups | {"settings": merged, "dataset": logs or values["dataset"]}))
     if config.encoder is not None or config.goals.method != "none":
         raise ReflexError(
             f"start={folder} was learnt with encoder={config.encoder} and goals.method={config.goals.method}; what "
             "goes on online is learnt from states and rewards: run vla offline without the two"
+        )
+    if is_model_based(config.training_settings(), config.imagine):
+        raise ReflexError(
+            f"start={folder} was learnt from imagined rollouts (algo={config.algo}, imagine.share="
+            f"{config.imagine.share}), which vla online does not go on with; run vla offline without them"
         )
     last = newest_checkpoint(folder / "checkpoints")
     if last is None:
