@@ -22,7 +22,7 @@ from vla.offline.training import OfflineSettings, OfflineTrainer
 from vla.run.files import write_json
 
 PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-TURNS, UPDATES = 8, 40
+TURNS, UPDATES = 8, 200
 
 
 def rates(learners: dict[str, Callable[[int], Any]]) -> dict[str, dict[str, list[float]]]:
