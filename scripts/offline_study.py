@@ -22,7 +22,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,9 @@ SEEDS = (0, 1, 2)
 PICTURES = {"pictures_0": 0.0}
 """The same, with a reward that sees the pictures of one camera only, and not what the policy is told. Of two cameras it
 is the wrist's: from outside, a cube that is lifted hardly differs from one that is not, at 24 pixels a side."""
-ARMS = (*ERRORS, *PICTURES, *CONTROLS)
+WEIGHTED = "true_weighted"
+"""The true reward, with better episodes drawn more often (`episode_weighting=advantage`)."""
+ARMS = (*ERRORS, *PICTURES, *CONTROLS, WEIGHTED)
 UPDATES = 5_000
 CHUNK_HORIZON = 4
 """At 20 Hz one action changes little, and what it changes is lost in the critics' errors; four actions do not."""
@@ -183,6 +185,8 @@ def run_arm(task: Task, arm: str, seed: int, updates: int) -> dict[str, Any]:
         encoder, error = ("state", ERRORS[arm]) if arm in ERRORS else ("pixels", PICTURES[arm])
         rewards, facts = learned_reward(task, encoder, error, seed)
         data = data.with_rewards(rewards)
+    elif arm == WEIGHTED:
+        settings = replace(settings, weighting="advantage")
     else:
         data, settings = as_control(arm, data, settings, seed, truth=data.rewards)
     policy = train_offline(data, settings, seed)
