@@ -179,6 +179,7 @@ def test_every_command_that_draws_names_a_wrong_variable(
         needed = ["demonstrations=f", "suite=libero_goal"] if command == "libero import" else []
         needed += ["suite=libero_goal"] if command == "libero pack" else []
         needed += ["dataset=d", "evaluate_every=1"] if command == "sft" else []
+        needed += ["start=s", "suite=tabletop"] if command == "online" else []
         needed += ["output=o"] if command not in ("check", "robot emulate") else []
         assert main([*command.split(), *needed]) == 2
         said = capsys.readouterr().err

@@ -37,8 +37,12 @@ class ModelReward(Reward):
 
         def __post_init__(self) -> None:
             Checks(self).within(0.0, 1.0, "alpha", reason=ALPHA_REASON)
-            if not self.model:
-                raise ReflexError("model is empty; give the folder of a reward model, as vla reward writes it")
+
+    @classmethod
+    def check_algorithm(cls, algo: Any) -> None:
+        """There is no reward without a model."""
+        if not algo.settings.get("fitted", {}).get("model"):
+            raise ReflexError("algo.settings.fitted.model is empty; give the folder of a reward model (vla reward)")
 
     def __init__(self, settings: Any, parts: RewardParts) -> None:
         super().__init__(settings, parts)

@@ -115,7 +115,8 @@ def test_chunks_by_hand() -> None:
     assert data.frames.tolist() == [0, 1, 2, 3, 0, 1]
     assert data.chunk_horizon == 2
     with pytest.raises(ReflexError, match="chunks of 2 actions already"):
-        chunk_transitions(data, 2, 0.5)
+        chunk_transitions(data, 3, 0.5)
+    assert chunk_transitions(data, 2, 0.5) is data
 
 
 def test_no_episode_as_long_as_a_chunk() -> None:

@@ -14,6 +14,7 @@ from vla.errors import ReflexError
 from vla.offline.reward_model.command import RewardConfig, fit_reward
 from vla.offline.reward_model.fit import FitSettings
 from vla.rewards.reward import Reward, RewardParts, make_reward
+from vla.rl.config import AlgoConfig
 
 NAME = f"{__name__}:Whiteness"
 
@@ -68,7 +69,6 @@ def test_a_folder_of_vla_reward_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"algo\.settings\.fitted\.model is empty"),
         ({"model": NAME, "alpha": 1.5}, r"algo\.settings\.fitted\.alpha is 1\.5"),
         ({"model": "nowhere"}, "nowhere holds no reward model"),
     ],
@@ -76,3 +76,9 @@ def test_a_folder_of_vla_reward_is_one(tmp_path: Path) -> None:
 def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ReflexError, match=message):
         fitted(**settings)
+
+
+def test_a_run_without_a_model_is_refused_before_it_begins() -> None:
+    with pytest.raises(ReflexError, match=r"algo\.settings\.fitted\.model is empty"):
+        AlgoConfig(reward="fitted")
+    AlgoConfig(reward="fitted", settings={"fitted": {"model": NAME}})

@@ -65,6 +65,29 @@ def banked(later: int = 0, **settings: Any) -> float:
     return float(found.metrics["bank/successes"])
 
 
+class Two:
+    """A reward model of one opinion."""
+
+    opinion = 2.0
+
+    def score(self, frames: NDArray[np.uint8], instruction: str, states: Any = None) -> NDArray[np.float32]:
+        return np.full(len(frames), self.opinion, np.float32)
+
+
+class Five(Two):
+    """Another."""
+
+    opinion = 5.0
+
+
+def fitted_failure(alpha: float) -> float:
+    return failure("fitted", [[9.0], [1.0], [3.0]], alpha=alpha, model=f"{__name__}:Two")
+
+
+def fitted_embedding(model: str) -> float:
+    return float(made_reward("fitted", model=model).embed([episode_of(np.zeros((2, 8, 8, 3), np.uint8))])[0, 0])
+
+
 # Methods
 
 
@@ -204,6 +227,10 @@ CASES: dict[str, Case] = {
         [("srpo", 0.4), ("binary", 0.0)],
     ),
     "success_bank.capacity": (lambda value: banked(capacity=value), [(1, 1), (2, 2), (16, 3)]),
+    # Of two failures' scores 1 and 3 the first is one deviation below the mean.
+    "fitted.alpha": (fitted_failure, [(0.5, 0.5 / (1 + np.e)), (1.0, 1 / (1 + np.e))]),
+    # What the model says of the last moment.
+    "fitted.model": (fitted_embedding, [(f"{__name__}:Two", 2.0), (f"{__name__}:Five", 5.0)]),
     "success_bank.age": (lambda value: banked(later=2, age=value), [(2, 0), (3, 3)]),
     # The better one's reward is 0.1 above the mean.
     "group_mean.minimum_deviation": (lambda value: of_close_rewards("group_mean", value), [(0.2, 0.5), (0.4, 0.25)]),

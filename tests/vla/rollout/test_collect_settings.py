@@ -30,6 +30,7 @@ BASE: dict[str, Any] = {
     "image_size": 32,
     "pace": None,
     "action_noise": 0.0,
+    "after_success": 0,
     "pixel_format": "yuv420p",
     "num_workers": 0,
 }
@@ -70,6 +71,13 @@ def test_the_suite_is_asked_for_by_its_name(tmp_path: Path) -> None:
 def test_the_feature_map_says_which_camera_a_policy_looks_through(tmp_path: Path) -> None:
     with pytest.raises(ReflexError, match="no_such_camera"):
         recorded(tmp_path / "demos", policy="reflex-tiny", feature_map={"cameras": {"image": "no_such_camera"}})
+
+
+def test_a_recording_goes_on_after_a_success(tmp_path: Path, usual: list[Episode]) -> None:
+    longer = recorded(tmp_path / "demos", after_success=3)
+    assert [one.length for one in longer] == [one.length + 3 for one in usual]
+    with pytest.raises(ReflexError, match=r"after_success=3 needs policy=expert"):
+        recorded(tmp_path / "random", after_success=3, policy="random")
 
 
 def test_the_split_decides_where_episodes_start(tmp_path: Path, usual: list[Episode]) -> None:
