@@ -80,7 +80,8 @@ class TabletopStateSuite(TabletopSuite):
 
     def num_init_states(self, task_id: int, split: Split) -> int:
         """Those of `tabletop`, and more to train from."""
-        return TRAINING_STATES if split == "train" else super().num_init_states(task_id, split)
+        stored = super().num_init_states(task_id, split)
+        return TRAINING_STATES if split == "train" else stored
 
     def make(self, task_id: int) -> ManipulationEnvironment:
         """Build one environment (about 5 ms)."""

@@ -288,8 +288,7 @@ def _train(
 
 def _train_controls(run: RunFolder, config: OfflineConfig, data: Transitions, evaluate: Evaluator | None) -> None:
     """Train and evaluate the controls that `CONTROLS_FILE` has not; each is written as soon as it is known."""
-    path = run.path / CONTROLS_FILE
-    known = read_json_object(path) if path.exists() else {}
+    known = _known_controls(run)
     for name in config.controls:
         if name in known or evaluate is None:
             continue
@@ -303,7 +302,7 @@ def _train_controls(run: RunFolder, config: OfflineConfig, data: Transitions, ev
                 metrics = trainer.run(min(100, config.updates - trainer.done))
                 show(trainer.done, f"policy loss {metrics['train/loss/policy']:.3f}")
         known[name] = evaluate(trainer.policy())
-        write_json(path, known)
+        write_json(run.path / CONTROLS_FILE, known)
 
 
 def _until_something_is_due(done: int, config: OfflineConfig) -> int:
@@ -365,15 +364,14 @@ def _summarise(
         **{key.removeprefix("train/"): value for key, value in trained.items() if key.startswith("train/")},
         **{key.removeprefix("eval/"): value for key, value in evaluated.items() if key.startswith("eval/")},
         **{key: value for key, value in trained.items() if key.startswith("bisimulation/")},
-        "controls": _control_successes(run),
+        "controls": {name: metrics["eval/success_rate"] for name, metrics in _known_controls(run).items()},
     }
     summary["episodes"], summary["eval_episodes"] = len(starts), evaluated.get("eval/episodes")
     run.write_summary(summary)
     return summary
 
 
-def _control_successes(run: RunFolder) -> dict[str, float]:
-    """Success rate of each control that was trained; empty where none was."""
+def _known_controls(run: RunFolder) -> dict[str, Any]:
+    """The metrics of each control that was trained; empty where none was."""
     path = run.path / CONTROLS_FILE
-    known = read_json_object(path) if path.exists() else {}
-    return {name: metrics["eval/success_rate"] for name, metrics in known.items()}
+    return read_json_object(path) if path.exists() else {}

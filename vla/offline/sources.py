@@ -70,12 +70,10 @@ def read_transitions(
 
 
 def read_instructions(dataset: str) -> dict[int, str]:
-    """Number of an episode, as transitions have it -> what was asked for in it. Raises `ReflexError` as reading does.
+    """Of a LeRobot dataset: number of an episode, as transitions have it -> what was asked for in it.
 
-    There is none for Minari's format, which says nothing of that.
+    Raises `ReflexError` as reading does.
     """
-    if is_minari(dataset):
-        return {}
     opened = LeRobotDataset(dataset)
     return {index: opened.episode(index, cameras=()).instruction for index in range(opened.num_episodes)}
 

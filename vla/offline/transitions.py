@@ -63,16 +63,13 @@ class Transitions:
         count = len(self.observations)
         if count == 0:
             raise ReflexError("there is no transition to learn from; check the dataset and the chosen tasks")
-        for entry in fields(self):
-            values = getattr(self, entry.name)
-            if not isinstance(values, np.ndarray):
-                continue
+        for name, values in self.columns().items():
             if len(values) != count:
-                raise ReflexError(f"{len(values)} {entry.name} for {count} observations")
+                raise ReflexError(f"{len(values)} {name} for {count} observations")
             if values.dtype == np.float32 and not np.isfinite(values).all():
                 row = int(np.flatnonzero(~np.isfinite(values.reshape(count, -1)).all(axis=1))[0])
                 raise ReflexError(
-                    f"{entry.name.replace('_', ' ')} of transition {row} (episode {self.episodes[row]}) hold NaN or "
+                    f"{name.replace('_', ' ')} of transition {row} (episode {self.episodes[row]}) hold NaN or "
                     "infinity; record that episode again, or leave it out"
                 )
         observed = self.embodiment.state.size + (0 if self.vision is None else self.vision.size)
@@ -85,13 +82,14 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.observations)
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The arrays [N, ...] by name: all that differs from step to step."""
+        found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: values for name, values in found.items() if isinstance(values, np.ndarray)}
+
     def take(self, rows: NDArray[Any]) -> Self:
         """The transitions at `rows`: numbers, or a mask [N]."""
-        chosen = {
-            entry.name: values[rows]
-            for entry in fields(self)
-            if isinstance(values := getattr(self, entry.name), np.ndarray)
-        }
+        chosen: dict[str, Any] = {name: values[rows] for name, values in self.columns().items()}
         return replace(self, **chosen)
 
     def with_rewards(self, rewards: NDArray[np.floating[Any]]) -> Self:

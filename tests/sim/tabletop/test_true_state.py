@@ -123,6 +123,9 @@ def test_protocols_tell_the_suites_apart() -> None:
 def test_there_is_more_to_train_from_than_in_the_tabletop() -> None:
     suite = get_suite("tabletop_state", None)
     assert (suite.num_init_states(0, "train"), suite.num_init_states(0, "eval")) == (1000, 50)
+    for split in ("train", "eval"):
+        with pytest.raises(EnvironmentRequestError, match="no task 10"):
+            suite.num_init_states(10, split)  # type: ignore[arg-type]
     told, seen = suite.make(0), get_suite("tabletop", None).make(0)
     starts = []
     for split, number in (("train", 49), ("train", 50), ("train", 999), ("eval", 49)):

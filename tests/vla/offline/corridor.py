@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sim.contract import ObservationBatch
@@ -29,6 +31,11 @@ def corridor(episodes: int = 60, seed: int = 0) -> Transitions:
             if arrived:
                 break
         rows += [(*row, number, walked[-1][4]) for row in walked]
+    return from_rows(rows)
+
+
+def from_rows(rows: Sequence[tuple[float, ...]]) -> Transitions:
+    """Of (place, action, reward, next place, whether it is the goal, step, episode, whether that succeeded)."""
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     return Transitions(
         observations=columns[0].astype(np.float32)[:, None],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +141,7 @@ def _better_than(
 
 def save_imagined(folder: Path, imagined: Imagined) -> None:
     """Write the transitions, their report and the model: all of them or none. Raises `ReflexError` where it cannot."""
-    arrays = {
-        entry.name: np.ascontiguousarray(values)
-        for entry in fields(imagined.transitions)
-        if isinstance(values := getattr(imagined.transitions, entry.name), np.ndarray)
-    }
+    arrays = {name: np.ascontiguousarray(values) for name, values in imagined.transitions.columns().items()}
 
     def fill(temporary: Path) -> None:
         save_file(arrays, temporary / IMAGINED_FILE)

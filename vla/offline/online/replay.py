@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -27,11 +25,7 @@ def round_file(run: Path, number: int) -> Path:
 
 def write_round(run: Path, number: int, transitions: Transitions) -> None:
     """Keep the single steps of a round, atomically. Raises `ReflexError` where the disk is full."""
-    columns: dict[str, NDArray[Any]] = {
-        entry.name: np.ascontiguousarray(values)
-        for entry in fields(transitions)
-        if isinstance(values := getattr(transitions, entry.name), np.ndarray)
-    }
+    columns = {name: np.ascontiguousarray(values) for name, values in transitions.columns().items()}
     write_bytes(round_file(run, number), save(columns))
 
 

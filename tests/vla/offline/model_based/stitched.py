@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.vla.offline.corridor import GOAL, ROBOT, SPEED
+from tests.vla.offline.corridor import GOAL, SPEED, from_rows
 from vla.offline.transitions import Transitions
 
 MIDDLE = 0.5
@@ -24,20 +24,8 @@ def halves(episodes: int = 80, seed: int = 0) -> Transitions:
             action = float(np.clip(lean + generator.normal(0, 0.2), -1, 1))
             following = place + SPEED * action
             arrived = following >= GOAL
-            rows.append((place, action, float(arrived), following, arrived, step, number))
+            rows.append((place, action, float(arrived), following, arrived, step, number, False))
             place = following
             if arrived or (number % 2 == 0 and place > MIDDLE + 0.2):
                 break
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    return Transitions(
-        observations=columns[0].astype(np.float32)[:, None],
-        actions=columns[1].astype(np.float32)[:, None],
-        rewards=columns[2].astype(np.float32),
-        next_observations=columns[3].astype(np.float32)[:, None],
-        terminals=columns[4].astype(np.bool_),
-        frames=columns[5].astype(np.int64),
-        episodes=columns[6].astype(np.int64),
-        successes=np.zeros(len(rows), dtype=np.bool_),
-        embodiment=ROBOT,
-        spans=np.ones(len(rows), dtype=np.int64),
-    )
+    return from_rows(rows)
