@@ -213,6 +213,7 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
     set_threads(config.threads)
     with RunFolder(config.output, config.resume, config.logger) as run:
         restart = run.restart_point(dataclasses.asdict(config), _MAY_CHANGE)
+        run.write_config(dataclasses.asdict(config))  # first, since what is imagined below belongs to these settings
         transitions = _read(config)
         trainer = new_trainer(
             transitions, config.training_settings(), config.imagine, config.seed, run_name(Path(config.output)),
@@ -221,7 +222,6 @@ def train_from_logs(config: OfflineConfig, on_evaluate: Evaluator | None = None)
         if restart is not None:
             trainer.load(restart)
         run.truncate_after(trainer.done if restart is not None else -1)
-        run.write_config(dataclasses.asdict(config))
         evaluate = on_evaluate or _suite_evaluator(config, trainer.policy())
         _train(trainer, run, config, evaluate, _monitor(config, transitions))
         if (advantages := trainer.advantages()) is not None:

@@ -8,6 +8,7 @@ self_test.json     what an evaluation found of its simulator before it started
 metrics.jsonl      one line per step: {"step": 3, "train/loss": ..., "eval/success_rate": ...}
 episodes.jsonl     one line per episode, with the step it belongs to
 checkpoints/<step> whole or absent, with a manifest; `last` points at the newest
+imagined/          what `vla offline` imagined, and the model that did
 replay/            what `vla online` played, a file a round
 tensorboard/       event files
 videos/            <phase>/task<id>_init<id>_{success,failure}.mp4
@@ -48,7 +49,7 @@ LOGGERS = get_args(Logger)
 RECORDS = ("metrics.jsonl", "episodes.jsonl", "summary.json", "report.html")
 PREPARATIONS = (
     "config.yaml", "protocol.json", "self_test.json", "wandb.json", "wandb", "tensorboard", "checkpoints", "encoder",
-    "reference", "replay", "videos",
+    "imagined", "reference", "replay", "videos",
 )  # fmt: skip
 """What a run writes before it has anything to show."""
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from tests.vla.data.samples import make_episode, write_dataset
 from vla.errors import ReflexError
 from vla.offline.command import OfflineConfig, train_from_logs
 from vla.offline.model_based.settings import ImagineSettings
+from vla.offline.model_based.training import ReplayAndImagined
 from vla.policies.gaussian import GaussianPolicy
 from vla.policies.registry import load_policy
 from vla.run.run_folder import RunFolder, comparable_metrics
@@ -90,6 +94,33 @@ def test_a_policy_plays_in_a_suite_without_being_shown_pictures(dataset: str, tm
     )  # fmt: skip
     summary = train_from_logs(wanted)
     assert 0 <= summary["success_rate"] <= 1 and summary["eval_episodes"] == 2
+
+
+def _imagine_and_die(settings: OfflineConfig) -> None:
+    """Run in a process that ends once it has imagined, and before it has learnt anything, as by a kill."""
+    ReplayAndImagined.__init__ = lambda *_: os._exit(9)  # type: ignore[method-assign]
+    train_from_logs(settings)
+
+
+def test_a_run_that_fails_after_it_imagined_can_be_corrected_or_resumed(dataset: str, tmp_path: Path) -> None:
+    imagine = ImagineSettings(share=0.5, members=3, hidden=[4], updates=5, rollouts=10, horizon=2)
+    run = tmp_path / "run"
+    with pytest.raises(ReflexError, match="do not fit"):
+        train_from_logs(config(dataset, run, suite="so101", imagine=imagine))
+    assert not run.exists()
+
+    process = multiprocessing.get_context("fork").Process(
+        target=_imagine_and_die, args=(config(dataset, run, imagine=imagine),)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    kept = (run / "imagined" / "imagined.safetensors").read_bytes()
+    other = replace(imagine, rollouts=11)
+    with pytest.raises(ReflexError, match=r"started with other settings \(imagine\)"):
+        train_from_logs(config(dataset, run, imagine=other, resume=True))
+    train_from_logs(config(dataset, run, imagine=imagine, resume=True))
+    assert (run / "imagined" / "imagined.safetensors").read_bytes() == kept
 
 
 def test_controls_stand_beside_the_result_and_are_trained_once(dataset: str, tmp_path: Path) -> None:
